@@ -1,0 +1,83 @@
+"""From a checkpoint to an engine directory, one layer at a time."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from builders.onnxruntime.build import Progress, build_onnxruntime
+from builders.recipes import load_recipe
+from builders.source import ModelSource
+from river_trt.engine_dir import write_engine_dir
+from river_trt.errors import RiverError
+from river_trt.manifest import Manifest
+from river_trt.spec import ExitPolicy
+
+DEFAULT_TAU = 0.97
+_RECIPE_OPTIONS = (
+    "quantiser",
+    "group_size",
+    "symmetric",
+    "lm_head_bits",
+    "river_activation",
+    "max_seq_len",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What a user asks of a build; None leaves it to the target's recipe."""
+
+    model: str  # Hugging Face directory, hub id, .gguf file, or `demo`
+    out: Path
+    recipe: str = "cpu"
+    quantiser: str | None = None
+    group_size: int | None = None
+    symmetric: bool | None = None
+    lm_head_bits: int | None = None
+    river_activation: str | None = None
+    max_seq_len: int | None = None
+    tau: float | None = None  # one tau for all layers
+    pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
+    calibration_text: Path | None = None
+    force: bool = False
+
+
+def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
+    """Build the engine and return its manifest.
+
+    What can be wrong with the input is found before the output directory is touched, and a build
+    that fails leaves nothing behind. Raises RiverError (CheckpointError for the model).
+    """
+    given = {name: getattr(options, name) for name in _RECIPE_OPTIONS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    recipe = load_recipe(options.recipe, changes)
+    with write_engine_dir(options.out, options.force) as directory:
+        source = ModelSource.open(options.model)
+        longest = min(recipe.max_seq_len, source.config.max_position_embeddings)
+        recipe = dataclasses.replace(recipe, max_seq_len=longest)
+        policy = initial_policy(source.config.num_layers, options.tau, options.pinned)
+        return build_onnxruntime(
+            source, recipe, policy, directory, options.calibration_text, progress or _silent
+        )
+
+
+def initial_policy(
+    num_layers: int, tau: float | None, pinned: tuple[int, ...] | None
+) -> ExitPolicy:
+    """The policy of an engine that nobody calibrated: similarity gate, last layer pinned.
+
+    The last layer is by far the most sensitive (docs/exit-policy.md).
+    """
+    mask = np.zeros(num_layers, np.bool_)
+    for layer in (num_layers,) if pinned is None else pinned:
+        if not 1 <= layer <= num_layers:
+            raise RiverError(f"pinned layer {layer} is outside 1..{num_layers}")
+        mask[layer - 1] = True
+    value = DEFAULT_TAU if tau is None else tau
+    return ExitPolicy(np.full(num_layers, value, np.float32), mask)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass

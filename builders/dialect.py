@@ -1,0 +1,168 @@
+"""The river dialect: three torch operators that every backend lowers.
+
+Each has a CPU implementation (the reference for all backends) and a fake kernel for tracing.
+Their ONNX schemas are in onnx_schemas.py. Importing this module registers the operators.
+"""
+
+import torch
+from torch import Tensor
+
+NIBBLES_PER_BYTE = 2
+SYMMETRIC_ZERO_POINT = 8  # the code that stands for zero when no zero points are given
+
+
+def dequantise(qweight: Tensor, scales: Tensor, zero_points: Tensor | None, k: int) -> Tensor:
+    """Unpack 4-bit codes (low nibble = even column) into float32 [N, K].
+
+    qweight uint8 [N, groups, group_size / 2], scales float32 [N, groups], zero_points uint8
+    [N, groups] or None. The last group may be part filled: columns past `k` are dropped.
+    """
+    codes = torch.stack((qweight & 0xF, qweight >> 4), dim=-1).flatten(-2).float()
+    zero = float(SYMMETRIC_ZERO_POINT) if zero_points is None else zero_points[..., None].float()
+    return ((codes - zero) * scales[..., None]).flatten(1)[:, :k]
+
+
+@torch.library.custom_op("river_trt::linear", mutates_args=())
+def linear(
+    x: Tensor,  # [batch, seq, K]
+    use_river: Tensor,  # [batch, seq] bool
+    weight: Tensor,  # [N, K] backbone bank
+    qweight: Tensor,  # [N, groups, group_size / 2] uint8, river bank
+    scales: Tensor,  # [N, groups]
+    zero_points: Tensor | None,  # [N, groups] uint8; None = symmetric
+    pre_scale: Tensor | None,  # [K] multiplies x on the river only
+    bias: Tensor | None,  # [N] shared by both banks
+) -> Tensor:
+    """y [batch, seq, N]: each row through the bank that its flag names (design, section 3)."""
+    backbone = torch.nn.functional.linear(x, weight, bias)
+    if not use_river.any():
+        return backbone
+    scaled = x if pre_scale is None else x * pre_scale
+    river_weight = dequantise(qweight, scales, zero_points, x.shape[-1]).to(x.dtype)
+    river = torch.nn.functional.linear(scaled, river_weight, bias)
+    return torch.where(use_river[..., None], river, backbone)
+
+
+@linear.register_fake
+def _(
+    x: Tensor,
+    use_river: Tensor,
+    weight: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    zero_points: Tensor | None,
+    pre_scale: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [B, heads, S, D] by cos, sin [B, 1, S, R/2]; the rest of D passes."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+@torch.library.custom_op("river_trt::attention", mutates_args=())
+def attention(
+    q: Tensor,  # [batch, seq, num_heads * D]
+    k: Tensor,  # [batch, seq, num_kv_heads * D]
+    v: Tensor,  # [batch, seq, num_kv_heads * D]
+    k_cache: Tensor,  # [batch, num_kv_heads, T, D]
+    v_cache: Tensor,  # [batch, num_kv_heads, T, D]
+    past_lengths: Tensor,  # [batch] int32, tokens already in the cache
+    rotary_cos: Tensor,  # [positions, R / 2]
+    rotary_sin: Tensor,  # [positions, R / 2]
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotary, write K and V to their slots, attend causally over the whole cache (GQA).
+
+    Returns the output [batch, seq, num_heads * D] and the updated caches. Rows may have
+    different past lengths; seq may be any number over a filled cache.
+    """
+    batch, seq, _ = q.shape
+    q = q.view(batch, seq, num_heads, -1).transpose(1, 2)
+    k = k.view(batch, seq, num_kv_heads, -1).transpose(1, 2)
+    v = v.view(batch, seq, num_kv_heads, -1).transpose(1, 2)
+    positions = past_lengths.long()[:, None] + torch.arange(seq)  # [batch, seq]
+    cos, sin = rotary_cos[positions][:, None], rotary_sin[positions][:, None]
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    rows = torch.arange(batch)[:, None]
+    k_cache, v_cache = k_cache.clone(), v_cache.clone()
+    k_cache[rows, :, positions] = k.transpose(1, 2)
+    v_cache[rows, :, positions] = v.transpose(1, 2)
+    used = int(positions.max()) + 1  # slots past every row's end hold nothing to attend to
+    visible = torch.arange(used) <= positions[:, None, :, None]  # [batch, 1, seq, used]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q, k_cache[:, :, :used], v_cache[:, :, :used], visible, scale=scale, enable_gqa=True
+    )
+    return out.transpose(1, 2).flatten(-2), k_cache, v_cache
+
+
+@attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    past_lengths: Tensor,
+    rotary_cos: Tensor,
+    rotary_sin: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k_cache), torch.empty_like(v_cache)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """cos(a, b) over the last axis in float32; 0 where either vector is zero."""
+    a, b = a.float(), b.float()
+    norms = ((a * a).sum(-1) * (b * b).sum(-1)).sqrt()
+    return (a * b).sum(-1) / norms.clamp_min(1e-30)
+
+
+@torch.library.custom_op("river_trt::gate", mutates_args=())
+def gate(
+    h_in: Tensor,  # [batch, seq, hidden] input of the block
+    h_out: Tensor,  # [batch, seq, hidden] output of the block
+    direction: Tensor,  # [hidden] float32
+    use_direction: Tensor,  # [] bool: the reference is `direction`, not h_in
+    exited: Tensor,  # [batch, seq] bool
+    exit_layer: Tensor,  # [batch, seq] int32
+    tau: Tensor,  # [] float32
+    scope: Tensor,  # [] int32: 0 token, 1 sequence, 2 batch
+    layer: int,  # 1..L
+) -> tuple[Tensor, Tensor]:
+    """New (exited, exit_layer): a token exits after `layer` when its score passes tau.
+
+    The score is cos(reference, h_out); with scope sequence or batch the smallest score of the
+    sequence or of the batch decides for all of it (design, section 2, points 2, 3, 6 and 7).
+    """
+    score = cosine(direction if bool(use_direction) else h_in, h_out)  # [batch, seq]
+    if int(scope) == 1:
+        score = score.amin(dim=1, keepdim=True).expand_as(score)
+    elif int(scope) == 2:
+        score = score.amin().expand_as(score)
+    passed = score > tau
+    first_exit = passed & ~exited
+    return exited | passed, torch.where(first_exit, layer, exit_layer).to(torch.int32)
+
+
+@gate.register_fake
+def _(
+    h_in: Tensor,
+    h_out: Tensor,
+    direction: Tensor,
+    use_direction: Tensor,
+    exited: Tensor,
+    exit_layer: Tensor,
+    tau: Tensor,
+    scope: Tensor,
+    layer: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(exited), torch.empty_like(exit_layer)

@@ -1,0 +1,176 @@
+"""A River engine for ONNX Runtime: trace, lower, then fill the weights file layer by layer."""
+
+import datetime
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import river_trt
+from builders.calibration_text import calibration_tokens
+from builders.decoder import rotary_tables
+from builders.onnxruntime.emit import ACCURACY_LEVELS
+from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
+from builders.onnxruntime.lm_head import HeadPrecision
+from builders.onnxruntime.lowering import Banks, LoweringOptions, lower
+from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
+from builders.quantisers import make_quantiser
+from builders.quantisers.lm_head import quantise_head
+from builders.recipes import Recipe
+from builders.river_bank import river_format, stream_layers
+from builders.source import ModelSource
+from builders.tracing import to_onnx, trace
+from builders.weights import SharedWeights
+from river_trt.engine_dir import hash_files, write_manifest
+from river_trt.manifest import (
+    BackendInfo,
+    ByteCounts,
+    Manifest,
+    ModelInfo,
+    PolicyInfo,
+    PrecisionInfo,
+    RiverInfo,
+)
+from river_trt.spec import ExitPolicy, ModelShape
+
+ENGINE_FILE = "model.onnx"
+WEIGHTS_FILE = "model.data"
+
+# Called with a stage, the steps done and their total.
+Progress = Callable[[str, int, int], None]
+
+
+def build_onnxruntime(
+    source: ModelSource,
+    recipe: Recipe,
+    policy: ExitPolicy,
+    directory: Path,
+    calibration_text: Path | None,
+    progress: Progress,
+    banks: Banks = "both",
+) -> Manifest:
+    """Fill `directory` with a complete engine and return its manifest.
+
+    `banks` other than "both" gives a plain model of one bank, to measure the River engine against.
+    """
+    config = source.config
+    quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
+    river = river_format(quantiser, recipe.group_size, recipe.symmetric)
+    shared = source.shared()
+    head = _head_precision(source, recipe, shared)
+    has_tokenizer = source.checkpoint.write_tokenizer(directory)
+    calibration_ids = None
+    if quantiser.needs_inputs:
+        calibration_ids = calibration_tokens(directory, calibration_text)
+
+    progress("tracing", 0, 1)
+    model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
+    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, banks)
+    graph, layout = lower(model, options)
+    (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
+    progress("tracing", 1, 1)
+
+    with WeightsWriter(layout, directory) as weights:
+        _write_shared(weights, source, shared, head, recipe.max_seq_len)
+        for index, layer in enumerate(stream_layers(source, quantiser, shared, calibration_ids)):
+            weights.write_planned(layer_tensors(index, layer.weights, layer.river))
+            progress("quantising", index + 1, config.num_layers)
+
+    progress("hashing", 0, 1)
+    manifest = Manifest(
+        river_trt_version=river_trt.__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        model=_model_info(source, recipe, has_tokenizer),
+        backend=BackendInfo("onnxruntime", version("onnxruntime"), recipe.target),
+        precision=PrecisionInfo("float32", head.bits, "float32", recipe.river_activation),
+        river=RiverInfo(quantiser.name, 4, recipe.group_size, recipe.symmetric),
+        policy=PolicyInfo.from_policy(policy),
+        bytes_per_layer=_byte_counts(layout, config.num_layers),
+        engine_file=ENGINE_FILE,
+        files=hash_files(directory),
+    )
+    write_manifest(directory, manifest)
+    progress("hashing", 1, 1)
+    return manifest
+
+
+def _head_precision(source: ModelSource, recipe: Recipe, shared: SharedWeights) -> HeadPrecision:
+    """The recipe's width of the head, or the checkpoint's own dtype."""
+    stored_dtype = shared.lm_head.dtype
+    bits = recipe.lm_head_bits or 8 * stored_dtype.itemsize
+    dtypes = {32: torch.float32, 16: torch.float16}
+    keeps = recipe.lm_head_bits is None or bits == 8 * stored_dtype.itemsize
+    return HeadPrecision(
+        bits=bits,
+        group_size=recipe.group_size,
+        embedding_dtype=shared.embedding.dtype,
+        head_dtype=stored_dtype if keeps else dtypes.get(bits, torch.float32),
+        tied=source.config.tie_embeddings,
+        accuracy_level=ACCURACY_LEVELS[recipe.river_activation],
+    )
+
+
+def _write_shared(
+    weights: WeightsWriter,
+    source: ModelSource,
+    shared: SharedWeights,
+    head: HeadPrecision,
+    max_seq_len: int,
+) -> None:
+    cos, sin = rotary_tables(source.config, max_seq_len)
+    weights.write("rotary_cos", cos.numpy())
+    weights.write("rotary_sin", sin.numpy())
+    weights.write("norm.weight", shared.final_norm.numpy())
+    weights.write("embedding", stored(shared.embedding))
+    if head.bits < 16:
+        quantised = quantise_head(shared.lm_head, head.bits, head.group_size)
+        weights.write_planned(head_tensors(quantised))
+    elif not head.is_embedding:
+        weights.write("lm_head", stored(shared.lm_head.to(head.head_dtype)))
+
+
+def _model_info(source: ModelSource, recipe: Recipe, has_tokenizer: bool) -> ModelInfo:
+    config, checkpoint = source.config, source.checkpoint
+    shape = ModelShape(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_seq_len=recipe.max_seq_len,
+    )
+    return ModelInfo(
+        name=checkpoint.name,
+        family=config.family,
+        config_sha256=source.config_sha256,
+        shape=shape,
+        eos_token_ids=config.eos_token_ids,
+        bos_token_id=config.bos_token_id,
+        has_tokenizer=has_tokenizer,
+        num_parameters=source.num_parameters,
+    )
+
+
+def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
+    """From the file's layout: what one token reads of each part."""
+    sizes = {name: planned.num_bytes for name, planned in layout.planned.items()}
+    layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
+    backbone_parts = ("weight_transposed", "bias", "norm.weight")
+    river_parts = ("qweight", "scales", "zero_points_packed", "pre_scale", "bias", "norm.weight")
+    embedding = layout.planned["embedding"]
+    head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
+    return ByteCounts(
+        backbone_layer=_mean_bytes(layers, backbone_parts, num_layers),
+        river_layer=_mean_bytes(layers, river_parts, num_layers),
+        lm_head=head or embedding.num_bytes,
+        embedding=embedding.num_bytes // embedding.shape[0],
+    )
+
+
+def _mean_bytes(layers: dict[str, int], parts: tuple[str, ...], num_layers: int) -> int:
+    """Layers of a model are alike, but the first has no river: count the layers that have it."""
+    chosen = [(name, size) for name, size in layers.items() if name.endswith(parts)]
+    holders = {name.split(".")[1] for name, _ in chosen if not name.endswith("norm.weight")}
+    return sum(size for _, size in chosen) // max(1, len(holders) or num_layers)

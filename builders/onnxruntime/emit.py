@@ -1,0 +1,182 @@
+"""Operations of one region for one bank, attention and the gate, as ONNX Runtime nodes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from onnx import TensorProto
+
+from builders.onnx_schemas import DOMAIN
+from builders.onnxruntime.program import Operation, Program
+from builders.onnxruntime.scope import Scope
+
+Bank = Literal["backbone", "river"]
+RiverActivation = Literal["int8", "float32"]
+
+# MatMulNBits: 4 rounds the activations of each group to 8 bits, 1 computes in float32.
+ACCURACY_LEVELS: dict[RiverActivation, int] = {"int8": 4, "float32": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class RegionEmitter:
+    """Copies a region of the program into a scope, each linear through the chosen bank."""
+
+    program: Program
+    accuracy_level: int
+
+    def emit(
+        self, scope: Scope, operations: tuple[Operation, ...], bank: Bank, suffix: str
+    ) -> dict[str, str]:
+        """Returns the new name of every tensor that the region makes."""
+        made = [tensor for op in operations for tensor in op.outputs if tensor]
+        names = {tensor: tensor + suffix for tensor in made}
+        for operation in operations:
+            self._read_constants(scope, operation)
+            copy = operation.renamed(names, suffix)
+            if (operation.domain, operation.op_type) != (DOMAIN, "Linear"):
+                scope.copy(copy)
+            elif bank == "backbone":
+                self._backbone_linear(scope, copy)
+            else:
+                self._river_linear(scope, copy)
+        return names
+
+    def _read_constants(self, scope: Scope, operation: Operation) -> None:
+        if operation.op_type == "Linear":
+            return
+        for tensor in operation.inputs:
+            if tensor in self.program.constants:
+                scope.constant(tensor, self.program.constants[tensor])
+            elif tensor in self.program.weight_shapes:
+                scope.weight(tensor, np.float32, self.program.weight_shapes[tensor])
+
+    def _backbone_linear(self, scope: Scope, linear: Operation) -> None:
+        """x -- MatMul [K, N] -- (Add bias) -- y"""
+        x, _, weight, *_ = linear.inputs
+        (y,) = linear.outputs
+        n, k = self.program.weight_shapes[weight]
+        transposed = scope.weight(f"{weight}_transposed", np.float32, (k, n))
+        bias = self._optional(linear, 7)
+        if bias:
+            product = scope.add("MatMul", [x, transposed], [f"{y}/product"])
+            bias = scope.weight(bias, np.float32, (n,))
+            scope.add("Add", [product, bias], [y], name=linear.name)
+        else:
+            scope.add("MatMul", [x, transposed], [y], name=linear.name)
+
+    def _river_linear(self, scope: Scope, linear: Operation) -> None:
+        """x -- (Mul pre_scale) -- MatMulNBits(+ bias) -- y"""
+        x, _, weight, qweight, scales, *_ = linear.inputs
+        (y,) = linear.outputs
+        shapes = self.program.weight_shapes
+        n, k = shapes[weight]
+        group_size = 2 * shapes[qweight][-1]
+        zero_points, pre_scale, bias = (self._optional(linear, i) for i in (5, 6, 7))
+        if pre_scale:
+            factor = scope.weight(pre_scale, np.float32, (k,))
+            x = scope.add("Mul", [x, factor], [f"{y}/scaled"])
+        packed = ""
+        if zero_points:
+            packed_shape = (n, -(-shapes[zero_points][1] // 2))
+            packed = scope.weight(f"{zero_points}_packed", np.uint8, packed_shape)
+        inputs = [
+            x,
+            scope.weight(qweight, np.uint8, shapes[qweight]),
+            scope.weight(scales, np.float32, shapes[scales]),
+            packed,
+        ]
+        if bias:
+            inputs += ["", scope.weight(bias, np.float32, (n,))]
+        scope.contrib(
+            "MatMulNBits",
+            inputs,
+            [y],
+            name=linear.name,
+            K=k,
+            N=n,
+            bits=4,
+            block_size=group_size,
+            accuracy_level=self.accuracy_level,
+        )
+
+    @staticmethod
+    def _optional(linear: Operation, index: int) -> str:
+        return linear.inputs[index] if index < len(linear.inputs) else ""
+
+
+def emit_attention(scope: Scope, attention: Operation, program: Program) -> None:
+    """GroupQueryAttention on the layer's slot: rotary, append and attend in one kernel."""
+    q, k, v, k_cache, v_cache, _, cos, sin = attention.inputs
+    tables = [scope.weight(name, np.float32, program.weight_shapes[name]) for name in (cos, sin)]
+    scope.contrib(
+        "GroupQueryAttention",
+        [q, k, v, k_cache, v_cache, "last_slots", "total_length", *tables],
+        list(attention.outputs),
+        name=attention.name,
+        num_heads=attention.attributes["num_heads"],
+        kv_num_heads=attention.attributes["num_kv_heads"],
+        scale=attention.attributes["scale"],
+        do_rotary=1,
+    )
+
+
+def emit_lengths(scope: Scope) -> None:
+    """past_lengths and seq to what GroupQueryAttention wants, once a step.
+
+    last_slots int32 [batch]: the slot of each row's last token. total_length int32 []: the
+    longest row after this step.
+    """
+    one = scope.constant("one", np.array(1, np.int32))
+    scope.add("Shape", ["input_ids"], ["seq_int64"], start=1, end=2)
+    scope.add("Cast", ["seq_int64"], ["seq"], to=TensorProto.INT32)
+    scope.add("Sub", ["seq", one], ["seq_minus_one"])
+    scope.add("Add", ["past_lengths", "seq_minus_one"], ["last_slots"])
+    scope.add("ReduceMax", ["last_slots"], ["last_slot"], keepdims=0)
+    scope.add("Add", ["last_slot", one], ["total_length"])
+
+
+def emit_gate(scope: Scope, layer: int, h_in: str, h_out: str, exit_layer: str) -> tuple[str, str]:
+    """Exit layer and all-exited flag after `layer` (1-based).
+
+    h_in --+
+           Where(use_directions) -- cosine with h_out -- scope -- > tau -- exit_layer
+    dir  --+                                                                  |
+                                                                    max <= layer: all exited
+    """
+    p = f"gate.{layer}/"
+    index = scope.constant(f"{p}index", np.array(layer - 1))
+    scope.add("Gather", ["directions", index], [f"{p}direction"], axis=0)
+    scope.add("Gather", ["tau", index], [f"{p}tau"], axis=0)
+    reference = scope.add("Where", ["use_directions", f"{p}direction", h_in], [f"{p}reference"])
+    score = _cosine(scope, p, reference, h_out)
+    decided = _in_scope(scope, p, score)
+    scope.add("Greater", [decided, f"{p}tau"], [f"{p}passed"])
+    this = scope.constant(f"{p}layer", np.array(layer, np.int32))
+    never = scope.constant(f"{p}never", np.array(np.iinfo(np.int32).max, np.int32))
+    scope.add("Where", [f"{p}passed", this, never], [f"{p}candidate"])
+    chosen = scope.add("Min", [exit_layer, f"{p}candidate"], [f"{p}exit_layer"])
+    scope.add("ReduceMax", [chosen], [f"{p}latest"], keepdims=0)
+    return chosen, scope.add("LessOrEqual", [f"{p}latest", this], [f"{p}all_exited"])
+
+
+def _cosine(scope: Scope, p: str, reference: str, h_out: str) -> str:
+    """dot / sqrt(|reference|^2 |h_out|^2) over the last axis, 0 where a norm is 0."""
+    last = scope.constant(f"{p}last_axis", np.array([-1]))
+    tiny = scope.constant(f"{p}tiny", np.array(1e-30, np.float32))
+    scope.add("Mul", [reference, h_out], [f"{p}products"])
+    dot = scope.add("ReduceSum", [f"{p}products", last], [f"{p}dot"], keepdims=0)
+    scope.add("ReduceSumSquare", [reference, last], [f"{p}reference_sq"], keepdims=0)
+    scope.add("ReduceSumSquare", [h_out, last], [f"{p}h_out_sq"], keepdims=0)
+    scope.add("Mul", [f"{p}reference_sq", f"{p}h_out_sq"], [f"{p}norms_sq"])
+    scope.add("Sqrt", [f"{p}norms_sq"], [f"{p}norms"])
+    scope.add("Max", [f"{p}norms", tiny], [f"{p}safe_norms"])
+    return scope.add("Div", [dot, f"{p}safe_norms"], [f"{p}token_score"])
+
+
+def _in_scope(scope: Scope, p: str, score: str) -> str:
+    """The token's own score, its sequence's smallest, or the batch's smallest."""
+    seq_axis = scope.constant(f"{p}seq_axis", np.array([1]))
+    scope.add("ReduceMin", [score, seq_axis], [f"{p}sequence_score"], keepdims=1)
+    scope.add("ReduceMin", [score], [f"{p}batch_score"], keepdims=1)
+    scope.add("Where", ["scope_is_batch", f"{p}batch_score", f"{p}sequence_score"], [f"{p}joint"])
+    return scope.add("Where", ["scope_is_token", score, f"{p}joint"], [f"{p}score"])

@@ -1,0 +1,71 @@
+"""One layer's weights as the arrays that the engine's weights file holds."""
+
+import numpy as np
+import torch
+
+from builders.quantisers.base import RiverWeight
+from builders.quantisers.lm_head import QuantisedHead
+from builders.weights import LayerWeights
+
+# Short names of a layer's parts to their paths in RiverDecoder.
+MODULES = {
+    "qkv": "self_attn.qkv_proj",
+    "o": "self_attn.o_proj",
+    "gate_up": "mlp.gate_up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+def layer_tensors(
+    layer: int, weights: LayerWeights, river: dict[str, RiverWeight]
+) -> dict[str, np.ndarray]:
+    """Everything a layer (0-based) may need, under the names of the layout."""
+    tensors = {}
+    for short, module in MODULES.items():
+        path = f"layers.{layer}.{module}"
+        tensors[f"{path}.weight_transposed"] = weights.linears[short].numpy().T
+        if short in weights.biases:
+            tensors[f"{path}.bias"] = weights.biases[short].numpy()
+        tensors |= {f"{path}.{part}": value for part, value in _river(river[short]).items()}
+    for norm, weight in weights.norms.items():
+        tensors[f"layers.{layer}.{norm}.weight"] = weight.numpy()
+    return tensors
+
+
+def head_tensors(head: QuantisedHead) -> dict[str, np.ndarray]:
+    """A 4- or 8-bit LM head."""
+    codes = head.codes.numpy()
+    eight_bits = int(head.bits) == 8
+    return {
+        "lm_head.qweight": codes if eight_bits else pack_nibbles(codes),
+        "lm_head.scales": head.scales.numpy(),
+        "lm_head.zero_points_packed": (
+            head.zero_points.numpy() if eight_bits else pack_nibbles(head.zero_points.numpy())
+        ),
+    }
+
+
+def pack_nibbles(codes: np.ndarray) -> np.ndarray:
+    """Two 4-bit codes a byte along the last axis, the even one low; an odd count is padded."""
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
+    packed: np.ndarray = codes[..., ::2] | (codes[..., 1::2] << 4)
+    return packed
+
+
+def stored(tensor: torch.Tensor) -> np.ndarray:
+    """A float tensor in its own dtype; numpy gets bfloat16 from ml_dtypes."""
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _river(river: RiverWeight) -> dict[str, np.ndarray]:
+    parts = {"qweight": river.qweight.numpy(), "scales": river.scales.numpy()}
+    if river.zero_points is not None:
+        parts["zero_points_packed"] = pack_nibbles(river.zero_points.numpy())
+    if river.pre_scale is not None:
+        parts["pre_scale"] = river.pre_scale.numpy()
+    return parts

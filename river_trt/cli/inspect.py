@@ -1,0 +1,154 @@
+"""`river-trt inspect`: what is in an engine directory, without opening the engine."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from river_trt.cli.arguments import add_engine_argument, engine_path
+from river_trt.cli.command import Command
+from river_trt.cli.console import (
+    facts_table,
+    format_bytes,
+    format_layers,
+    plain_table,
+    print_json,
+    stdout_console,
+)
+from river_trt.engine_dir import read_engine_dir
+from river_trt.manifest import Manifest
+from river_trt.tokenizer import CHAT_TEMPLATE_FILE
+
+EXAMPLES = """\
+  river-trt inspect engine/
+  river-trt inspect engine/ --layers                 tau and pins of every layer
+  river-trt inspect engine/ --no-verify              do not read the files, only their sizes
+  river-trt inspect engine/ --json | jq .bytes_per_token
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_engine_argument(parser)
+    parser.add_argument("--layers", action="store_true", help="list tau and pins layer by layer")
+    parser.add_argument("--json", action="store_true", help="the manifest and sizes as JSON")
+
+
+def execute(args: argparse.Namespace) -> int:
+    path = engine_path(args)
+    manifest = read_engine_dir(path, verify=not args.no_verify)
+    if args.json:
+        print_json(describe(path, manifest) | {"verified": not args.no_verify})
+        return 0
+    console = stdout_console()
+    console.print(facts_table(facts(manifest)))
+    if args.layers:
+        _print_layers(manifest)
+    table = plain_table()
+    table.add_column("file", overflow="fold")
+    table.add_column("size", justify="right")
+    table.add_column("sha256", justify="right")
+    for name, info in manifest.files.items():
+        table.add_row(name, format_bytes(info.size), f"{info.sha256[:12]}…")
+    table.add_section()
+    total = sum(info.size for info in manifest.files.values())
+    table.add_row("total", format_bytes(total), "not verified" if args.no_verify else "verified")
+    console.print(table)
+    return 0
+
+
+def describe(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """An engine as JSON: its manifest, and what follows from it."""
+    full, least = bytes_per_token(manifest)
+    return {
+        "engine": str(path),
+        "manifest": json.loads(manifest.to_json()),
+        "size_bytes": sum(info.size for info in manifest.files.values()),
+        "bytes_per_token": {"full_depth": full, "all_river": least},
+    }
+
+
+def facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What a user asks of an engine, as rows of a table."""
+    model, shape, counts = manifest.model, manifest.model.shape, manifest.bytes_per_layer
+    river, precision, backend = manifest.river, manifest.precision, manifest.backend
+    kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+    kv_bytes *= np.dtype(precision.kv_cache).itemsize
+    chat = "with" if CHAT_TEMPLATE_FILE in manifest.files else "no"
+    tokenizer = f"yes, {chat} chat template" if model.has_tokenizer else "none: takes token ids"
+    zero_points = "symmetric" if river.symmetric else "asymmetric"
+    target = f"target {backend.target}"
+    if backend.compute_capability is not None:
+        target += f", compute capability {backend.compute_capability}"
+    full, least = bytes_per_token(manifest)
+    return [
+        ("model", f"{model.name} ({model.family}), {model.num_parameters / 1e6:,.1f} M parameters"),
+        (
+            "shape",
+            f"{shape.num_layers} layers, hidden {shape.hidden_size}, {shape.num_heads} heads "
+            f"({shape.num_kv_heads} KV) of {shape.head_dim}, vocabulary {shape.vocab_size}",
+        ),
+        ("tokenizer", tokenizer),
+        ("backend", f"{backend.name} {backend.version}, {target}"),
+        ("backbone", f"{precision.backbone}, {format_bytes(counts.backbone_layer)} a layer"),
+        (
+            "river",
+            f"{river.bits} bits, {format_bytes(counts.river_layer)} a layer; {river.quantiser}, "
+            f"groups of {river.group_size}, {zero_points}, {precision.river_activation} inputs",
+        ),
+        ("LM head", f"{precision.lm_head_bits} bits, {format_bytes(counts.lm_head)}"),
+        (
+            "KV cache",
+            f"{precision.kv_cache}, {format_bytes(kv_bytes)} a token, "
+            f"up to {shape.max_seq_len} tokens",
+        ),
+        ("gate", manifest.policy.gate),
+        ("tau", summarise_tau(manifest.policy.tau)),
+        ("pinned", format_layers(manifest.policy.pinned)),
+        (
+            "reads",
+            f"{format_bytes(full)} a token at full depth, {format_bytes(least)} all river "
+            f"({full / least:.1f}x fewer)",
+        ),
+        ("built", f"{manifest.created} by river-trt {manifest.river_trt_version}"),
+    ]
+
+
+def bytes_per_token(manifest: Manifest) -> tuple[float, float]:
+    """Weight bytes read for a token at full depth, and when it exits at once (tau = -inf)."""
+    num_layers = manifest.model.shape.num_layers
+    counts = manifest.bytes_per_layer
+    # Layer 1 always runs the backbone: nothing can have exited before it.
+    return counts.per_token(num_layers, num_layers), counts.per_token(1, num_layers)
+
+
+def summarise_tau(tau: tuple[float, ...]) -> str:
+    """Thresholds in one line: one value, or a range, and the layers without an exit."""
+    values = sorted(set(tau))
+    if values == [np.inf]:
+        return "inf: never exits, the plain model"
+    if len(values) == 1:
+        return f"{values[0]:g} after every layer"
+    never = [layer for layer, value in enumerate(tau, 1) if value == np.inf]
+    open_values = [value for value in values if value != np.inf]
+    text = f"{open_values[0]:g}"
+    if len(open_values) > 1:
+        text += f" to {open_values[-1]:g}, by layer"
+    return f"{text}; no exit after {format_layers(never)}" if never else text
+
+
+def _print_layers(manifest: Manifest) -> None:
+    table = plain_table()
+    table.add_column("layer", justify="right")
+    table.add_column("tau", justify="right")
+    table.add_column("bank")
+    for layer, tau in enumerate(manifest.policy.tau, 1):
+        bank = "backbone" if layer == 1 else "backbone, or river once exited"
+        if layer in manifest.policy.pinned:
+            bank = "backbone (pinned)"
+        table.add_row(str(layer), f"{tau:g}", bank)
+    stdout_console().print(table)
+
+
+COMMAND = Command("inspect", "Show what is in an engine.", EXAMPLES, add_arguments, execute)

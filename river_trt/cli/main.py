@@ -1,0 +1,71 @@
+"""Entry point of `river-trt`: the registry of commands, and the one place that reports errors."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.text import Text
+
+import river_trt
+from river_trt.cli import bench, build, inspect, run
+from river_trt.cli.command import join_negative_tau, make_parser
+from river_trt.cli.console import stderr_console
+from river_trt.errors import RiverError
+
+ABOUT = """\
+Build and run River engines: decoders in which every token leaves the full-precision
+backbone for a 4-bit river as soon as a gate on its hidden state allows it.
+
+  river-trt build --model demo --out engine/
+  river-trt run --engine engine/ --chat --prompt "Why is the sky blue?" --stats
+
+`river-trt COMMAND --help` has the options and examples of a command."""
+COMMANDS = (build.COMMAND, run.COMMAND, inspect.COMMAND, bench.COMMAND)
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Bad input is one line on stderr and code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a model may write what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _execute(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, so that a closed pipe is noticed inside the try
+        return code
+    except RiverError as error:
+        return _report(str(error))
+    except KeyboardInterrupt:
+        stderr_console().print("\ninterrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit: let that go nowhere instead of failing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:  # no permission, a full disk: the machine's doing, not a bug
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _report(f"{where}{error.strerror or error}")
+
+
+def _execute(argv: Sequence[str]) -> int:
+    parser = make_parser("river-trt", river_trt.__version__, ABOUT, COMMANDS)
+    try:
+        args = parser.parse_args(join_negative_tau(argv))
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    if "execute" not in args:
+        parser.print_help(sys.stderr)
+        return BAD_INPUT
+    code: int = args.execute(args)
+    return code
+
+
+def _report(message: str) -> int:
+    line = " ".join(message.splitlines())
+    stderr_console().print(Text.assemble(("error:", "bold red"), " ", line), soft_wrap=True)
+    return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

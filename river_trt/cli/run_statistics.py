@@ -1,0 +1,46 @@
+"""What `run --stats` prints: speed, depth, and where the tokens left the backbone."""
+
+import numpy as np
+from rich.bar import Bar
+
+from river_trt.cli.console import facts_table, format_seconds, plain_table, stdout_console
+from river_trt.results import GenerationResult
+
+BAR_WIDTH = 36
+
+
+def decode_rate(result: GenerationResult) -> float | None:
+    """Tokens a second of the decode steps; None when the prefill's token was the only one."""
+    steps = len(result.token_ids) - 1
+    return steps / result.decode_seconds if steps else None
+
+
+def print_statistics(result: GenerationResult, num_layers: int, load_seconds: float) -> None:
+    # The first token ends the prefill: it says nothing about decoding.
+    exits, depths = result.exit_layers[1:], result.backbone_layers[1:]
+    rate = decode_rate(result)
+    speed = "" if rate is None else f", {rate:.1f} tokens/s"
+    first = format_seconds(result.prefill_seconds)
+    facts = [
+        ("engine", f"loaded in {format_seconds(load_seconds)}"),
+        ("prompt", f"{result.prompt_tokens} tokens, time to first token {first}"),
+        ("generated", f"{len(result.token_ids)} tokens ({result.finish_reason}){speed}"),
+    ]
+    if len(depths):
+        facts.append(("backbone", f"{depths.mean():.1f} of {num_layers} layers a token, mean"))
+    console = stdout_console()
+    console.print()
+    console.print(facts_table(facts))
+    if not len(exits):
+        return
+    table = plain_table()
+    table.add_column("exit layer", justify="right")
+    table.add_column("")
+    table.add_column("tokens", justify="right")
+    table.add_column("share", justify="right")
+    layers, counts = np.unique(exits, return_counts=True)
+    for layer, count in zip(layers.tolist(), counts.tolist(), strict=True):
+        name = f"{layer} (none)" if layer == num_layers else str(layer)
+        bar = Bar(int(counts.max()), 0, count, width=BAR_WIDTH, color="cyan")
+        table.add_row(name, bar, str(count), f"{count / len(exits):.0%}")
+    console.print(table)

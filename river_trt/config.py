@@ -1,0 +1,133 @@
+"""What a caller may ask of one generation, and how it combines with the engine's exit policy."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from river_trt.errors import RiverError
+from river_trt.spec import ExitPolicy
+
+PrefillMode = Literal["off", "sequence"]
+DecodeScope = Literal["token", "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """How to generate; checked when made. Raises RiverError naming the value and the rule.
+
+    max_new_tokens: tokens generated at most, >= 1.
+    temperature: 0 is greedy, and then top_k, top_p and min_p have no effect.
+    top_k: 0 is off. top_p: in (0, 1], 1 is off. min_p: in [0, 1), 0 is off.
+    repetition_penalty: > 0, 1 is off; counts the prompt's tokens too.
+    seed: prompt i of a call draws from the stream of `seed + i`, whatever the other prompts are;
+        None draws anew each time.
+    stop: strings that end the text and are cut from it; needs an engine with a tokenizer.
+    stop_token_ids: token ids that end it, beside the model's end-of-sequence tokens.
+    ignore_eos: go on after an end-of-sequence token.
+    tau: exit thresholds in the gate's units (cosine): None is the engine's own, a number holds
+        for every layer, else one number per layer; inf forbids an exit, -inf forces one.
+    pinned: layer numbers 1..L that always run the backbone; None is the engine's own, () is none.
+    prefill: "off" runs prompts on the backbone, "sequence" lets a prompt exit as a whole.
+    gate_scope: "token" lets each row exit on its own, "batch" only all rows together.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    tau: float | Sequence[float] | None = None
+    pinned: Sequence[int] | None = None
+    prefill: PrefillMode = "off"
+    gate_scope: DecodeScope = "token"
+
+    def __post_init__(self) -> None:
+        _check_int("max_new_tokens", self.max_new_tokens, 1)
+        _check_int("top_k", self.top_k, 0)
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0)
+        _check_float("temperature", self.temperature, "at least 0", lambda v: v >= 0)
+        _check_float("top_p", self.top_p, "above 0 and at most 1", lambda v: 0 < v <= 1)
+        _check_float("min_p", self.min_p, "at least 0 and below 1", lambda v: 0 <= v < 1)
+        _check_float("repetition_penalty", self.repetition_penalty, "above 0", lambda v: v > 0)
+        if not isinstance(self.ignore_eos, bool):
+            raise RiverError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        _check_choice("prefill", self.prefill, get_args(PrefillMode))
+        _check_choice("gate_scope", self.gate_scope, get_args(DecodeScope))
+
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(s, str) and s for s in stop):
+            raise RiverError(f"stop must be strings that are not empty, got {stop!r}")
+        object.__setattr__(self, "stop", stop)
+        for token in self.stop_token_ids:
+            _check_int("a token id in stop_token_ids", token, 0)
+        object.__setattr__(self, "stop_token_ids", tuple(int(t) for t in self.stop_token_ids))
+        object.__setattr__(self, "tau", _freeze_tau(self.tau))
+        if self.pinned is not None:
+            for layer in self.pinned:
+                _check_int("a layer in pinned", layer, 1)
+            object.__setattr__(self, "pinned", tuple(int(layer) for layer in self.pinned))
+
+
+def resolve_policy(config: GenerationConfig, policy: ExitPolicy, num_layers: int) -> ExitPolicy:
+    """The policy in force: the config's tau and pinned where given, else the engine's.
+
+    The engine's directions stay in force either way. Raises RiverError for a tau of the wrong
+    length or a pinned layer beyond num_layers.
+    """
+    tau, pinned = policy.tau, policy.pinned
+    if config.tau is not None:
+        if isinstance(config.tau, float):
+            tau = np.full(num_layers, config.tau, np.float32)
+        else:
+            tau = np.asarray(config.tau, np.float32)
+        if len(tau) != num_layers:
+            raise RiverError(
+                f"tau has {len(tau)} values but the model has {num_layers} layers; "
+                "give one number, or one per layer"
+            )
+    if config.pinned is not None:
+        pinned = np.zeros(num_layers, np.bool_)
+        for layer in config.pinned:
+            if layer > num_layers:
+                raise RiverError(f"pinned layer {layer} is not one of the layers 1..{num_layers}")
+            pinned[layer - 1] = True
+    return ExitPolicy(tau, pinned, policy.directions)
+
+
+def _freeze_tau(tau: Any) -> float | tuple[float, ...] | None:
+    if tau is None:
+        return None
+    is_number = isinstance(tau, Real) and not isinstance(tau, bool)
+    try:
+        values = (float(tau),) if is_number else tuple(float(v) for v in tau)
+    except (TypeError, ValueError) as error:
+        raise RiverError(f"tau must be a number or a list of numbers, got {tau!r}") from error
+    if any(math.isnan(v) for v in values):
+        raise RiverError("tau holds NaN; use inf to forbid an exit and -inf to force one")
+    return values[0] if is_number else values
+
+
+def _check_int(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+        raise RiverError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def _check_float(name: str, value: Any, rule: str, accepts: Any) -> None:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not accepts(value):
+        raise RiverError(f"{name} must be a number {rule}, got {value!r}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RiverError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

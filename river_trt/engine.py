@@ -1,0 +1,248 @@
+"""Load an engine directory and generate with it."""
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from river_trt.backends import open_session
+from river_trt.backends.base import Session, SessionOptions
+from river_trt.config import GenerationConfig, resolve_policy
+from river_trt.decoding import BatchDecoder, Row
+from river_trt.engine_dir import read_directions, read_engine_dir
+from river_trt.errors import RiverError
+from river_trt.manifest import Manifest
+from river_trt.results import GenerationResult, TokenEvent
+from river_trt.sampling import row_generator
+from river_trt.spec import GATE_SCOPES, ExitPolicy
+from river_trt.tokenizer import TextStream, Tokenizer
+
+Prompt = str | Sequence[int] | np.ndarray
+Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
+
+
+def load(
+    path: str | Path,
+    *,
+    max_batch_size: int = 8,
+    max_seq_len: int | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+    prefill_chunk: int = 512,
+) -> "Engine":
+    """Load the engine directory `path`.
+
+    max_batch_size: rows decoded together; more prompts are taken in successive batches.
+    max_seq_len: cache slots of a row, prompt and generated tokens together; by default the
+        model's own limit or 4096, whichever is less. The cache's memory is reserved here, once,
+        and used as it fills.
+    threads: CPU threads of the backend, by default its own choice.
+    verify: compare every file with its SHA-256 in the manifest.
+    prefill_chunk: prompt tokens run per step, which bounds the memory of a long prefill.
+    Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
+    for an option out of range.
+    """
+    directory = Path(path)
+    manifest = read_engine_dir(directory, verify=verify)
+    limit = manifest.model.shape.max_seq_len
+    cache_length = min(limit, 4096) if max_seq_len is None else max_seq_len
+    if not 1 <= cache_length <= limit:
+        raise RiverError(f"max_seq_len must be in 1..{limit} for this model, got {cache_length}")
+    for name, value in (
+        ("max_batch_size", max_batch_size),
+        ("threads", 1 if threads is None else threads),
+        ("prefill_chunk", prefill_chunk),
+    ):
+        if value < 1:
+            raise RiverError(f"{name} must be at least 1, got {value}")
+    tokenizer = Tokenizer.from_engine_dir(directory, manifest)
+    policy = manifest.policy.to_policy(read_directions(directory, manifest))
+    options = SessionOptions(max_batch_size, cache_length, threads)
+    session = open_session(directory, manifest, options)
+    return Engine(manifest, policy, tokenizer, session, options, prefill_chunk)
+
+
+class Engine:
+    """A loaded River engine, from `river_trt.load`. One generation runs at a time.
+
+    Attributes: manifest; policy, the engine's own ExitPolicy; tokenizer, None when the engine
+    takes token ids only; num_layers; max_batch_size; max_seq_len, the cache slots of a row.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        policy: ExitPolicy,
+        tokenizer: Tokenizer | None,
+        session: Session,
+        options: SessionOptions,
+        prefill_chunk: int = 512,
+    ) -> None:
+        self.manifest = manifest
+        self.policy = policy
+        self.tokenizer = tokenizer
+        self.num_layers = manifest.model.shape.num_layers
+        self.max_batch_size = options.max_batch_size
+        self.max_seq_len = options.cache_length
+        self._session = session
+        self._prefill_chunk = prefill_chunk
+        self._lock = threading.Lock()
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], config: GenerationConfig | None = None
+    ) -> list[GenerationResult]:
+        """Generate for one prompt or several; one result a prompt, in order.
+
+        prompts: strings or sequences of token ids, of any lengths; each is prefilled alone and
+        then decoded together with the others. Raises RiverError for a prompt that is empty,
+        longer than the cache, or holds ids outside the vocabulary, and for a config that does not
+        fit the model.
+        """
+        results: dict[int, GenerationResult] = {}
+        for event in self.stream(prompts, config):
+            if event.result is not None:
+                results[event.row] = event.result
+        return [results[index] for index in sorted(results)]
+
+    def stream(
+        self, prompts: Prompt | Sequence[Prompt], config: GenerationConfig | None = None
+    ) -> Generator[TokenEvent, None, None]:
+        """Like `generate`, yielding a TokenEvent for each token as it comes.
+
+        Rows of a batch take turns; a row's last event holds its GenerationResult. Prompts and
+        config are checked at once, not at the first event. Closing the iterator stops the work.
+        """
+        config = config or GenerationConfig()
+        if config.stop and self.tokenizer is None:
+            raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
+        policy = resolve_policy(config, self.policy, self.num_layers)
+        rows = [
+            self._row(index, prompt, config) for index, prompt in enumerate(_as_prompts(prompts))
+        ]
+        decoder = BatchDecoder(
+            self._session,
+            config,
+            policy,
+            eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
+            cache_length=self.max_seq_len,
+            prefill_chunk=self._prefill_chunk,
+        )
+        return self._run(rows, decoder)
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn.
+
+        messages: dicts with "role" and "content". Raises RiverError when the engine has no
+        tokenizer or chat template, or the template refuses the messages.
+        """
+        if self.tokenizer is None:
+            raise RiverError("a chat needs a tokenizer, and this engine takes token ids only")
+        return self.tokenizer.chat_prompt(messages)
+
+    def forward(
+        self,
+        token_ids: np.ndarray,  # [batch, seq] integers
+        policy: ExitPolicy | None = None,  # None: the engine's own
+        logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
+        gate_scope: str = "token",  # a key of spec.GATE_SCOPES
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One parallel pass from an empty cache, for evaluation and tests.
+
+        Returns logits float32 [batch, num_logits, vocab] and exit_layer int32 [batch, seq].
+        With gate_scope "token" this equals decoding the same tokens one by one. Raises RiverError
+        for more rows than max_batch_size, more tokens than max_seq_len, or a policy of another
+        number of layers.
+        """
+        ids = np.asarray(token_ids)
+        if ids.ndim != 2 or not ids.size or ids.shape[0] > self.max_batch_size:
+            raise RiverError(
+                f"forward takes token ids [1..{self.max_batch_size}, seq], got {list(ids.shape)}"
+            )
+        rows = np.stack([self._token_ids(row) for row in ids])
+        policy = policy or self.policy
+        if len(policy.tau) != self.num_layers:
+            raise RiverError(f"the policy has {len(policy.tau)} layers, not {self.num_layers}")
+        if gate_scope not in GATE_SCOPES:
+            raise RiverError(f"gate_scope must be one of {', '.join(GATE_SCOPES)}: {gate_scope!r}")
+        indices = np.arange(rows.shape[1]) if logit_indices is None else np.asarray(logit_indices)
+        if indices.dtype.kind not in "iu" or not np.isin(indices, np.arange(rows.shape[1])).all():
+            raise RiverError(f"logit_indices must be positions in 0..{rows.shape[1] - 1}")
+        past = np.zeros(len(rows), np.int32)
+        scope = GATE_SCOPES[gate_scope]
+        with self._exclusive():
+            out = self._session.step(rows, 0, past, indices.astype(np.int64), policy, scope)
+            return out.logits.copy(), out.exit_layer.copy()
+
+    def _row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
+        ids = self._token_ids(prompt)
+        seen = None
+        if config.repetition_penalty != 1.0:
+            seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
+            seen[ids] = True
+        text = TextStream(self.tokenizer, config.stop) if self.tokenizer else None
+        return Row(index, ids, row_generator(config.seed, index), seen, text)
+
+    def _token_ids(self, prompt: Prompt) -> np.ndarray:
+        """The prompt as int64 [prompt_tokens], checked against the vocabulary and the cache."""
+        if isinstance(prompt, str):
+            if not prompt:
+                raise RiverError("the prompt is empty; give at least one character")
+            if self.tokenizer is None:
+                raise RiverError(
+                    "this engine has no tokenizer and takes token ids only; "
+                    "give lists of ids in place of strings"
+                )
+            prompt = self.tokenizer.encode(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except ValueError:  # a ragged list
+            ids = np.zeros((1, 1))
+        if ids.size == 0:
+            raise RiverError("the prompt is empty; give at least one token")
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise RiverError(f"a prompt is a string or a list of token ids, got {prompt!r:.60}")
+        vocab_size = self.manifest.model.shape.vocab_size
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            bad = ids[(ids < 0) | (ids >= vocab_size)][0]
+            raise RiverError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
+        if len(ids) > self.max_seq_len:
+            raise RiverError(
+                f"the prompt has {len(ids)} tokens but the cache has {self.max_seq_len} slots; "
+                "shorten it, or load the engine with a larger max_seq_len"
+            )
+        return ids.astype(np.int64)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """The cache serves one caller: a second one fails at once instead of mixing texts."""
+        if not self._lock.acquire(blocking=False):
+            raise RiverError(
+                "the engine is busy with another generation; finish or close that stream first"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _run(self, rows: list[Row], decoder: BatchDecoder) -> Generator[TokenEvent, None, None]:
+        with self._exclusive():
+            for start in range(0, len(rows), self.max_batch_size):
+                yield from decoder.run(rows[start : start + self.max_batch_size])
+
+
+def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several: a string or a flat list of ids is one."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if not isinstance(prompts, Sequence | np.ndarray):
+        raise RiverError(f"prompts are strings or lists of token ids, got {prompts!r:.60}")
+    items = list(prompts)
+    if not items:
+        raise RiverError("the prompt is empty; give at least one token")
+    if isinstance(items[0], Integral):
+        return [items]
+    return items

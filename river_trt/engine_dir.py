@@ -1,0 +1,228 @@
+"""The engine directory: written whole or not at all, and checked before anything is opened."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+import numpy as np
+
+from river_trt.errors import EngineError, RiverError
+from river_trt.manifest import REBUILD, FileInfo, Manifest
+
+MANIFEST_FILE = "manifest.json"
+UNWRITABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+@contextmanager
+def write_engine_dir(out: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `out` when the block ends well.
+
+    After any exception, Ctrl-C or SIGTERM nothing of it is left, and an engine that `force` was to
+    replace is as it was. What a killed build left behind is removed by the next one. Raises
+    RiverError when `out` exists (without `force`, or if it is no engine), cannot be written, or
+    the disk is full.
+    """
+    out = Path(out).resolve()
+    created: list[Path] = []
+    temporary, lock = None, None
+    try:
+        _check_target(out, force)
+        _remove_leftovers(out)
+        created = [parent for parent in out.parents if not parent.exists()]  # deepest first
+        with _sigterm_raises():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=_prefix(out, "build"), dir=out.parent))
+            temporary.chmod(0o755)  # mkdtemp makes it private
+            lock = _lock(temporary)
+            yield temporary
+            _replace(temporary, out, force)
+            created = []
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RiverError(
+                f"the disk is full: free some space under {out.parent} and build again"
+            ) from error
+        if error.errno in UNWRITABLE:
+            raise RiverError(f"cannot write {out}: {error.strerror}") from error
+        raise
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for parent in created:
+            if parent.exists() and not any(parent.iterdir()):
+                parent.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    (directory / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def hash_files(directory: Path) -> dict[str, FileInfo]:
+    """Size and SHA-256 of every file below `directory`, manifest.json aside."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): FileInfo(path.stat().st_size, sha256(path))
+        for path in files
+        if path != directory / MANIFEST_FILE
+    }
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_engine_dir(path: Path, verify: bool = True) -> Manifest:
+    """Read and check an engine directory; files that the manifest does not list are ignored.
+
+    verify: compare the hashes too, not only presence and size. Raises EngineError for a directory
+    that is missing, no engine, damaged, or lists a path that leaves it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise EngineError(f"{path} is not a directory; build an engine with `river-trt build`")
+    if not (path / MANIFEST_FILE).is_file():
+        raise EngineError(
+            f"{path} holds no {MANIFEST_FILE}, so it is not a river engine; "
+            "build one with `river-trt build`"
+        )
+    try:
+        manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise EngineError(f"{MANIFEST_FILE} is not UTF-8 text; {REBUILD}") from error
+    for name, info in manifest.files.items():
+        _check_file(path, name, info, verify)
+    return manifest
+
+
+def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
+    """The gate's directions, float32 [L, hidden]; None for the similarity gate."""
+    name = manifest.policy.directions_file
+    if name is None:
+        return None
+    shape = (manifest.model.shape.num_layers, manifest.model.shape.hidden_size)
+    values = np.fromfile(path / name, "<f4")
+    if values.size != shape[0] * shape[1]:
+        raise EngineError(f"{name} must hold {list(shape)} float32 values; {REBUILD}")
+    return values.astype(np.float32).reshape(shape)
+
+
+def _check_file(directory: Path, name: str, info: FileInfo, verify: bool) -> None:
+    parts = PurePosixPath(name).parts
+    file = directory / name
+    inside = file.resolve().is_relative_to(directory.resolve())  # follows symbolic links
+    if not parts or name.startswith("/") or "\\" in name or ".." in parts or not inside:
+        raise EngineError(
+            f"manifest.json lists {name!r}, which leaves the engine directory; "
+            "do not use this engine"
+        )
+    if not file.is_file():
+        raise EngineError(f"{name} is missing from {directory}; copy it again or {REBUILD}")
+    size = file.stat().st_size
+    if size != info.size:
+        raise EngineError(
+            f"{name} has {size} bytes instead of {info.size}; copy the engine again or {REBUILD}"
+        )
+    if verify and sha256(file) != info.sha256:
+        raise EngineError(
+            f"{name} is damaged: its SHA-256 is not the manifest's; "
+            f"copy the engine again or {REBUILD}"
+        )
+
+
+def _check_target(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not force:
+        raise RiverError(f"{out} exists; give another --out, or --force to replace the engine")
+    # --force must not delete anything but an engine.
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
+        raise RiverError(
+            f"{out} is not a river engine (no {MANIFEST_FILE}), so --force will not replace it"
+        )
+
+
+def _replace(temporary: Path, out: Path, force: bool) -> None:
+    _check_target(out, force)  # again: a build takes a while
+    if not out.exists():
+        temporary.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=_prefix(out, "old"), dir=out.parent))
+    try:
+        out.rename(old)  # over the empty directory
+        temporary.rename(out)
+    finally:
+        if not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _prefix(out: Path, kind: str) -> str:
+    return f".{out.name}.river-trt-{kind}-"
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what killed builds of `out` left: temporaries no process holds, replaced engines."""
+    if not out.parent.is_dir():
+        return
+    for leftover in out.parent.iterdir():
+        # While `out` is missing an old engine may be its only copy: killed between two renames.
+        is_old = leftover.name.startswith(_prefix(out, "old")) and out.exists()
+        if is_old or leftover.name.startswith(_prefix(out, "build")):
+            lock = _lock(leftover)
+            if lock is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(directory: Path) -> int | None:
+    """Lock a directory until this process ends, however it ends; None if another one holds it.
+
+    A process id in the name would not do: containers use the same few ids again and again.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # another user's, or not made by a build
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks: then nothing is ever a leftover
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that it cleans up as Ctrl-C does."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def handle(signum: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,17 @@
+"""Errors a user can cause. The CLI prints them in one line and exits with code 2."""
+
+
+class RiverError(ValueError):
+    """Something the user gave is wrong; the message names the value and the rule."""
+
+
+class EngineError(RiverError):
+    """An engine directory is damaged, foreign, or of another version or machine."""
+
+
+class CheckpointError(RiverError):
+    """A model checkpoint is missing, incomplete, unsafe, or of an unsupported family."""
+
+
+class MissingDependencyError(RiverError):
+    """An optional package is needed; the message holds the pip command that installs it."""

@@ -1,0 +1,223 @@
+"""manifest.json: everything the runtime must know of an engine before it opens it."""
+
+import dataclasses
+import json
+import math
+import types
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from river_trt.errors import EngineError
+from river_trt.spec import ExitPolicy, GateKind, ModelShape
+
+SCHEMA_VERSION = 1
+REBUILD = "rebuild the engine with `river-trt build`"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    name: str
+    family: str
+    config_sha256: str
+    shape: ModelShape
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None
+    has_tokenizer: bool
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    name: str
+    version: str  # of the library the engine was built for
+    target: str
+    compute_capability: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionInfo:
+    backbone: str
+    lm_head_bits: int
+    kv_cache: str
+    river_activation: Literal["int8", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class RiverInfo:
+    quantiser: str
+    bits: int
+    group_size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInfo:
+    """The exit policy as stored: layers are numbered from 1."""
+
+    gate: GateKind
+    tau: tuple[float, ...]
+    pinned: tuple[int, ...] = ()
+    directions_file: str | None = None
+
+    @classmethod
+    def from_policy(cls, policy: ExitPolicy, directions_file: str | None = None) -> "PolicyInfo":
+        assert (directions_file is None) == (policy.directions is None)
+        pinned = tuple(int(layer) + 1 for layer in np.flatnonzero(policy.pinned))
+        return cls(policy.gate, tuple(policy.tau.tolist()), pinned, directions_file)
+
+    def to_policy(self, directions: np.ndarray | None = None) -> ExitPolicy:
+        """directions: float32 [L, hidden], the content of directions_file."""
+        pinned = np.zeros(len(self.tau), np.bool_)
+        pinned[[layer - 1 for layer in self.pinned]] = True
+        return ExitPolicy(np.asarray(self.tau, np.float32), pinned, directions)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteCounts:
+    """Weight bytes one token reads when the part runs: per layer of a bank, and shared parts."""
+
+    backbone_layer: int
+    river_layer: int
+    lm_head: int
+    embedding: int
+
+    def per_token(self, backbone_layers: float, num_layers: int) -> float:
+        """Weight bytes of one decode step whose backbone ran in that many layers."""
+        river_layers = num_layers - backbone_layers
+        layers = backbone_layers * self.backbone_layer + river_layers * self.river_layer
+        return layers + self.lm_head + self.embedding
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of manifest.json. `files` lists every other file of the engine directory."""
+
+    river_trt_version: str
+    created: str
+    model: ModelInfo
+    backend: BackendInfo
+    precision: PrecisionInfo
+    river: RiverInfo
+    policy: PolicyInfo
+    bytes_per_layer: ByteCounts
+    engine_file: str
+    files: dict[str, FileInfo]
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for dimension, size in dataclasses.asdict(self.model.shape).items():
+            if size < 1:
+                raise EngineError(
+                    f"manifest.json: model.shape.{dimension} must be at least 1, "
+                    f"got {size}; {REBUILD}"
+                )
+        num_layers = self.model.shape.num_layers
+        if len(self.policy.tau) != num_layers:
+            raise EngineError(
+                f"manifest.json: policy.tau has {len(self.policy.tau)} values for "
+                f"{num_layers} layers; {REBUILD}"
+            )
+        if not all(1 <= layer <= num_layers for layer in self.policy.pinned):
+            raise EngineError(
+                f"manifest.json: policy.pinned names a layer outside 1..{num_layers}; {REBUILD}"
+            )
+        if (self.policy.gate == "direction") != (self.policy.directions_file is not None):
+            raise EngineError(
+                "manifest.json: policy.directions_file must be given for the direction gate, "
+                f"and only for it; {REBUILD}"
+            )
+        for name in (self.engine_file, self.policy.directions_file):
+            if name is not None and name not in self.files:
+                raise EngineError(f"manifest.json: files does not list {name}; {REBUILD}")
+
+    def to_json(self) -> str:
+        return json.dumps(_encode(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Parse manifest.json; raises EngineError on anything it does not know exactly."""
+        try:
+            data = json.loads(text, parse_constant=_reject_constant)
+        except ValueError as error:
+            raise EngineError(f"manifest.json is not valid JSON ({error}); {REBUILD}") from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Manifest":
+        # The schema comes first: other keys of a newer schema are no error of this file.
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if type(version) is int and version > SCHEMA_VERSION:
+            raise EngineError(
+                f"the engine has manifest schema {version} but this river-trt reads up to "
+                f"{SCHEMA_VERSION}; upgrade with `pip install -U river-trt`"
+            )
+        manifest: Manifest = _decode(cls, data, "")
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise EngineError(
+                f"the engine has manifest schema {manifest.schema_version} but this river-trt "
+                f"reads {SCHEMA_VERSION}; {REBUILD}"
+            )
+        return manifest
+
+
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _encode(value: Any) -> Any:
+    """Dataclasses to JSON values; infinities become the strings "inf" and "-inf"."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """The inverse of _encode, checked against the type `kind`; `where` names the value."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):  # X | None is the only union used
+        return None if value is None else _decode(args[0], value, where)
+    if origin is Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _decode(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _decode_dataclass(kind, value, where)
+    if kind is float and value in ("inf", "-inf"):
+        return float(value)
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    expected = kind.__name__ if isinstance(kind, type) and origin is None else kind
+    raise EngineError(
+        f"manifest.json: {where or 'the document'} must be {expected}, "
+        f"got {json.dumps(value)[:60]}; {REBUILD}"
+    )
+
+
+def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
+    prefix = f"{where}." if where else ""
+    hints = get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise EngineError(f"manifest.json: unknown key {prefix}{key}; {REBUILD}")
+    for field in dataclasses.fields(kind):
+        if field.name not in value:
+            raise EngineError(f"manifest.json: {prefix}{field.name} is missing; {REBUILD}")
+    return kind(**{key: _decode(hints[key], item, prefix + key) for key, item in value.items()})

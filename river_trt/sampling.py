@@ -1,0 +1,88 @@
+"""Choose the next token of one row from its logits, in numpy."""
+
+import numpy as np
+
+from river_trt.config import GenerationConfig
+from river_trt.errors import EngineError
+
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def row_generator(seed: int | None, index: int) -> np.random.Generator:
+    """The random stream of prompt `index`: its own, so the batch it runs in has no say.
+
+    Prompt i of a call with seed s draws what prompt 0 of a call with seed s + i draws.
+    """
+    return np.random.default_rng(None if seed is None else seed + index)
+
+
+def sample(
+    logits: np.ndarray,  # [vocab] float32, left as it is
+    config: GenerationConfig,
+    generator: np.random.Generator,
+    seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
+) -> int:
+    """The next token id; filters in the order of transformers: penalty, temperature, k, p, min_p.
+
+    Greedy draws nothing from the generator, sampling exactly one number. Raises EngineError when
+    the logits hold NaN or infinity.
+    """
+    if config.repetition_penalty != 1.0:
+        assert seen is not None
+        logits = penalise(logits, seen, config.repetition_penalty)
+    best = int(logits.argmax())  # argmax finds a NaN if there is one
+    if not np.isfinite(logits[best]):
+        raise EngineError(
+            f"the engine returned {logits[best]} as a logit; rebuild it, and check the checkpoint"
+        )
+    if config.temperature == 0.0:
+        return best
+    # The best at 0, so that a tiny temperature sends the others to -inf and overflows nothing.
+    with np.errstate(over="ignore"):
+        scores = (logits - logits[best]) / np.float32(max(config.temperature, TINY))
+    candidates = keep_top_k(scores, config.top_k)
+    candidates = keep_top_p(scores, candidates, config.top_p)
+    candidates = keep_min_p(scores, candidates, config.min_p)
+    weights = np.cumsum(np.exp(scores[candidates]).astype(np.float64))
+    drawn = np.searchsorted(weights, generator.random() * weights[-1], side="right")
+    return int(candidates[min(int(drawn), len(candidates) - 1)])
+
+
+def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
+    """Repetition penalty (CTRL, arXiv:1909.05858): seen tokens' logits move towards minus."""
+    out = logits.copy()
+    values = out[seen]
+    out[seen] = np.where(values < 0, values * penalty, values / penalty)
+    return out
+
+
+def keep_top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Token ids, ascending, of the k best scores and of ties with the k-th."""
+    if k == 0 or k >= len(scores):
+        return np.arange(len(scores))
+    kth = np.partition(scores, -k)[-k]
+    return np.flatnonzero(scores >= kth)
+
+
+def keep_top_p(scores: np.ndarray, candidates: np.ndarray, p: float) -> np.ndarray:
+    """The smallest set of best candidates whose probabilities add up to p; at least one."""
+    if p == 1.0:
+        return candidates
+    weights = np.exp(scores[candidates])
+    ordered = np.sort(weights)[::-1]  # values only: sorting indices takes several times longer
+    sums = np.cumsum(ordered.astype(np.float64))
+    count = int(np.searchsorted(sums, p * sums[-1], side="left")) + 1
+    least = ordered[count - 1]
+    better = np.flatnonzero(weights > least)
+    equal = np.flatnonzero(weights == least)[: count - len(better)]
+    kept: np.ndarray = candidates[np.sort(np.concatenate([better, equal]))]
+    return kept
+
+
+def keep_min_p(scores: np.ndarray, candidates: np.ndarray, min_p: float) -> np.ndarray:
+    """Candidates at least min_p times as likely as the best one."""
+    if min_p == 0.0:
+        return candidates
+    kept = scores[candidates]
+    likely: np.ndarray = candidates[np.exp(kept - kept.max()) >= min_p]
+    return likely

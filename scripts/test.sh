@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sets up .venv, lints, type-checks and runs every test. CI runs this.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+setup_venv test
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+# Two workers with one thread each: faster than one worker with two on small models.
+export OMP_NUM_THREADS=1
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"

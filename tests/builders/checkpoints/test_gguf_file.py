@@ -1,0 +1,153 @@
+import importlib.util
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from builders.checkpoints import Checkpoint, open_checkpoint
+from builders.checkpoints.demo import PACKAGE
+from builders.families import family_of
+from builders.weights import check_names
+from river_trt.errors import CheckpointError
+from tests.builders.tiny_llama import SIZES, tiny_llama
+
+GGUF_NAMES = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+demo_only = pytest.mark.skipif(
+    importlib.util.find_spec(PACKAGE) is None, reason="the demo extra is not installed"
+)
+
+
+def interleave(weight: np.ndarray, num_heads: int) -> np.ndarray:
+    """llama.cpp's converter: the order in which it keeps the rows of q and k."""
+    halves = weight.reshape(num_heads, 2, -1, weight.shape[1])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(
+    file: Path,
+    architecture: str = "llama",
+    rope_factors: np.ndarray | None = None,
+    stored: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    **metadata: str | float,
+) -> dict[str, torch.Tensor]:
+    """A tiny Llama as llama.cpp's converter writes it; returns the Hugging Face weights."""
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_vocab_size(SIZES["vocab_size"])
+    writer.add_context_length(SIZES["max_position_embeddings"])
+    writer.add_embedding_length(SIZES["hidden_size"])
+    writer.add_block_count(SIZES["num_hidden_layers"])
+    writer.add_feed_forward_length(SIZES["intermediate_size"])
+    writer.add_head_count(SIZES["num_attention_heads"])
+    writer.add_head_count_kv(SIZES["num_key_value_heads"])
+    writer.add_rope_dimension_count(8)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-6)
+    for key, value in metadata.items():
+        name = f"{architecture}.rope.scaling.{key}"
+        if isinstance(value, str):
+            writer.add_string(name, value)
+        else:
+            writer.add_float32(name, value)
+    weights = tiny_llama().state_dict()
+    for name, tensor in weights.items():
+        module, kind = name.rsplit(".", 1)
+        values = tensor.numpy()
+        if module.endswith("q_proj"):
+            values = interleave(values, SIZES["num_attention_heads"])
+        elif module.endswith("k_proj"):
+            values = interleave(values, SIZES["num_key_value_heads"])
+        kept = stored if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        values = gguf.quants.quantize(np.ascontiguousarray(values), kept)
+        writer.add_tensor(f"{GGUF_NAMES.get_name(module)}.{kind}", values, raw_dtype=kept)
+    if rope_factors is not None:
+        writer.add_tensor("rope_freqs.weight", rope_factors.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+def inv_freq(checkpoint: Checkpoint) -> np.ndarray:
+    return np.array(family_of(checkpoint.config).read_config(checkpoint.config).inv_freq)
+
+
+@pytest.mark.parametrize("stored", ["F32", "F16", "BF16"])
+def test_weights_config_and_names(tmp_path: Path, stored: str) -> None:
+    kind = gguf.GGMLQuantizationType[stored]
+    weights = write_gguf(tmp_path / "tiny.gguf", stored=kind)
+    checkpoint = open_checkpoint(str(tmp_path / "tiny.gguf"))
+    family = family_of(checkpoint.config)
+    config = family.read_config(checkpoint.config)
+    check_names(checkpoint, family, config)
+    assert not config.tie_embeddings
+    assert config.vocab_size == 112 and config.num_kv_heads == 2
+    assert checkpoint.name == "tiny"
+    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    assert checkpoint.dtype is dtypes[stored]
+    for name, expected in weights.items():
+        if expected.ndim == 2:
+            expected = expected.to(checkpoint.dtype)
+        assert torch.equal(checkpoint.tensor(name), expected), name
+    assert not checkpoint.write_tokenizer(tmp_path)
+
+
+def test_rope_scaling_is_read(tmp_path: Path) -> None:
+    factors = np.array([1.0, 1.0, 2.0, 8.0])  # how llama.cpp stores Llama 3's scaling
+    write_gguf(tmp_path / "plain.gguf")
+    write_gguf(tmp_path / "llama3.gguf", rope_factors=factors)
+    write_gguf(tmp_path / "linear.gguf", type="linear", factor=4.0)
+    plain, llama3, linear = (
+        inv_freq(open_checkpoint(str(tmp_path / f"{name}.gguf")))
+        for name in ("plain", "llama3", "linear")
+    )
+    np.testing.assert_allclose(llama3, plain / factors, rtol=1e-6)
+    np.testing.assert_allclose(linear, plain / 4, rtol=1e-6)
+
+
+def test_unsupported_architecture(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", architecture="mamba")
+    checkpoint = open_checkpoint(str(tmp_path / "tiny.gguf"))
+    with pytest.raises(CheckpointError, match="GGUF mamba is not supported; supported: Llama"):
+        family_of(checkpoint.config)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, 400, -1000])
+def test_truncated_file(tmp_path: Path, keep: int) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes((tmp_path / "tiny.gguf").read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged.gguf is not a readable GGUF file") as caught:
+        open_checkpoint(str(damaged))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stored", ["F32", "Q4_0", "Q4_1", "Q8_0"])
+def test_weights_equal_those_transformers_reads(tmp_path: Path, stored: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf", stored=gguf.GGMLQuantizationType[stored])
+    checkpoint = open_checkpoint(str(tmp_path / "tiny.gguf"))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf").state_dict()
+    assert checkpoint.tensor_names == theirs.keys()
+    assert checkpoint.dtype is torch.float32
+    for name, expected in theirs.items():
+        assert torch.equal(checkpoint.tensor(name), expected), name
+
+
+@demo_only
+def test_demo(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint("demo")
+    family = family_of(checkpoint.config)
+    config = family.read_config(checkpoint.config)
+    check_names(checkpoint, family, config)
+    assert config.tie_embeddings
+    assert (config.num_layers, config.eos_token_ids) == (30, (2,))
+    assert checkpoint.write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "River engines, 2024:\n\n  it's 12 °C"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert tokenizer.token_to_id("<|im_end|>") == 2
+    assert "<|im_start|>" in (tmp_path / "chat_template.jinja").read_text()

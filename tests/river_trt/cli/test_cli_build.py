@@ -1,0 +1,151 @@
+import builtins
+import json
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from river_trt import CheckpointError
+from river_trt.cli.main import main
+from river_trt.engine_dir import read_engine_dir
+
+
+@dataclass(frozen=True, slots=True)
+class FakeOptions:
+    model: str
+    out: Path
+    recipe: str = "cpu"
+    quantiser: str | None = None
+    group_size: int | None = None
+    symmetric: bool | None = None
+    lm_head_bits: int | None = None
+    river_activation: str | None = None
+    max_seq_len: int | None = None
+    tau: float | None = None
+    pinned: tuple[int, ...] | None = None
+    calibration_text: Path | None = None
+    force: bool = False
+
+
+@pytest.fixture
+def builder(monkeypatch, directory):
+    """Stands in for builders.build; `calls` are the options of its builds."""
+    module: Any = ModuleType("builders.build")
+    module.calls, module.error = [], None
+
+    def build(options, progress):
+        module.calls.append(options)
+        progress("quantising", 0, 4)
+        if module.error:
+            raise module.error
+        progress("quantising", 4, 4)
+        progress("writing", 1, 1)
+        return read_engine_dir(directory)
+
+    module.BuildOptions, module.build = FakeOptions, build
+    monkeypatch.setitem(sys.modules, "builders.build", module)
+    return module
+
+
+def test_options_not_given_keep_the_builder_s_defaults(capsys, builder):
+    assert main(["build", "--model", "demo", "--out", "engine"]) == 0
+    assert builder.calls == [FakeOptions("demo", Path("engine"))]
+
+
+def test_every_option_reaches_the_builder(capsys, builder):
+    argv = "build --model m --out e --target h100 --quantiser awq --group-size 32 --symmetric"
+    argv += " --lm-head-bits 8 --river-activation float32 --max-seq-len 99 --tau -inf --pinned 1,4"
+    argv += " --calibration-text t.txt --force --backend onnxruntime"
+    assert main(argv.split()) == 0
+    assert builder.calls == [
+        FakeOptions(
+            "m",
+            Path("e"),
+            "h100",
+            "awq",
+            32,
+            True,
+            8,
+            "float32",
+            99,
+            float("-inf"),
+            (1, 4),
+            Path("t.txt"),
+            True,
+        )
+    ]
+
+
+def test_result_says_what_to_type_next(capsys, builder):
+    assert main(["build", "--model", "demo", "--out", "my engine"]) == 0
+    captured = capsys.readouterr()
+    assert "river-trt run --engine 'my engine' --chat --prompt" in captured.out
+    assert captured.err == "quantising\nwriting\n"  # no bars where there is no terminal
+
+
+def test_json_describes_the_engine(capsys, builder):
+    assert main(["build", "--model", "demo", "--out", "engine", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["engine"] == "engine" and result["manifest"]["model"]["name"] == "fake"
+
+
+def test_builder_s_refusal_is_one_line(builder, refused, capsys):
+    builder.error = CheckpointError("no such model directory: nowhere")
+    assert main(["build", "--model", "nowhere", "--out", "engine"]) == 2
+    assert capsys.readouterr().err.endswith("error: no such model directory: nowhere\n")
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "hqq.core.quantize"])
+def test_missing_package_names_the_pip_command(capsys, builder, name):
+    builder.error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+    assert main(["build", "--model", "demo", "--out", "engine"]) == 2
+    package = name.partition(".")[0]
+    expected = f'building needs {package}, which is not installed: pip install "river-trt[build]"'
+    assert expected in capsys.readouterr().err
+
+
+def test_missing_torch_is_found_at_the_import(monkeypatch, refused):
+    real = builtins.__import__
+
+    def without_torch(name, *args, **kwargs):
+        if name == "builders.build":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    assert "building needs torch" in refused("build", "--model", "demo", "--out", "engine")
+
+
+def test_our_own_missing_module_is_a_bug(builder):
+    builder.error = ModuleNotFoundError("no", name="builders.nothing")
+    with pytest.raises(ModuleNotFoundError):
+        main(["build", "--model", "demo", "--out", "engine"])
+
+
+def test_interrupted_build(capsys, builder):
+    builder.error = KeyboardInterrupt()
+    assert main(["build", "--model", "demo", "--out", "engine"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--backend", "tensorrt"], "invalid choice: 'tensorrt' (choose from 'onnxruntime')"),
+        (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
+        (["--river-activation", "int4"], "choose from 'int8', 'float32'"),
+        (["--group-size", "big"], "invalid int value"),
+    ],
+)
+def test_unknown_choice_lists_what_there_is(builder, refused, argv, message):
+    assert message in refused("build", "--model", "m", "--out", "e", *argv)
+    assert builder.calls == []
+
+
+def test_fake_options_are_the_builder_s():
+    options = pytest.importorskip("builders.build").BuildOptions
+    assert [(f.name, f.default) for f in fields(options)] == [
+        (f.name, f.default) for f in fields(FakeOptions)
+    ]

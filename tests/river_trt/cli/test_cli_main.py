@@ -1,0 +1,106 @@
+import subprocess
+import sys
+
+import pytest
+
+import river_trt
+from river_trt.cli import run
+from river_trt.cli.main import COMMANDS, main
+
+PYTHON = [sys.executable, "-m", "river_trt"]
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"river-trt {river_trt.__version__}\n"
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "river-trt build --model demo" in captured.err
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_help_has_an_example(capsys, command):
+    assert main([command, "--help"]) == 0
+    assert f"examples:\n  river-trt {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["serve"], "invalid choice: 'serve'"),
+        (["run", "--speed", "9"], "unrecognized arguments: --speed"),
+        (["run", "--max-new", "9"], "unrecognized arguments"),  # no abbreviations
+        (["run", "--top-k", "many"], "argument --top-k: invalid int value: 'many'"),
+        (["build"], "required: --model, --out"),
+    ],
+)
+def test_bad_usage_is_one_line(refused, argv, message):
+    line = refused(*argv)
+    assert message in line and "--help`" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            PermissionError(13, "Permission denied", "engine/model.onnx"),
+            2,
+            "engine/model.onnx: Per",
+        ),
+        (river_trt.RiverError("two\nlines [L]"), 2, "error: two lines [L]\n"),
+    ],
+)
+def test_errors_become_exit_codes(capsys, monkeypatch, error, code, message):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(run, "load_engine", fail)
+    assert main(["run", "--engine", "x", "--prompt", "a"]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_our_own_bug_keeps_its_traceback(monkeypatch):
+    def fail(args):
+        raise TypeError("bug")
+
+    monkeypatch.setattr(run, "load_engine", fail)
+    with pytest.raises(TypeError):
+        main(["run", "--engine", "x", "--prompt", "a"])
+
+
+@pytest.mark.parametrize("output", [["--stats"], ["--json"], []])
+def test_closed_pipe_is_silent(directory, output):
+    """As in `river-trt run ... | head -1`."""
+    argv = [*PYTHON, "run", directory, "--prompt", "a", "--max-new-tokens", "60", *output]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["build", "--help"],
+        ["run", "--help"],
+        ["inspect", "ENGINE"],
+        ["run", "--engine", "ENGINE", "--prompt", "a", "--max-new-tokens", "3", "--stats"],
+        ["bench", "ENGINE", "--prompt", "a", "--new-tokens", "3", "--rounds", "1"],
+    ],
+)
+def test_no_build_library_is_imported(directory, argv):
+    argv = [str(directory) if item == "ENGINE" else item for item in argv]
+    code = (
+        "import sys\n"
+        "from river_trt.cli.main import main\n"
+        f"assert main({argv!r}) == 0\n"
+        "names = {'torch', 'transformers', 'onnx', 'builders', 'safetensors'}\n"
+        "print('imported:', sorted(names & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("imported: []\n")

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+
+from river_trt import EngineError, ExitPolicy
+from river_trt.manifest import FileInfo, Manifest, PolicyInfo
+
+FILES = {"model.onnx": FileInfo(5, "ab"), "directions.bin": FileInfo(1, "cd")}
+
+
+@pytest.fixture
+def manifest(make_manifest):
+    return make_manifest(files=FILES)
+
+
+def changed(manifest, path, value):
+    """The manifest's JSON with the value at a dotted path replaced; ... removes it."""
+    data = json.loads(manifest.to_json())
+    *parents, key = path.split(".")
+    node = data
+    for parent in parents:
+        node = node[parent]
+    if value is ...:
+        del node[key]
+    else:
+        node[key] = value
+    return json.dumps(data)
+
+
+def test_round_trip_keeps_infinities_and_is_plain_json(manifest):
+    text = manifest.to_json()
+    assert Manifest.from_json(text) == manifest
+    assert json.loads(text)["policy"]["tau"] == ["inf", 0.5, 0.9, "-inf"]
+    assert "Infinity" not in text
+
+
+def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
+    data = json.loads(changed(manifest, "schema_version", 2)) | {"novelty": 1}
+    with pytest.raises(EngineError, match=r"schema 2 .*pip install -U river-trt"):
+        Manifest.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("novelty", 1, "unknown key novelty"),
+        ("model.shape.novelty", 1, "unknown key model.shape.novelty"),
+        ("backend.version", ..., "backend.version is missing"),
+        ("schema_version", ..., "schema_version is missing"),
+        ("schema_version", 0, "schema 0"),
+        ("model.shape.num_layers", "4", "model.shape.num_layers must be int"),
+        ("model.shape.num_layers", True, "model.shape.num_layers must be int"),
+        ("model.shape.num_layers", 0, "model.shape.num_layers must be at least 1"),
+        ("model.eos_token_ids", [1, "2"], r"model.eos_token_ids\[1\] must be int"),
+        ("precision.river_activation", "int4", "precision.river_activation must be"),
+        ("policy.tau", [1.0], "policy.tau has 1 values for 4 layers"),
+        ("policy.tau", "inf", "policy.tau must be"),
+        ("policy.tau", ["nan", 1, 1, 1], r"policy.tau\[0\] must be float"),
+        ("policy.pinned", [5], r"policy.pinned names a layer outside 1..4"),
+        ("policy.directions_file", "directions.bin", "directions_file"),
+        ("policy.gate", "direction", "directions_file"),
+        ("engine_file", "other.onnx", "files does not list other.onnx"),
+        ("files.model.onnx", {"size": 5}, "unknown key|missing|must be"),
+    ],
+)
+def test_every_deviation_is_named(manifest, path, value, message):
+    if path == "files.model.onnx":
+        data = json.loads(manifest.to_json())
+        data["files"]["model.onnx"] = value
+        text = json.dumps(data)
+    else:
+        text = changed(manifest, path, value)
+    with pytest.raises(EngineError, match=message) as error:
+        Manifest.from_json(text)
+    assert "river-trt build" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema_version": NaN}'])
+def test_text_that_is_no_manifest(text):
+    with pytest.raises(EngineError, match=r"manifest\.json"):
+        Manifest.from_json(text)
+
+
+def test_policy_round_trip_numbers_layers_from_one():
+    directions = np.ones((3, 2), np.float32)
+    tau = np.array([np.inf, 0.1, -np.inf], np.float32)
+    policy = ExitPolicy(tau, np.array([True, False, True]), directions)
+    info = PolicyInfo.from_policy(policy, "directions.bin")
+    assert (info.gate, info.pinned) == ("direction", (1, 3))
+    back = info.to_policy(directions)
+    assert np.array_equal(back.tau, tau)
+    assert np.array_equal(back.pinned, policy.pinned)
+    assert back.directions is directions
+
+
+def test_bytes_per_token_mixes_the_banks(manifest):
+    counts = manifest.bytes_per_layer
+    assert counts.per_token(4, 4) == 4 * 100 + 8
+    assert counts.per_token(1.5, 4) == 150 + 25 + 8
