@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from builders.onnxruntime.build import Progress, build_onnxruntime
+from builders.onnxruntime.lowering import Banks
 from builders.recipes import load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import write_engine_dir
@@ -42,6 +43,7 @@ class BuildOptions:
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
     calibration_text: Path | None = None
     force: bool = False
+    banks: Banks = "both"  # one bank alone is a plain model, to measure the River engine against
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -59,7 +61,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(source.config.num_layers, options.tau, options.pinned)
         return build_onnxruntime(
-            source, recipe, policy, directory, options.calibration_text, progress or _silent
+            source,
+            recipe,
+            policy,
+            directory,
+            options.calibration_text,
+            progress or _silent,
+            options.banks,
         )
 
 

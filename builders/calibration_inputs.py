@@ -11,7 +11,7 @@ from builders.families import ModelConfig
 from builders.weights import LayerWeights
 
 # Enough rows to fit a scaling to; more cost memory at the widest linear and change little.
-MAX_ROWS = 4096
+MAX_ROWS = 1024
 
 
 class CalibrationInputs:

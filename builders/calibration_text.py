@@ -1,35 +1,45 @@
 """Token ids for the quantisers that look at activations."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from builders.families import ModelConfig
 from river_trt.errors import RiverError
 
-TEXTS, TOKENS = 16, 256
+TEXTS, TOKENS = 8, 128
+BUILT_IN = Path(__file__).with_name("data") / "calibration.txt"
 
 
-def calibration_tokens(directory: Path, text_file: Path | None) -> Tensor:
-    """int64 [texts, tokens] from a text file, cut into equal pieces.
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    token_ids: Tensor  # int64 [texts, tokens]
+    source: str  # for people: where the ids come from
 
-    `directory` holds the tokenizer. Raises RiverError for a model without one, a file that cannot
-    be read, or too little text.
+
+def read_calibration(tokenizer_file: Path, config: ModelConfig, text: Path | None) -> Calibration:
+    """Pieces of `text`, or of the text that comes with river-trt, spread over its length.
+
+    A model without a tokenizer is given token ids drawn at random. Raises RiverError for a text
+    that cannot be read, is too short, or cannot be tokenised.
     """
-    if text_file is None:
-        raise RiverError("this quantiser needs --calibration-text FILE: text like the model's use")
-    tokenizer_file = directory / "tokenizer.json"
     if not tokenizer_file.is_file():
-        raise RiverError("the model has no tokenizer, so it cannot read a calibration text")
+        if text is not None:
+            raise RiverError("the model has no tokenizer, so it cannot read a calibration text")
+        seeded = torch.Generator().manual_seed(0)
+        ids = torch.randint(config.vocab_size, (TEXTS, TOKENS), generator=seeded)
+        return Calibration(ids, "random token ids (the model has no tokenizer)")
     try:
-        text = text_file.read_text(encoding="utf-8")
+        content = (text or BUILT_IN).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RiverError(f"calibration text {text_file} cannot be read: {error}") from error
-    ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids
-    if len(ids) < TOKENS:
-        raise RiverError(
-            f"calibration text {text_file} has {len(ids)} tokens; at least {TOKENS} are needed"
-        )
-    pieces = torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).view(-1, TOKENS)
-    return pieces[:: max(1, len(pieces) // TEXTS)][:TEXTS]
+        raise RiverError(f"calibration text {text} cannot be read: {error}") from error
+    tokens = Tokenizer.from_file(str(tokenizer_file)).encode(content).ids
+    length = min(TOKENS, config.max_position_embeddings)
+    if len(tokens) < length:
+        raise RiverError(f"calibration text {text} has {len(tokens)} tokens; {length} are needed")
+    pieces = torch.tensor(tokens[: len(tokens) // length * length]).view(-1, length)
+    spread = torch.linspace(0, len(pieces) - 1, min(TEXTS, len(pieces))).long()
+    return Calibration(pieces[spread], "the built-in text" if text is None else text.name)

@@ -50,6 +50,7 @@ class RiverInfo:
     bits: int
     group_size: int
     symmetric: bool
+    calibration: str | None  # the text that the quantiser saw
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import river_trt
-from builders.calibration_text import calibration_tokens
+from builders.calibration_text import read_calibration
 from builders.decoder import rotary_tables
 from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
@@ -36,6 +36,7 @@ from river_trt.spec import ExitPolicy, ModelShape
 
 ENGINE_FILE = "model.onnx"
 WEIGHTS_FILE = "model.data"
+TOKENIZER_FILE = "tokenizer.json"
 
 # Called with a stage, the steps done and their total.
 Progress = Callable[[str, int, int], None]
@@ -48,11 +49,11 @@ def build_onnxruntime(
     directory: Path,
     calibration_text: Path | None,
     progress: Progress,
-    banks: Banks = "both",
+    which: Banks = "both",
 ) -> Manifest:
     """Fill `directory` with a complete engine and return its manifest.
 
-    `banks` other than "both" gives a plain model of one bank, to measure the River engine against.
+    `which` other than "both" gives a plain model of one bank, to measure the River engine against.
     """
     config = source.config
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
@@ -60,20 +61,23 @@ def build_onnxruntime(
     shared = source.shared()
     head = _head_precision(source, recipe, shared)
     has_tokenizer = source.checkpoint.write_tokenizer(directory)
-    calibration_ids = None
+    calibration = None
     if quantiser.needs_inputs:
-        calibration_ids = calibration_tokens(directory, calibration_text)
+        calibration = read_calibration(directory / TOKENIZER_FILE, config, calibration_text)
 
     progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
-    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, banks)
+    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, which)
     graph, layout = lower(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
     progress("tracing", 1, 1)
 
     with WeightsWriter(layout, directory) as weights:
         _write_shared(weights, source, shared, head, recipe.max_seq_len)
-        for index, layer in enumerate(stream_layers(source, quantiser, shared, calibration_ids)):
+        banks = stream_layers(
+            source, quantiser, shared, calibration.token_ids if calibration else None
+        )
+        for index, layer in enumerate(banks):
             weights.write_planned(layer_tensors(index, layer.weights, layer.river))
             progress("quantising", index + 1, config.num_layers)
 
@@ -84,7 +88,13 @@ def build_onnxruntime(
         model=_model_info(source, recipe, has_tokenizer),
         backend=BackendInfo("onnxruntime", version("onnxruntime"), recipe.target),
         precision=PrecisionInfo("float32", head.bits, "float32", recipe.river_activation),
-        river=RiverInfo(quantiser.name, 4, recipe.group_size, recipe.symmetric),
+        river=RiverInfo(
+            quantiser=quantiser.name,
+            bits=4,
+            group_size=recipe.group_size,
+            symmetric=recipe.symmetric,
+            calibration=calibration.source if calibration else None,
+        ),
         policy=PolicyInfo.from_policy(policy),
         bytes_per_layer=_byte_counts(layout, config.num_layers),
         engine_file=ENGINE_FILE,

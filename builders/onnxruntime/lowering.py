@@ -24,10 +24,10 @@ from builders.onnxruntime.emit import (
     RegionEmitter,
     RiverActivation,
     emit_attention,
-    emit_gate,
     emit_lengths,
 )
 from builders.onnxruntime.fusions import fuse
+from builders.onnxruntime.gate import GateState, emit_gate, emit_gate_inputs, emit_same_state
 from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
 from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumers, read_program
 from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
@@ -63,9 +63,7 @@ class _Lowering:
         self.readers = consumers(program.operations)
         self.graph = Scope(self.layout)
         self.num_layers = len(regions.layers)
-        # Names of the state after the layers emitted so far.
-        self.exit_layer = "exit_layer.0"
-        self.all_exited = ""
+        self.state = GateState.after(0)  # of the layers emitted so far
 
     def lower(self, model: onnx_ir.Model) -> tuple[ModelProto, WeightsLayout]:
         self._prologue()
@@ -88,39 +86,35 @@ class _Lowering:
         emit_lengths(graph)
         graph.add("Shape", ["input_ids"], ["token_shape"])
         layers = helper.make_tensor("value", TensorProto.INT32, [1], [self.num_layers])
-        graph.add("ConstantOfShape", ["token_shape"], ["exit_layer.0"], value=layers)
+        graph.add("ConstantOfShape", ["token_shape"], [self.state.exit_layer], value=layers)
         if self.options.banks == "both":
             graph.add("Not", ["pinned"], ["unpinned"])
             flags = [f"unpinned.{number}" for number in range(1, self.num_layers + 1)]
             graph.add("Split", ["unpinned"], flags, axis=0, num_outputs=self.num_layers)
-            token, batch = (graph.constant(f"scope_{i}", np.array(i, np.int32)) for i in (0, 2))
-            graph.add("Equal", ["gate_scope", token], ["scope_is_token"])
-            graph.add("Equal", ["gate_scope", batch], ["scope_is_batch"])
+            emit_gate_inputs(graph, self.program.weight_shapes["norm.weight"][0])
         emit_embedding(graph, self.regions.prologue, self.program, self.options.head)
 
     def _layer(self, number: int, layer: LayerRegions) -> None:
+        gated = number < self.num_layers
         if number == 1 or self.options.banks != "both":
             bank: Bank = "river" if self.options.banks == "river" else "backbone"
             self.emitter.emit(self.graph, layer.before, bank, "")
             emit_attention(self.graph, layer.attention, self.program)
             self.emitter.emit(self.graph, layer.after, bank, "")
-            if number < self.num_layers and self.options.banks == "both":
-                self.exit_layer, self.all_exited = emit_gate(
-                    self.graph, number, layer.h_in, layer.h_out, self.exit_layer
+            if gated and self.options.banks == "both":
+                self.state = emit_gate(
+                    self.graph, number, layer.h_in, layer.h_out, self.state.exit_layer
                 )
             return
-        condition = f"all_river.{number}"
-        self.graph.add("And", [self.all_exited, f"unpinned.{number}"], [condition])
-        self._region(number, condition, layer.before, None)
+        self.graph.add(
+            "And", [self.state.all_exited, f"unpinned.{number}"], [f"all_river.{number}"]
+        )
+        self._region(number, layer.before, None)
         emit_attention(self.graph, layer.attention, self.program)
-        self._region(number, condition, layer.after, layer if number < self.num_layers else None)
+        self._region(number, layer.after, layer if gated else None)
 
     def _region(
-        self,
-        number: int,
-        condition: str,
-        operations: tuple[Operation, ...],
-        gated: LayerRegions | None,
+        self, number: int, operations: tuple[Operation, ...], gated: LayerRegions | None
     ) -> None:
         """One conditional region; with `gated`, the gate of that layer is its end."""
         results = self._results(operations)
@@ -129,21 +123,20 @@ class _Lowering:
         river_outputs = [names[tensor] for tensor in results]
         backbone = self.graph.branch()
         backbone_outputs = self._backbone_or_mixed(backbone, number, operations, results)
-        kinds = [TensorProto.FLOAT] * len(results)
+        kinds = [int(TensorProto.FLOAT)] * len(results)
         outputs = list(results)
         if gated is not None:
             h_out = backbone_outputs[results.index(gated.h_out)]
-            state = (self.exit_layer, self.all_exited)
-            backbone_outputs += emit_gate(backbone, number, gated.h_in, h_out, self.exit_layer)
-            kept = (f"exit_layer.{number}", f"all_exited.{number}")
-            for now, later in zip(state, kept, strict=True):
-                river_outputs.append(river.add("Identity", [now], [f"{later}/river"]))
-            outputs += kept
-            kinds += [TensorProto.INT32, TensorProto.BOOL]
-            self.exit_layer, self.all_exited = kept
+            exit_layer = self.state.exit_layer
+            gate = emit_gate(backbone, number, gated.h_in, h_out, exit_layer, "/backbone")
+            backbone_outputs += gate.names
+            river_outputs += emit_same_state(river, self.state, number).names
+            self.state = GateState.after(number)
+            outputs += self.state.names
+            kinds += GateState.ELEMENT_TYPES
         self.graph.add(
             "If",
-            [condition],
+            [f"all_river.{number}"],
             outputs,
             name=f"layers.{number - 1}/if_river/{results[0]}",
             then_branch=river.to_graph("river", dict(zip(river_outputs, kinds, strict=True))),
@@ -158,17 +151,16 @@ class _Lowering:
         """Backbone for all rows, and where some rows have exited, river and a select."""
         backbone = self.emitter.emit(scope, operations, "backbone", "/backbone")
         p = f"{results[0]}/"
-        last = scope.constant(f"{p}previous", np.array(number - 1, np.int32))
-        scope.add("LessOrEqual", [self.exit_layer, last], [f"{p}exited"])
-        use_river = scope.add("And", [f"{p}exited", f"unpinned.{number}"], [f"{p}use_river"])
-        scope.add("Cast", [use_river], [f"{p}use_river_int"], to=TensorProto.INT32)
-        scope.add("ReduceMax", [f"{p}use_river_int"], [f"{p}any_int"], keepdims=0)
-        scope.add("Cast", [f"{p}any_int"], [f"{p}any_river"], to=TensorProto.BOOL)
+        any_river = scope.add(
+            "And", [self.state.any_exited, f"unpinned.{number}"], [f"{p}any_river"]
+        )
         mixed, plain = scope.branch(), scope.branch()
         river = self.emitter.emit(mixed, operations, "river", "/mixed")
+        last = mixed.constant(f"{p}previous", np.array(number - 1, np.int32))
         axis = mixed.constant(f"{p}last_axis", np.array([-1]))
-        mask = mixed.add("Unsqueeze", [use_river, axis], [f"{p}mask"])
-        floats = TensorProto.FLOAT
+        exited = mixed.add("LessOrEqual", [self.state.exit_layer, last], [f"{p}exited"])
+        mask = mixed.add("Unsqueeze", [exited, axis], [f"{p}use_river"])
+        floats = int(TensorProto.FLOAT)
         chosen = {
             mixed.add("Where", [mask, river[t], backbone[t]], [f"{t}/chosen"]): floats
             for t in results
@@ -177,7 +169,7 @@ class _Lowering:
         outputs = [f"{tensor}/selected" for tensor in results]
         scope.add(
             "If",
-            [f"{p}any_river"],
+            [any_river],
             outputs,
             name=f"layers.{number - 1}/if_mixed/{results[0]}",
             then_branch=mixed.to_graph("mixed", chosen),
@@ -197,7 +189,7 @@ class _Lowering:
 
     def _epilogue(self) -> None:
         emit_lm_head(self.graph, self.regions.epilogue, self.emitter, self.options.head)
-        self.graph.add("Identity", [self.exit_layer], ["exit_layer"])
+        self.graph.add("Identity", [self.state.exit_layer], ["exit_layer"])
 
 
 def _value_info(value: onnx_ir.Value) -> ValueInfoProto:

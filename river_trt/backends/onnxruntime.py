@@ -105,6 +105,7 @@ class OrtSession:
         rows, seq = input_ids.shape
         assert first_row + rows <= len(self.caches[0]) and len(past_lengths) == rows
         assert past_lengths.max() + seq <= self._cache_length
+        assert rows == 1 or seq == 1 or not past_lengths.any(), "GroupQueryAttention's limit"
         binding = self._bindings.get((first_row, rows))
         if binding is None:
             binding = self._bindings[first_row, rows] = self._bind(first_row, rows)

@@ -92,7 +92,7 @@ def test_json_describes_the_engine(capsys, builder):
     assert result["engine"] == "engine" and result["manifest"]["model"]["name"] == "fake"
 
 
-def test_builder_s_refusal_is_one_line(builder, refused, capsys):
+def test_builder_s_refusal_is_one_line(builder, capsys):
     builder.error = CheckpointError("no such model directory: nowhere")
     assert main(["build", "--model", "nowhere", "--out", "engine"]) == 2
     assert capsys.readouterr().err.endswith("error: no such model directory: nowhere\n")
