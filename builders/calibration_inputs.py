@@ -29,7 +29,7 @@ class CalibrationInputs:
 
     def advance(self, weights: LayerWeights) -> dict[str, Tensor]:
         """Run the next layer; returns the inputs of its four linears, float32 [rows, K]."""
-        river = RiverFormat(group_size=32, symmetric=True, pre_scale=False)
+        river = RiverFormat(group_size=32, symmetric=True, scaled=frozenset())
         layer = DecoderLayer(self.config, river)
         layer.assign_backbone(weights)
         inputs: dict[str, Tensor] = {}

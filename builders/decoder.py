@@ -28,7 +28,7 @@ class RiverFormat:
 
     group_size: int
     symmetric: bool
-    pre_scale: bool
+    scaled: frozenset[str]  # the linears (qkv, o, gate_up, down) with a pre_scale
 
 
 class RiverLinear(nn.Module):
@@ -41,8 +41,10 @@ class RiverLinear(nn.Module):
     pre_scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, n: int, k: int, has_bias: bool, river: RiverFormat) -> None:
+    def __init__(self, name: str, config: ModelConfig, river: RiverFormat) -> None:
+        """name: qkv, o, gate_up or down."""
         super().__init__()
+        n, k = config.linear_shapes[name]
         groups = -(-k // river.group_size)
         zero_points = None if river.symmetric else torch.zeros(n, groups, dtype=torch.uint8)
         self.register_buffer("weight", torch.zeros(n, k))
@@ -51,8 +53,8 @@ class RiverLinear(nn.Module):
         )
         self.register_buffer("scales", torch.zeros(n, groups))
         self.register_buffer("zero_points", zero_points)
-        self.register_buffer("pre_scale", torch.zeros(k) if river.pre_scale else None)
-        self.register_buffer("bias", torch.zeros(n) if has_bias else None)
+        self.register_buffer("pre_scale", torch.zeros(k) if name in river.scaled else None)
+        self.register_buffer("bias", torch.zeros(n) if name in config.biased_linears else None)
 
     def forward(self, x: Tensor, use_river: Tensor) -> Tensor:
         y: Tensor = torch.ops.river_trt.linear(
@@ -92,9 +94,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, river: RiverFormat) -> None:
         super().__init__()
-        biased = config.biased_linears
-        self.qkv_proj = RiverLinear(*config.linear_shapes["qkv"], "qkv" in biased, river)
-        self.o_proj = RiverLinear(*config.linear_shapes["o"], "o" in biased, river)
+        self.qkv_proj = RiverLinear("qkv", config, river)
+        self.o_proj = RiverLinear("o", config, river)
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
 
@@ -131,11 +132,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, river: RiverFormat) -> None:
         super().__init__()
-        biased = config.biased_linears
-        self.gate_up_proj = RiverLinear(
-            *config.linear_shapes["gate_up"], "gate_up" in biased, river
-        )
-        self.down_proj = RiverLinear(*config.linear_shapes["down"], "down" in biased, river)
+        self.gate_up_proj = RiverLinear("gate_up", config, river)
+        self.down_proj = RiverLinear("down", config, river)
 
     def forward(self, x: Tensor, use_river: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x, use_river).chunk(2, dim=-1)

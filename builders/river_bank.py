@@ -1,12 +1,14 @@
 """Both banks of every layer, one layer in memory at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from builders.calibration_inputs import CalibrationInputs
 from builders.decoder import DecoderLayer, RiverDecoder, RiverFormat
+from builders.families import ModelConfig
 from builders.quantisers import Quantiser, RiverWeight
 from builders.source import ModelSource
 from builders.weights import LayerWeights, SharedWeights
@@ -38,11 +40,33 @@ def stream_layers(
             name: quantiser.quantise(weight, inputs.get(name))
             for name, weight in weights.linears.items()
         }
+        if quantiser.needs_inputs and "gate_up" not in source.config.biased_linears:
+            river = fold_down_pre_scale(river)
         yield LayerBanks(weights, river)
 
 
-def river_format(quantiser: Quantiser, group_size: int, symmetric: bool) -> RiverFormat:
-    return RiverFormat(group_size, symmetric, pre_scale=quantiser.needs_inputs)
+def fold_down_pre_scale(river: dict[str, RiverWeight]) -> dict[str, RiverWeight]:
+    """Move down's input scaling into the rows of up: down(scale * silu(g) * u) with u scaled.
+
+    Both are in the river, so nothing that the banks share changes, and a decode step has one
+    kernel less. The scaling of `o` must stay: it would go into v, which is cached.
+    """
+    pre_scale = river["down"].pre_scale
+    assert pre_scale is not None
+    factors = torch.cat([torch.ones_like(pre_scale), pre_scale])  # gate, up
+    return river | {
+        "gate_up": river["gate_up"].scale_rows(factors),
+        "down": replace(river["down"], pre_scale=None),
+    }
+
+
+def river_format(
+    config: ModelConfig, quantiser: Quantiser, group_size: int, symmetric: bool
+) -> RiverFormat:
+    scaled = frozenset(config.linear_shapes) if quantiser.needs_inputs else frozenset()
+    if "gate_up" not in config.biased_linears:
+        scaled -= {"down"}
+    return RiverFormat(group_size, symmetric, scaled)
 
 
 def load_decoder(

@@ -57,7 +57,7 @@ def build_onnxruntime(
     """
     config = source.config
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
-    river = river_format(quantiser, recipe.group_size, recipe.symmetric)
+    river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     head = _head_precision(source, recipe, shared)
     has_tokenizer = source.checkpoint.write_tokenizer(directory)

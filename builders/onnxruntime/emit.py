@@ -1,13 +1,13 @@
 """Operations of one region for one bank, attention and the gate, as ONNX Runtime nodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from onnx import TensorProto
 
 from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation, Program
+from builders.onnxruntime.program import Operation, Program, consumers
 from builders.onnxruntime.scope import Scope
 
 Bank = Literal["backbone", "river"]
@@ -15,6 +15,10 @@ RiverActivation = Literal["int8", "float32"]
 
 # MatMulNBits: 4 rounds the activations of each group to 8 bits, 1 computes in float32.
 ACCURACY_LEVELS: dict[RiverActivation, int] = {"int8": 4, "float32": 1}
+
+# Norms that a river's input scaling can be folded into, and where their weight is.
+NORM_WEIGHT_INPUT = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
+PRE_SCALED = "_pre_scaled"  # suffix of a norm's weight times the river's input scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class RegionEmitter:
         """Returns the new name of every tensor that the region makes."""
         made = [tensor for op in operations for tensor in op.outputs if tensor]
         names = {tensor: tensor + suffix for tensor in made}
+        if bank == "river":
+            operations = self._fold_pre_scales(operations)
         for operation in operations:
             self._read_constants(scope, operation)
             copy = operation.renamed(names, suffix)
@@ -41,14 +47,37 @@ class RegionEmitter:
                 self._river_linear(scope, copy)
         return names
 
+    def _fold_pre_scales(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """norm -- Mul pre_scale -- linear   becomes   norm with its own weight -- linear
+
+        Only for a norm inside the region, whose result no one but the linear reads.
+        """
+        norms = {op.outputs[0]: op for op in operations if op.op_type in NORM_WEIGHT_INPUT}
+        readers = consumers(self.program.operations)
+        folded: dict[int, Operation] = {}
+        for linear in operations:
+            norm = norms.get(linear.inputs[0]) if linear.op_type == "Linear" else None
+            pre_scale = self._optional(linear, 6) if norm else ""
+            if norm is None or not pre_scale or len(readers[norm.outputs[0]]) > 1:
+                continue
+            at = NORM_WEIGHT_INPUT[norm.op_type]
+            weight = norm.inputs[at] + PRE_SCALED
+            folded[id(norm)] = replace(
+                norm, inputs=(*norm.inputs[:at], weight, *norm.inputs[at + 1 :])
+            )
+            folded[id(linear)] = replace(
+                linear, inputs=(*linear.inputs[:6], "", *linear.inputs[7:])
+            )
+        return tuple(folded.get(id(op), op) for op in operations)
+
     def _read_constants(self, scope: Scope, operation: Operation) -> None:
         if operation.op_type == "Linear":
             return
         for tensor in operation.inputs:
             if tensor in self.program.constants:
                 scope.constant(tensor, self.program.constants[tensor])
-            elif tensor in self.program.weight_shapes:
-                scope.weight(tensor, np.float32, self.program.weight_shapes[tensor])
+            elif (stored := tensor.removesuffix(PRE_SCALED)) in self.program.weight_shapes:
+                scope.weight(tensor, np.float32, self.program.weight_shapes[stored])
 
     def _backbone_linear(self, scope: Scope, linear: Operation) -> None:
         """x -- MatMul [K, N] -- (Add bias) -- y"""

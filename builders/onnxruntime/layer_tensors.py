@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from builders.onnxruntime.emit import PRE_SCALED
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.lm_head import QuantisedHead
 from builders.weights import LayerWeights
@@ -14,6 +15,8 @@ MODULES = {
     "gate_up": "mlp.gate_up_proj",
     "down": "mlp.down_proj",
 }
+# The linear that reads each norm.
+NORMED = {"input_norm": "qkv", "post_attention_norm": "gate_up"}
 
 
 def layer_tensors(
@@ -28,7 +31,11 @@ def layer_tensors(
             tensors[f"{path}.bias"] = weights.biases[short].numpy()
         tensors |= {f"{path}.{part}": value for part, value in _river(river[short]).items()}
     for norm, weight in weights.norms.items():
-        tensors[f"layers.{layer}.{norm}.weight"] = weight.numpy()
+        name = f"layers.{layer}.{norm}.weight"
+        tensors[name] = weight.numpy()
+        pre_scale = river[NORMED[norm]].pre_scale
+        if pre_scale is not None:
+            tensors[name + PRE_SCALED] = (weight * pre_scale).numpy()
     return tensors
 
 

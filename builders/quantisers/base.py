@@ -1,7 +1,7 @@
 """4-bit river weights: the layout, and what every quantiser shares."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -42,6 +42,10 @@ class RiverWeight:
             zero_points=None if symmetric else zero_points.to(torch.uint8).contiguous(),
             pre_scale=pre_scale,
         )
+
+    def scale_rows(self, factors: torch.Tensor) -> "RiverWeight":
+        """The weight whose output row n is multiplied by factors[n]; float32 [N]."""
+        return replace(self, scales=self.scales * factors[:, None])
 
     @property
     def group_size(self) -> int:

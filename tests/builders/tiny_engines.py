@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM
 
 import river_trt
 from builders.build import BuildOptions, build
+from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder
 from builders.quantisers import make_quantiser
 from builders.reference import teacher_forced
@@ -72,12 +73,13 @@ def build_pair(
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))
-    river = river_format(make_quantiser(quantiser, group_size, symmetric), group_size, symmetric)
+    made = make_quantiser(quantiser, group_size, symmetric)
     reference = load_decoder(
         source,
-        make_quantiser(quantiser, group_size, symmetric),
-        river,
+        made,
+        river_format(source.config, made, group_size, symmetric),
         manifest.model.shape.max_seq_len,
+        read_calibration(directory / "none", source.config, None).token_ids,
     )
     return Pair(hf, reference, river_trt.load(directory / "engine"), directory / "engine")
 

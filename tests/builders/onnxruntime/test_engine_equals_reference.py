@@ -24,6 +24,8 @@ VARIANTS = {
     "symmetric": {"symmetric": True},
     "group 128": {"group_size": 128},
     "hqq group 64": {"quantiser": "hqq", "group_size": 64},
+    "awq": {"quantiser": "awq"},
+    "awq, biases": {"quantiser": "awq", "attention_bias": True, "mlp_bias": True},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "llama-3 rope": {"rope_parameters": LLAMA3_ROPE},
     "untied": {"tie_word_embeddings": False},
