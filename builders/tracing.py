@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from builders import onnx_schemas
 from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import ModelConfig
+from builders.quiet import quietly
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, cache_names
 
 OPSET_VERSION = 24
@@ -42,16 +43,17 @@ def to_onnx(program: ExportedProgram, num_layers: int) -> onnx_ir.Model:
     have no data.
     """
     onnx_schemas.register_schemas()
-    exported = torch.onnx.export(
-        program,
-        dynamo=True,
-        optimize=False,  # the optimiser reads initializers, which are on the meta device
-        opset_version=OPSET_VERSION,
-        input_names=[*STEP_INPUTS, *POLICY_INPUTS, *cache_names(num_layers)],
-        output_names=["logits", "exit_layer", *cache_names(num_layers, "_out")],
-        custom_translation_table=onnx_schemas.translation_table(),
-        verbose=False,
-    )
+    with quietly():  # it warns of torchvision, which is not wanted, and of its own future
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,  # the optimiser reads initializers, which are on the meta device
+            opset_version=OPSET_VERSION,
+            input_names=[*STEP_INPUTS, *POLICY_INPUTS, *cache_names(num_layers)],
+            output_names=["logits", "exit_layer", *cache_names(num_layers, "_out")],
+            custom_translation_table=onnx_schemas.translation_table(),
+            verbose=False,
+        )
     assert exported is not None
     model = exported.model
     for initializer in model.graph.initializers.values():

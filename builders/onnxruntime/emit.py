@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto
 
 from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation, Program, consumers
+from builders.onnxruntime.program import Operation, Program
 from builders.onnxruntime.scope import Scope
 
 Bank = Literal["backbone", "river"]
@@ -26,6 +26,7 @@ class RegionEmitter:
     """Copies a region of the program into a scope, each linear through the chosen bank."""
 
     program: Program
+    readers: dict[str, list[Operation]]  # of the whole program
     accuracy_level: int
 
     def emit(
@@ -53,12 +54,11 @@ class RegionEmitter:
         Only for a norm inside the region, whose result no one but the linear reads.
         """
         norms = {op.outputs[0]: op for op in operations if op.op_type in NORM_WEIGHT_INPUT}
-        readers = consumers(self.program.operations)
         folded: dict[int, Operation] = {}
         for linear in operations:
             norm = norms.get(linear.inputs[0]) if linear.op_type == "Linear" else None
             pre_scale = self._optional(linear, 6) if norm else ""
-            if norm is None or not pre_scale or len(readers[norm.outputs[0]]) > 1:
+            if norm is None or not pre_scale or len(self.readers[norm.outputs[0]]) > 1:
                 continue
             at = NORM_WEIGHT_INPUT[norm.op_type]
             weight = norm.inputs[at] + PRE_SCALED

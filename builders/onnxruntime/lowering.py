@@ -59,8 +59,9 @@ class _Lowering:
     def __init__(self, program: Program, regions: Regions, options: LoweringOptions) -> None:
         self.program, self.regions, self.options = program, regions, options
         self.layout = WeightsLayout(options.weights_file)
-        self.emitter = RegionEmitter(program, ACCURACY_LEVELS[options.river_activation])
         self.readers = consumers(program.operations)
+        accuracy_level = ACCURACY_LEVELS[options.river_activation]
+        self.emitter = RegionEmitter(program, self.readers, accuracy_level)
         self.graph = Scope(self.layout)
         self.num_layers = len(regions.layers)
         self.state = GateState.after(0)  # of the layers emitted so far

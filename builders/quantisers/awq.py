@@ -15,7 +15,7 @@ from builders.quantisers.base import (
     to_groups,
     value_range,
 )
-from builders.quantisers.quiet import quietly
+from builders.quiet import quietly
 from river_trt.errors import RiverError
 
 with quietly():

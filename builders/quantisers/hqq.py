@@ -13,7 +13,7 @@ from builders.quantisers.base import (
     squared_error,
     value_range,
 )
-from builders.quantisers.quiet import quietly
+from builders.quiet import quietly
 from river_trt.errors import RiverError
 
 with quietly():
