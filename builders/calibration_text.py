@@ -40,6 +40,14 @@ def read_calibration(tokenizer_file: Path, config: ModelConfig, text: Path | Non
     length = min(TOKENS, config.max_position_embeddings)
     if len(tokens) < length:
         raise RiverError(f"calibration text {text} has {len(tokens)} tokens; {length} are needed")
+    source = "the built-in text" if text is None else text.name
+    return Calibration(spread_pieces(tokens, TEXTS, length), source)
+
+
+def spread_pieces(tokens: list[int], count: int, length: int) -> Tensor:
+    """int64 [count or fewer, length]: pieces of a text, evenly spread from its first to its last.
+
+    The text must hold one piece at least.
+    """
     pieces = torch.tensor(tokens[: len(tokens) // length * length]).view(-1, length)
-    spread = torch.linspace(0, len(pieces) - 1, min(TEXTS, len(pieces))).long()
-    return Calibration(pieces[spread], "the built-in text" if text is None else text.name)
+    return pieces[torch.linspace(0, len(pieces) - 1, min(count, len(pieces))).long()]

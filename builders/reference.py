@@ -29,21 +29,32 @@ def teacher_forced(
     token_ids: np.ndarray,  # [batch, seq] integers
     policy: ExitPolicy,
     gate_scope: str = "token",
+    prompt_length: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One parallel pass: logits float32 [batch, seq, vocab], exit_layer int32 [batch, seq].
 
     With gate_scope "token" this equals decoding token by token, because a token's flag at a layer
-    depends only on layers below (design, section 2).
+    depends only on layers below (design, section 2). The first `prompt_length` tokens run at full
+    depth in a step of their own, as a generation's prefill does by default.
     """
     config = decoder.config
     ids = torch.from_numpy(np.asarray(token_ids, np.int64))
     batch, seq = ids.shape
+    assert 0 <= prompt_length <= seq
     cache = torch.zeros(batch, config.num_kv_heads, seq, config.head_dim)
-    logits, exit_layer, _ = decoder(
-        ids,
-        torch.zeros(batch, dtype=torch.int32),
-        torch.arange(seq),
-        *policy_inputs(policy, config.hidden_size, gate_scope),
-        [cache] * (2 * config.num_layers),
-    )
-    return logits.numpy(), exit_layer.numpy()
+    caches = [cache] * (2 * config.num_layers)
+    full_depth = ExitPolicy.full_depth(config.num_layers)
+    steps = []
+    for start, end, chosen in ((0, prompt_length, full_depth), (prompt_length, seq, policy)):
+        if start == end:
+            continue
+        logits, exit_layer, caches = decoder(
+            ids[:, start:end],
+            torch.full((batch,), start, dtype=torch.int32),
+            torch.arange(end - start),
+            *policy_inputs(chosen, config.hidden_size, gate_scope),
+            caches,
+        )
+        steps.append((logits.numpy(), exit_layer.numpy()))
+    all_logits, all_exit_layers = zip(*steps, strict=True)
+    return np.concatenate(all_logits, 1), np.concatenate(all_exit_layers, 1)

@@ -1,16 +1,24 @@
 """The gate, and the state that passes from layer to layer.
 
-Only exit_layer is real state: a token has exited by layer l when exit_layer <= l, and tokens that
-never exit hold L. The two flags save every region from reducing it again.
+A token has exited by layer l when its exit_layer <= l. The two flags save every region from
+reducing that again.
+
+    gate      exit_layer = min(exit_layer before, l or NEVER)     flags = flags before, or reduced
+    river     exit_layer = NEVER, flags = true                    constants: no kernel runs
+
+A river branch runs when all tokens have exited, so from there on nobody asks which ones have, and
+the smallest exit_layer of all layers is the one that counts.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from builders.onnxruntime.scope import Scope
+
+NEVER = np.iinfo(np.int32).max
 
 # Under the square root of a norm, where it only keeps a zero vector from dividing by zero.
 EPSILON = 1e-30
@@ -20,7 +28,7 @@ EPSILON = 1e-30
 class GateState:
     """Tensor names: what is known after a layer."""
 
-    exit_layer: str  # int32 [batch, seq]
+    exit_layer: str  # int32 [batch, seq], or [1, 1] of a layer on the river
     all_exited: str  # bool []
     any_exited: str  # bool []
 
@@ -45,7 +53,7 @@ def emit_gate_inputs(graph: Scope, hidden_size: int) -> None:
 
 
 def emit_gate(
-    scope: Scope, layer: int, h_in: str, h_out: str, exit_layer: str, suffix: str = ""
+    scope: Scope, layer: int, h_in: str, h_out: str, before: GateState, suffix: str = ""
 ) -> GateState:
     """The state after `layer` (1-based).
 
@@ -56,7 +64,7 @@ def emit_gate(
                                                                  min <= layer: any exited
     """
     p = f"gate.{layer}/"
-    state = GateState.after(layer, suffix)
+    after = GateState.after(layer, suffix)
     index = scope.constant(f"{p}index", np.array(layer - 1))
     scope.add("Gather", ["directions", index], [f"{p}direction"], axis=0)
     scope.add("Gather", ["tau", index], [f"{p}tau"], axis=0)
@@ -64,22 +72,43 @@ def emit_gate(
     decided = _in_scope(scope, p, _cosine(scope, p, reference, h_out))
     scope.add("Greater", [decided, f"{p}tau"], [f"{p}passed"])
     this = scope.constant(f"{p}layer", np.array(layer, np.int32))
-    never = scope.constant(f"{p}never", np.array(np.iinfo(np.int32).max, np.int32))
+    never = scope.constant(f"{p}never", np.array(NEVER, np.int32))
     scope.add("Where", [f"{p}passed", this, never], [f"{p}candidate"])
-    scope.add("Min", [exit_layer, f"{p}candidate"], [state.exit_layer])
-    scope.add("ReduceMax", [state.exit_layer], [f"{p}latest"], keepdims=0)
-    scope.add("LessOrEqual", [f"{p}latest", this], [state.all_exited])
-    scope.add("ReduceMin", [state.exit_layer], [f"{p}earliest"], keepdims=0)
-    scope.add("LessOrEqual", [f"{p}earliest", this], [state.any_exited])
+    scope.add("Min", [before.exit_layer, f"{p}candidate"], [after.exit_layer])
+    for reduce, bound, flag_before, flag in (
+        ("ReduceMax", "latest", before.all_exited, after.all_exited),
+        ("ReduceMin", "earliest", before.any_exited, after.any_exited),
+    ):
+        scope.add(reduce, [after.exit_layer], [f"{p}{bound}"], keepdims=0)
+        scope.add("LessOrEqual", [f"{p}{bound}", this], [f"{p}{bound}_exited"])
+        scope.add("Or", [flag_before, f"{p}{bound}_exited"], [flag])
+    return after
+
+
+def emit_first_state(graph: Scope) -> GateState:
+    """The state before layer 1: nobody has exited."""
+    state = GateState.after(0)
+    graph.constant(state.exit_layer, np.full((1, 1), NEVER, np.int32))
+    graph.constant(state.all_exited, np.array(False))
+    graph.constant(state.any_exited, np.array(False))
     return state
 
 
-def emit_same_state(scope: Scope, state: GateState, layer: int) -> GateState:
-    """The state after a layer that all tokens ran on the river: nothing new."""
-    same = GateState.after(layer, "/river")
-    for now, later in zip(state.names, same.names, strict=True):
-        scope.add("Identity", [now], [later])
-    return same
+def emit_river_state(scope: Scope, layer: int) -> GateState:
+    """The state after a layer that all tokens ran on the river: they have all exited before."""
+    state = GateState.after(layer, "/river")
+    scope.constant(state.exit_layer, np.full((1, 1), NEVER, np.int32))
+    scope.constant(state.all_exited, np.array(True))
+    scope.constant(state.any_exited, np.array(True))
+    return state
+
+
+def emit_exit_layer(graph: Scope, num_layers: int, gated: list[str]) -> None:
+    """The output exit_layer int32 [batch, seq]: the first of the layers' own, else L."""
+    graph.add("Shape", ["input_ids"], ["token_shape"])
+    last = helper.make_tensor("value", TensorProto.INT32, [1], [num_layers])
+    graph.add("ConstantOfShape", ["token_shape"], ["exit_layer/none"], value=last)
+    graph.add("Min", ["exit_layer/none", *gated], ["exit_layer"])
 
 
 def _cosine(scope: Scope, p: str, reference: str, h_out: str) -> str:

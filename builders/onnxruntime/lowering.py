@@ -27,7 +27,14 @@ from builders.onnxruntime.emit import (
     emit_lengths,
 )
 from builders.onnxruntime.fusions import fuse
-from builders.onnxruntime.gate import GateState, emit_gate, emit_gate_inputs, emit_same_state
+from builders.onnxruntime.gate import (
+    GateState,
+    emit_exit_layer,
+    emit_first_state,
+    emit_gate,
+    emit_gate_inputs,
+    emit_river_state,
+)
 from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
 from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumers, read_program
 from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
@@ -65,6 +72,7 @@ class _Lowering:
         self.graph = Scope(self.layout)
         self.num_layers = len(regions.layers)
         self.state = GateState.after(0)  # of the layers emitted so far
+        self.exit_layers: list[str] = []  # each gated layer's own
 
     def lower(self, model: onnx_ir.Model) -> tuple[ModelProto, WeightsLayout]:
         self._prologue()
@@ -85,14 +93,12 @@ class _Lowering:
     def _prologue(self) -> None:
         graph = self.graph
         emit_lengths(graph)
-        graph.add("Shape", ["input_ids"], ["token_shape"])
-        layers = helper.make_tensor("value", TensorProto.INT32, [1], [self.num_layers])
-        graph.add("ConstantOfShape", ["token_shape"], [self.state.exit_layer], value=layers)
         if self.options.banks == "both":
             graph.add("Not", ["pinned"], ["unpinned"])
             flags = [f"unpinned.{number}" for number in range(1, self.num_layers + 1)]
             graph.add("Split", ["unpinned"], flags, axis=0, num_outputs=self.num_layers)
             emit_gate_inputs(graph, self.program.weight_shapes["norm.weight"][0])
+            self.state = emit_first_state(graph)
         emit_embedding(graph, self.regions.prologue, self.program, self.options.head)
 
     def _layer(self, number: int, layer: LayerRegions) -> None:
@@ -103,9 +109,7 @@ class _Lowering:
             emit_attention(self.graph, layer.attention, self.program)
             self.emitter.emit(self.graph, layer.after, bank, "")
             if gated and self.options.banks == "both":
-                self.state = emit_gate(
-                    self.graph, number, layer.h_in, layer.h_out, self.state.exit_layer
-                )
+                self._advance(emit_gate(self.graph, number, layer.h_in, layer.h_out, self.state))
             return
         self.graph.add(
             "And", [self.state.all_exited, f"unpinned.{number}"], [f"all_river.{number}"]
@@ -113,6 +117,10 @@ class _Lowering:
         self._region(number, layer.before, None)
         emit_attention(self.graph, layer.attention, self.program)
         self._region(number, layer.after, layer if gated else None)
+
+    def _advance(self, state: GateState) -> None:
+        self.state = state
+        self.exit_layers.append(state.exit_layer)
 
     def _region(
         self, number: int, operations: tuple[Operation, ...], gated: LayerRegions | None
@@ -128,11 +136,10 @@ class _Lowering:
         outputs = list(results)
         if gated is not None:
             h_out = backbone_outputs[results.index(gated.h_out)]
-            exit_layer = self.state.exit_layer
-            gate = emit_gate(backbone, number, gated.h_in, h_out, exit_layer, "/backbone")
+            gate = emit_gate(backbone, number, gated.h_in, h_out, self.state, "/backbone")
             backbone_outputs += gate.names
-            river_outputs += emit_same_state(river, self.state, number).names
-            self.state = GateState.after(number)
+            river_outputs += emit_river_state(river, number).names
+            self._advance(GateState.after(number))
             outputs += self.state.names
             kinds += GateState.ELEMENT_TYPES
         self.graph.add(
@@ -190,7 +197,7 @@ class _Lowering:
 
     def _epilogue(self) -> None:
         emit_lm_head(self.graph, self.regions.epilogue, self.emitter, self.options.head)
-        self.graph.add("Identity", [self.state.exit_layer], ["exit_layer"])
+        emit_exit_layer(self.graph, self.num_layers, self.exit_layers)
 
 
 def _value_info(value: onnx_ir.Value) -> ValueInfoProto:
