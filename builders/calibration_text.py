@@ -34,8 +34,10 @@ def read_calibration(tokenizer_file: Path, config: ModelConfig, text: Path | Non
         return Calibration(ids, "random token ids (the model has no tokenizer)")
     try:
         content = (text or BUILT_IN).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RiverError(f"calibration text {text} cannot be read: {error}") from error
+    except OSError as error:
+        raise RiverError(f"calibration text {text} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RiverError(f"calibration text {text} is not UTF-8 text") from error
     tokens = Tokenizer.from_file(str(tokenizer_file)).encode(content).ids
     length = min(TOKENS, config.max_position_embeddings)
     if len(tokens) < length:

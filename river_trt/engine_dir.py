@@ -22,6 +22,7 @@ MANIFEST_FILE = "manifest.json"
 UNWRITABLE = (
     errno.EACCES,
     errno.EEXIST,
+    errno.EFBIG,
     errno.ENAMETOOLONG,
     errno.ENOTDIR,
     errno.EPERM,
@@ -56,7 +57,7 @@ def write_engine_dir(out: Path, force: bool = False) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RiverError(
-                f"the disk is full: free some space under {out.parent} and build again"
+                f"the disk is full: free some space for {out} and build again"
             ) from error
         if error.errno in UNWRITABLE:
             raise RiverError(f"cannot write {out}: {error.strerror}") from error
@@ -150,6 +151,9 @@ def _check_file(directory: Path, name: str, info: FileInfo, verify: bool) -> Non
 
 def _check_target(out: Path, force: bool) -> None:
     if not out.exists():
+        above = next(parent for parent in out.parents if parent.exists())
+        if not above.is_dir():
+            raise RiverError(f"cannot write {out}: {above} is not a directory")
         return
     if not force:
         raise RiverError(f"{out} exists; give another --out, or --force to replace the engine")

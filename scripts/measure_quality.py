@@ -127,20 +127,18 @@ def activation_rows(model: str, work: Path, texts: np.ndarray, skip: int) -> Ite
 def print_rows(rows: Sequence[Row]) -> None:
     console = Console()
     for part, group in itertools.groupby(rows, key=lambda row: row.part):
-        table = Table(part, "KL, nats", "top-1 agreement", "perplexity", "backbone layers")
+        table = Table("", "KL, nats", "top-1", "perplexity", "backbone", title=part)
+        notes = []
         for row in group:
-            q = row.quality
-            if q is None:
-                table.add_row(row.name, row.note)
+            if row.quality is None:
+                notes.append(f"{row.name}: {row.note}")
                 continue
-            table.add_row(
-                row.name,
-                f"{q.kl:.4f}",
-                f"{q.agreement:.1%}",
-                f"{q.perplexity:.2f}",
-                f"{q.backbone_layers:.2f}",
-            )
+            q = row.quality
+            numbers = (f"{q.kl:.4f}", f"{q.agreement:.1%}", f"{q.perplexity:.2f}")
+            table.add_row(row.name, *numbers, f"{q.backbone_layers:.2f}")
         console.print(table)
+        for note in notes:
+            console.print(note, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from builders.weights import SharedWeights
 from river_trt.engine_dir import hash_files, write_manifest
+from river_trt.errors import CheckpointError, RiverError
 from river_trt.manifest import (
     BackendInfo,
     ByteCounts,
@@ -37,6 +38,7 @@ from river_trt.spec import ExitPolicy, ModelShape
 ENGINE_FILE = "model.onnx"
 WEIGHTS_FILE = "model.data"
 TOKENIZER_FILE = "tokenizer.json"
+HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention with rotary embeddings takes no other head_dim
 
 # Called with a stage, the steps done and their total.
 Progress = Callable[[str, int, int], None]
@@ -54,14 +56,22 @@ def build_onnxruntime(
     """Fill `directory` with a complete engine and return its manifest.
 
     `which` other than "both" gives a plain model of one bank, to measure the River engine against.
+    Raises CheckpointError for a model that ONNX Runtime cannot run, RiverError for the options.
     """
     config = source.config
+    if config.head_dim % HEAD_DIM_MULTIPLE:
+        raise CheckpointError(
+            f"{source.checkpoint.name} has a head_dim of {config.head_dim}, but ONNX Runtime's "
+            f"attention takes multiples of {HEAD_DIM_MULTIPLE} only"
+        )
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     head = _head_precision(source, recipe, shared)
     has_tokenizer = source.checkpoint.write_tokenizer(directory)
     calibration = None
+    if calibration_text is not None and not quantiser.needs_inputs:
+        raise RiverError(f"{quantiser.name} looks at no text; leave the calibration text out")
     if quantiser.needs_inputs:
         calibration = read_calibration(directory / TOKENIZER_FILE, config, calibration_text)
 

@@ -113,7 +113,7 @@ def manifest_of(has_tokenizer: bool = True, **changes: Any) -> Manifest:
         ),
         "backend": BackendInfo("onnxruntime", "1.20.0", "cpu"),
         "precision": PrecisionInfo("float32", 32, "float32", "int8"),
-        "river": RiverInfo("rtn", 4, 32, True),
+        "river": RiverInfo("rtn", 4, 32, True, None),
         "policy": PolicyInfo("similarity", (np.inf, 0.5, 0.9, -np.inf), (1, 3)),
         "bytes_per_layer": ByteCounts(100, 10, 7, 1),
         "engine_file": "model.onnx",

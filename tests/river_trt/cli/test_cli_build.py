@@ -28,6 +28,7 @@ class FakeOptions:
     pinned: tuple[int, ...] | None = None
     calibration_text: Path | None = None
     force: bool = False
+    banks: str = "both"
 
 
 @pytest.fixture
