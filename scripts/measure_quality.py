@@ -170,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RiverError(f"{args.model} has no tokenizer, so it cannot read {args.text}")
         tokenizer_file = Path(temporary, "tokenizer.json")
         tokens = Tokenizer.from_file(str(tokenizer_file)).encode(args.text.read_text("utf-8")).ids
+        if len(tokens) < args.tokens:
+            raise RiverError(f"{args.text} has {len(tokens)} tokens; {args.tokens} are needed")
         texts = spread_pieces(tokens, args.texts, args.tokens).numpy()
         rows = [
             *quantiser_rows(source, tokenizer_file, recipes, texts, skip),
