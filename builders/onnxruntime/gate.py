@@ -45,7 +45,11 @@ class GateState:
 
 
 def emit_gate_inputs(graph: Scope, hidden_size: int) -> None:
-    """What all gates share: the scope as flags, and a norm weight of ones."""
+    """What all gates share: can any token exit, the scope as flags, a norm weight of ones."""
+    graph.add("ReduceMin", ["tau"], ["least_tau"], keepdims=0)
+    graph.add(
+        "Less", ["least_tau", graph.constant("inf", np.array(np.inf, np.float32))], ["gating"]
+    )
     token, batch = (graph.constant(f"scope_{i}", np.array(i, np.int32)) for i in (0, 2))
     graph.add("Equal", ["gate_scope", token], ["scope_is_token"])
     graph.add("Equal", ["gate_scope", batch], ["scope_is_batch"])
@@ -85,9 +89,27 @@ def emit_gate(
     return after
 
 
-def emit_first_state(graph: Scope) -> GateState:
-    """The state before layer 1: nobody has exited."""
-    state = GateState.after(0)
+def emit_gate_if_any(
+    scope: Scope, layer: int, h_in: str, h_out: str, before: GateState, suffix: str
+) -> GateState:
+    """The gate, skipped where tau is inf after every layer: full depth does not pay for it."""
+    after = GateState.after(layer, suffix)
+    gated, idle = scope.branch(), scope.branch()
+    branches = {
+        "then_branch": (gated, emit_gate(gated, layer, h_in, h_out, before, f"{suffix}/gated")),
+        "else_branch": (idle, emit_first_state(idle, layer, f"{suffix}/idle")),
+    }
+    graphs = {
+        name: branch.to_graph(name, dict(zip(state.names, GateState.ELEMENT_TYPES, strict=True)))
+        for name, (branch, state) in branches.items()
+    }
+    scope.add("If", ["gating"], after.names, name=f"gate.{layer}/if_gating", **graphs)
+    return after
+
+
+def emit_first_state(graph: Scope, layer: int = 0, suffix: str = "") -> GateState:
+    """The state while nobody has exited."""
+    state = GateState.after(layer, suffix)
     graph.constant(state.exit_layer, np.full((1, 1), NEVER, np.int32))
     graph.constant(state.all_exited, np.array(False))
     graph.constant(state.any_exited, np.array(False))

@@ -32,6 +32,7 @@ from builders.onnxruntime.gate import (
     emit_exit_layer,
     emit_first_state,
     emit_gate,
+    emit_gate_if_any,
     emit_gate_inputs,
     emit_river_state,
 )
@@ -136,7 +137,7 @@ class _Lowering:
         outputs = list(results)
         if gated is not None:
             h_out = backbone_outputs[results.index(gated.h_out)]
-            gate = emit_gate(backbone, number, gated.h_in, h_out, self.state, "/backbone")
+            gate = emit_gate_if_any(backbone, number, gated.h_in, h_out, self.state, "/backbone")
             backbone_outputs += gate.names
             river_outputs += emit_river_state(river, number).names
             self._advance(GateState.after(number))
