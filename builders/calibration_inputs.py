@@ -6,8 +6,9 @@ The text is pushed through one layer at a time, so only that layer's weights are
 import torch
 from torch import Tensor
 
-from builders.decoder import DecoderLayer, RiverFormat, rotary_tables
+from builders.decoder import DecoderLayer, RiverFormat
 from builders.families import ModelConfig
+from builders.position_tables import layer_rotary, position_tables, query_scale
 from builders.weights import LayerWeights
 
 # Enough rows to fit a scaling to; more cost memory at the widest linear and change little.
@@ -24,13 +25,16 @@ class CalibrationInputs:
         token_ids: Tensor,  # [texts, tokens]
     ) -> None:
         self.config = config
-        self.h = embedding[token_ids].float()  # [texts, tokens, hidden]
-        self.rotary = rotary_tables(config, token_ids.shape[1])
+        # [texts, tokens, hidden]
+        self.h = embedding[token_ids].float() * config.embedding_scale
+        self.tables = position_tables(config, token_ids.shape[1])
+        self.remaining = iter(config.layers)
 
     def advance(self, weights: LayerWeights) -> dict[str, Tensor]:
         """Run the next layer; returns the inputs of its four linears, float32 [rows, K]."""
         river = RiverFormat(group_size=32, symmetric=True, scaled=frozenset())
-        layer = DecoderLayer(self.config, river)
+        spec = next(self.remaining)
+        layer = DecoderLayer(self.config, spec, river)
         layer.assign_backbone(weights)
         inputs: dict[str, Tensor] = {}
         for name, linear in layer.linears().items():
@@ -41,7 +45,9 @@ class CalibrationInputs:
         cache = torch.zeros(texts, self.config.num_kv_heads, tokens, self.config.head_dim)
         nobody = torch.zeros(texts, tokens, dtype=torch.bool)
         start = torch.zeros(texts, dtype=torch.int32)
-        self.h = layer(self.h, nobody, cache, cache, start, self.rotary)[0]
+        rotary = layer_rotary(self.tables, spec)
+        q_scale = query_scale(self.tables, start, tokens)
+        self.h = layer(self.h, nobody, cache, cache, start, rotary, q_scale)[0]
         return inputs
 
 

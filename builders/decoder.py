@@ -2,24 +2,34 @@
 
 input_ids -> embedding -> [ layer 1 ] -> ... -> [ layer L ] -> final norm -> lm_head -> logits
 
-one layer ("select, then attend"):
+one layer ("select, then attend"; some families norm the outputs of attention and MLP too):
 
 h --+-- norm -- qkv(bank) -- attention on slot l -- o(bank) --(+)-- norm -- MLP(bank) --(+)-- h'
     |                                                          |                         |
     +----------------------------------------------------------+            gate(h, h') -+- exited
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import gelu, rms_norm, silu
 
 from builders import dialect  # noqa: F401 (registers torch.ops.river_trt)
-from builders.families.base import ModelConfig
+from builders.families.base import LayerSpec, ModelConfig
+from builders.position_tables import Rotary, layer_rotary, position_tables, query_scale
 from builders.quantisers.base import RiverWeight
 from builders.weights import LayerWeights, SharedWeights
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": silu,
+    "gelu_pytorch_tanh": partial(gelu, approximate="tanh"),
+}
+# Norms that are not at the top of a layer; every other one's path is its name.
+NORM_PATHS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +102,19 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention around one call of the attention operator on the layer's cache slot."""
 
-    def __init__(self, config: ModelConfig, river: RiverFormat) -> None:
+    def __init__(self, config: ModelConfig, spec: LayerSpec, river: RiverFormat) -> None:
         super().__init__()
         self.qkv_proj = RiverLinear("qkv", config, river)
         self.o_proj = RiverLinear("o", config, river)
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
+        self.scale = config.attention_scale
+        self.window = spec.window or 0
+        self.softcap = config.attention_softcap or 0.0
+        self.q_norm = self.k_norm = None
+        if config.qk_norms:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def forward(
         self,
@@ -106,12 +123,18 @@ class Attention(nn.Module):
         k_cache: Tensor,
         v_cache: Tensor,
         past_lengths: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: Rotary,
+        query_scale: Tensor | None,  # [batch, seq, 1]
     ) -> tuple[Tensor, Tensor, Tensor]:
         kv_size = self.num_kv_heads * self.head_dim
         q, k, v = self.qkv_proj(x, use_river).split(
             (self.num_heads * self.head_dim, kv_size, kv_size), dim=-1
         )
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q.unflatten(-1, (self.num_heads, -1))).flatten(-2)
+            k = self.k_norm(k.unflatten(-1, (self.num_kv_heads, -1))).flatten(-2)
+        if query_scale is not None:
+            q = q * query_scale
         out, k_cache, v_cache = torch.ops.river_trt.attention(
             q,
             k,
@@ -119,37 +142,45 @@ class Attention(nn.Module):
             k_cache,
             v_cache,
             past_lengths,
-            *rotary,
+            *(rotary or (None, None)),
             self.num_heads,
             self.num_kv_heads,
-            self.head_dim**-0.5,
+            self.scale,
+            self.window,
+            self.softcap,
         )
         return self.o_proj(out, use_river), k_cache, v_cache
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), gate and up in one linear."""
+    """down(activation(gate(x)) * up(x)), gate and up in one linear."""
 
     def __init__(self, config: ModelConfig, river: RiverFormat) -> None:
         super().__init__()
         self.gate_up_proj = RiverLinear("gate_up", config, river)
         self.down_proj = RiverLinear("down", config, river)
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, use_river: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x, use_river).chunk(2, dim=-1)
-        y: Tensor = self.down_proj(silu(gate) * up, use_river)
+        y: Tensor = self.down_proj(self.activation(gate) * up, use_river)
         return y
 
 
 class DecoderLayer(nn.Module):
     """One block over both banks; `use_river` [batch, seq] names the bank of each token."""
 
-    def __init__(self, config: ModelConfig, river: RiverFormat) -> None:
+    def __init__(self, config: ModelConfig, spec: LayerSpec, river: RiverFormat) -> None:
         super().__init__()
         self.input_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, river)
+        self.self_attn = Attention(config, spec, river)
         self.post_attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config, river)
+        self.attention_out_norm: nn.Module = nn.Identity()
+        self.mlp_out_norm: nn.Module = nn.Identity()
+        if config.sandwich_norms:
+            self.attention_out_norm = RMSNorm(config.hidden_size, config.norm_eps)
+            self.mlp_out_norm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(
         self,
@@ -158,13 +189,15 @@ class DecoderLayer(nn.Module):
         k_cache: Tensor,
         v_cache: Tensor,
         past_lengths: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: Rotary,
+        query_scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         attended, k_cache, v_cache = self.self_attn(
-            self.input_norm(h), use_river, k_cache, v_cache, past_lengths, rotary
+            self.input_norm(h), use_river, k_cache, v_cache, past_lengths, rotary, query_scale
         )
-        h = h + attended
-        return h + self.mlp(self.post_attention_norm(h), use_river), k_cache, v_cache
+        h = h + self.attention_out_norm(attended)
+        mlp_out = self.mlp(self.post_attention_norm(h), use_river)
+        return h + self.mlp_out_norm(mlp_out), k_cache, v_cache
 
     def linears(self) -> dict[str, RiverLinear]:
         """The four linears under their short names."""
@@ -187,7 +220,9 @@ class DecoderLayer(nn.Module):
             linear.weight = weights.linears[name]
             linear.bias = weights.biases.get(name)
         for name, norm in weights.norms.items():
-            getattr(self, name).weight = norm
+            module = self.get_submodule(NORM_PATHS.get(name, name))
+            assert isinstance(module, RMSNorm)
+            module.weight = norm
 
 
 class RiverDecoder(nn.Module):
@@ -195,8 +230,6 @@ class RiverDecoder(nn.Module):
 
     embedding: Tensor
     lm_head: Tensor
-    rotary_cos: Tensor
-    rotary_sin: Tensor
 
     def __init__(
         self, config: ModelConfig, river: RiverFormat, max_seq_len: int, tied: bool | None = None
@@ -204,15 +237,16 @@ class RiverDecoder(nn.Module):
         """`tied` overrides the config: a traced program always has a head of its own."""
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(DecoderLayer(config, river) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, spec, river) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        cos, sin = rotary_tables(config, max_seq_len)
         vocab = torch.zeros(config.vocab_size, config.hidden_size)
         share = config.tie_embeddings if tied is None else tied
         self.register_buffer("embedding", vocab)
         self.register_buffer("lm_head", vocab if share else torch.zeros_like(vocab))
-        self.register_buffer("rotary_cos", cos)
-        self.register_buffer("rotary_sin", sin)
+        tables = position_tables(config, max_seq_len)
+        for name, table in tables.items():
+            self.register_buffer(name, table)
+        self.table_names = tuple(tables)
 
     def assign_shared(self, shared: SharedWeights, lm_head: Tensor | None = None) -> None:
         """Take embedding, final norm and LM head, as float32; `lm_head` replaces the head."""
@@ -239,16 +273,21 @@ class RiverDecoder(nn.Module):
         Returns logits [batch, num_logits, vocab], exit_layer int32 [batch, seq] and the
         updated caches in the order given.
         """
+        config = self.config
         h = torch.nn.functional.embedding(input_ids, self.embedding)
+        if config.embedding_scale != 1.0:
+            h = h * config.embedding_scale
         exited = torch.zeros_like(input_ids, dtype=torch.bool)
-        exit_layer = torch.full_like(input_ids, len(self.layers), dtype=torch.int32)
+        exit_layer = torch.full_like(input_ids, config.num_layers, dtype=torch.int32)
         updated: list[Tensor] = []
-        rotary = (self.rotary_cos, self.rotary_sin)
-        for index, layer in enumerate(self.layers):
+        tables = {name: self.get_buffer(name) for name in self.table_names}
+        q_scale = query_scale(tables, past_lengths, input_ids.shape[1])
+        for index, (spec, layer) in enumerate(zip(config.layers, self.layers, strict=True)):
             h_in = h
             use_river = exited & ~pinned[index]
             k_cache, v_cache = caches[2 * index], caches[2 * index + 1]
-            h, *written = layer(h_in, use_river, k_cache, v_cache, past_lengths, rotary)
+            rotary = layer_rotary(tables, spec)
+            h, *written = layer(h_in, use_river, k_cache, v_cache, past_lengths, rotary, q_scale)
             updated += written
             exited, exit_layer = torch.ops.river_trt.gate(
                 h_in,
@@ -262,12 +301,7 @@ class RiverDecoder(nn.Module):
                 index + 1,
             )
         h = self.norm(h.index_select(1, logit_indices))
-        return torch.nn.functional.linear(h, self.lm_head), exit_layer, updated
-
-
-def rotary_tables(config: ModelConfig, max_seq_len: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position, float32 [max_seq_len, head_dim / 2] each."""
-    inv_freq = torch.tensor(config.inv_freq, dtype=torch.float32)
-    angles = torch.arange(max_seq_len, dtype=torch.float32)[:, None] * inv_freq
-    factor = config.rope_scaling_factor
-    return angles.cos() * factor, angles.sin() * factor
+        logits = torch.nn.functional.linear(h, self.lm_head)
+        if config.final_softcap is not None:
+            logits = config.final_softcap * torch.tanh(logits / config.final_softcap)
+        return logits, exit_layer, updated

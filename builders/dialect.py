@@ -72,13 +72,15 @@ def attention(
     k_cache: Tensor,  # [batch, num_kv_heads, T, D]
     v_cache: Tensor,  # [batch, num_kv_heads, T, D]
     past_lengths: Tensor,  # [batch] int32, tokens already in the cache
-    rotary_cos: Tensor,  # [positions, R / 2]
-    rotary_sin: Tensor,  # [positions, R / 2]
+    rotary_cos: Tensor | None,  # [positions, R / 2]; None: no rotary embedding
+    rotary_sin: Tensor | None,  # [positions, R / 2]
     num_heads: int,
     num_kv_heads: int,
     scale: float,
+    window: int,  # tokens that a token sees, itself included; 0: all before it
+    softcap: float,  # scores become cap * tanh(score / cap); 0: they stay
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotary, write K and V to their slots, attend causally over the whole cache (GQA).
+    """Rotary, write K and V to their slots, attend causally over the cache (GQA).
 
     Returns the output [batch, seq, num_heads * D] and the updated caches. Rows may have
     different past lengths; seq may be any number over a filled cache.
@@ -88,18 +90,39 @@ def attention(
     k = k.view(batch, seq, num_kv_heads, -1).transpose(1, 2)
     v = v.view(batch, seq, num_kv_heads, -1).transpose(1, 2)
     positions = past_lengths.long()[:, None] + torch.arange(seq)  # [batch, seq]
-    cos, sin = rotary_cos[positions][:, None], rotary_sin[positions][:, None]
-    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    if rotary_cos is not None and rotary_sin is not None:
+        cos, sin = rotary_cos[positions][:, None], rotary_sin[positions][:, None]
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     rows = torch.arange(batch)[:, None]
     k_cache, v_cache = k_cache.clone(), v_cache.clone()
     k_cache[rows, :, positions] = k.transpose(1, 2)
     v_cache[rows, :, positions] = v.transpose(1, 2)
     used = int(positions.max()) + 1  # slots past every row's end hold nothing to attend to
-    visible = torch.arange(used) <= positions[:, None, :, None]  # [batch, 1, seq, used]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        q, k_cache[:, :, :used], v_cache[:, :, :used], visible, scale=scale, enable_gqa=True
-    )
+    slots, now = torch.arange(used), positions[:, None, :, None]
+    visible = slots <= now  # [batch, 1, seq, used]
+    if window:
+        visible = visible & (slots > now - window)
+    out = _attend(q, k_cache[:, :, :used], v_cache[:, :, :used], visible, scale, softcap)
     return out.transpose(1, 2).flatten(-2), k_cache, v_cache
+
+
+def _attend(
+    q: Tensor,  # [batch, num_heads, seq, D]
+    k: Tensor,  # [batch, num_kv_heads, used, D]
+    v: Tensor,  # [batch, num_kv_heads, used, D]
+    visible: Tensor,  # [batch, 1, seq, used] bool
+    scale: float,
+    softcap: float,
+) -> Tensor:
+    """[batch, num_heads, seq, D]. torch's own attention has no soft cap."""
+    if not softcap:
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, visible, scale=scale, enable_gqa=True
+        )
+    shared = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+    scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap)
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1) @ v
 
 
 @attention.register_fake
@@ -110,11 +133,13 @@ def _(
     k_cache: Tensor,
     v_cache: Tensor,
     past_lengths: Tensor,
-    rotary_cos: Tensor,
-    rotary_sin: Tensor,
+    rotary_cos: Tensor | None,
+    rotary_sin: Tensor | None,
     num_heads: int,
     num_kv_heads: int,
     scale: float,
+    window: int,
+    softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k_cache), torch.empty_like(v_cache)
 

@@ -60,7 +60,8 @@ SCHEMAS = (
     ),
     _schema(
         "Attention",
-        "Rotary embedding, append to the cache, causal grouped-query attention over it.",
+        "Rotary embedding, append to the cache, causal grouped-query attention over it or over a "
+        "window (0: over all), scores with a soft cap (0: without).",
         [
             ("q", "T"),
             ("k", "T"),
@@ -68,14 +69,16 @@ SCHEMAS = (
             ("k_cache", "T"),
             ("v_cache", "T"),
             ("past_lengths", "tensor(int32)"),
-            ("rotary_cos", "T"),
-            ("rotary_sin", "T"),
+            ("rotary_cos", "T", _OPTIONAL),
+            ("rotary_sin", "T", _OPTIONAL),
         ],
         [("out", "T"), ("k_cache_out", "T"), ("v_cache_out", "T")],
         {
             "num_heads": defs.OpSchema.AttrType.INT,
             "num_kv_heads": defs.OpSchema.AttrType.INT,
             "scale": defs.OpSchema.AttrType.FLOAT,
+            "window": defs.OpSchema.AttrType.INT,
+            "softcap": defs.OpSchema.AttrType.FLOAT,
         },
     ),
     _schema(
@@ -111,9 +114,14 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
         return _opset.Linear(*inputs)
 
     def attention(*inputs: Any) -> Any:
-        *tensors, num_heads, num_kv_heads, scale = inputs
+        *tensors, num_heads, num_kv_heads, scale, window, softcap = inputs
         return _opset.Attention(
-            *tensors, num_heads=num_heads, num_kv_heads=num_kv_heads, scale=scale
+            *tensors,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            scale=scale,
+            window=window,
+            softcap=softcap,
         )
 
     def gate(*inputs: Any) -> Any:

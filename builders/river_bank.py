@@ -40,13 +40,18 @@ def stream_layers(
             name: quantiser.quantise(weight, inputs.get(name))
             for name, weight in weights.linears.items()
         }
-        if quantiser.needs_inputs and "gate_up" not in source.config.biased_linears:
+        if folds_down(source.config, quantiser):
             river = fold_down_pre_scale(river)
         yield LayerBanks(weights, river)
 
 
+def folds_down(config: ModelConfig, quantiser: Quantiser) -> bool:
+    """Whether down's input scaling moves into up: not past up's bias, which both banks share."""
+    return quantiser.needs_inputs and "gate_up" not in config.biased_linears
+
+
 def fold_down_pre_scale(river: dict[str, RiverWeight]) -> dict[str, RiverWeight]:
-    """Move down's input scaling into the rows of up: down(scale * silu(g) * u) with u scaled.
+    """Move down's input scaling into the rows of up: down(scale * act(g) * u) with u scaled.
 
     Both are in the river, so nothing that the banks share changes, and a decode step has one
     kernel less. The scaling of `o` must stay: it would go into v, which is cached.
@@ -64,7 +69,7 @@ def river_format(
     config: ModelConfig, quantiser: Quantiser, group_size: int, symmetric: bool
 ) -> RiverFormat:
     scaled = frozenset(config.linear_shapes) if quantiser.needs_inputs else frozenset()
-    if "gate_up" not in config.biased_linears:
+    if folds_down(config, quantiser):
         scaled -= {"down"}
     return RiverFormat(group_size, symmetric, scaled)
 

@@ -19,7 +19,7 @@ class LayerWeights:
 
     linears: dict[str, torch.Tensor]  # each [out, in]
     biases: dict[str, torch.Tensor]  # each [out]; only the linears that have one
-    norms: dict[str, torch.Tensor]  # input_norm, post_attention_norm: [hidden]
+    norms: dict[str, torch.Tensor]  # the names and widths of ModelConfig.norm_sizes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,10 @@ def read_layer(
     return LayerWeights(
         linears={linear: read(modules, "weight") for linear, modules in names.linears.items()},
         biases={linear: read(names.linears[linear], "bias") for linear in config.biased_linears},
-        norms={norm: read((module,), "weight") for norm, module in names.norms.items()},
+        norms={
+            norm: read((names.norms[norm],), "weight") + names.norm_offset
+            for norm in config.norm_sizes
+        },
     )
 
 
@@ -57,7 +60,7 @@ def read_shared(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> 
     return SharedWeights(
         embedding=embedding,
         lm_head=embedding if tied else checkpoint.tensor(f"{names.lm_head}.weight"),
-        final_norm=checkpoint.tensor(f"{names.final_norm}.weight").float(),
+        final_norm=checkpoint.tensor(f"{names.final_norm}.weight").float() + names.norm_offset,
     )
 
 
@@ -94,7 +97,7 @@ def _expected_names(family: Family, config: ModelConfig) -> set[str]:
     expected = {f"{module}.weight" for module in shared}
     for layer in range(config.num_layers):
         prefix = names.layer.format(layer=layer)
-        expected |= {f"{prefix}.{module}.weight" for module in names.norms.values()}
+        expected |= {f"{prefix}.{names.norms[norm]}.weight" for norm in config.norm_sizes}
         for linear, modules in names.linears.items():
             kinds = ("weight", "bias") if linear in config.biased_linears else ("weight",)
             expected |= {f"{prefix}.{module}.{kind}" for module in modules for kind in kinds}
@@ -120,8 +123,8 @@ def _check_shapes(checkpoint: Checkpoint, family: Family, config: ModelConfig) -
         check([names.lm_head], "weight", (vocab, hidden))
     for layer in range(config.num_layers):
         prefix = names.layer.format(layer=layer)
-        for module in names.norms.values():
-            check([f"{prefix}.{module}"], "weight", (hidden,))
+        for norm, width in config.norm_sizes.items():
+            check([f"{prefix}.{names.norms[norm]}"], "weight", (width,))
         for linear, (rows, columns) in config.linear_shapes.items():
             modules = [f"{prefix}.{module}" for module in names.linears[linear]]
             check(modules, "weight", (rows, columns))

@@ -3,12 +3,31 @@
 from typing import Any
 
 from builders.families.base import Family, ModelConfig, WeightNames
+from builders.families.gemma2 import GEMMA2
+from builders.families.gemma3 import GEMMA3
 from builders.families.llama import LLAMA
+from builders.families.ministral3 import MINISTRAL3
+from builders.families.mistral import MINISTRAL, MISTRAL
+from builders.families.phi3 import PHI3
+from builders.families.qwen2 import QWEN2
+from builders.families.qwen3 import QWEN3
+from builders.families.smollm3 import SMOLLM3
 from river_trt.errors import CheckpointError
 
 __all__ = ["Family", "ModelConfig", "WeightNames", "family_of"]
 
-FAMILIES = (LLAMA,)
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MINISTRAL,
+    MINISTRAL3,
+    QWEN2,
+    QWEN3,
+    PHI3,
+    SMOLLM3,
+    GEMMA2,
+    GEMMA3,
+)
 
 
 def family_of(config: dict[str, Any]) -> Family:

@@ -9,12 +9,12 @@ import torch
 
 import river_trt
 from builders.calibration_text import read_calibration
-from builders.decoder import rotary_tables
 from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import Banks, LoweringOptions, lower
 from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
+from builders.position_tables import position_tables
 from builders.quantisers import make_quantiser
 from builders.quantisers.lm_head import quantise_head
 from builders.recipes import Recipe
@@ -59,11 +59,7 @@ def build_onnxruntime(
     Raises CheckpointError for a model that ONNX Runtime cannot run, RiverError for the options.
     """
     config = source.config
-    if config.head_dim % HEAD_DIM_MULTIPLE:
-        raise CheckpointError(
-            f"{source.checkpoint.name} has a head_dim of {config.head_dim}, but ONNX Runtime's "
-            f"attention takes multiples of {HEAD_DIM_MULTIPLE} only"
-        )
+    _check_head_dim(source)
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
@@ -115,6 +111,23 @@ def build_onnxruntime(
     return manifest
 
 
+def _check_head_dim(source: ModelSource) -> None:
+    """GroupQueryAttention's limits, which it only states when it runs."""
+    config, name = source.config, source.checkpoint.name
+    if config.head_dim % HEAD_DIM_MULTIPLE:
+        raise CheckpointError(
+            f"{name} has a head_dim of {config.head_dim}, but ONNX Runtime's "
+            f"attention takes multiples of {HEAD_DIM_MULTIPLE} only"
+        )
+    for rope in config.ropes:
+        rotary_dim = 2 * len(rope.inv_freq)
+        if rotary_dim % HEAD_DIM_MULTIPLE:
+            raise CheckpointError(
+                f"{name} rotates {rotary_dim} values of each head, but ONNX Runtime's "
+                f"attention takes multiples of {HEAD_DIM_MULTIPLE} only"
+            )
+
+
 def _head_precision(source: ModelSource, recipe: Recipe, shared: SharedWeights) -> HeadPrecision:
     """The recipe's width of the head, or the checkpoint's own dtype."""
     stored_dtype = shared.lm_head.dtype
@@ -138,9 +151,8 @@ def _write_shared(
     head: HeadPrecision,
     max_seq_len: int,
 ) -> None:
-    cos, sin = rotary_tables(source.config, max_seq_len)
-    weights.write("rotary_cos", cos.numpy())
-    weights.write("rotary_sin", sin.numpy())
+    tables = position_tables(source.config, max_seq_len)
+    weights.write_planned({name: table.numpy() for name, table in tables.items()})
     weights.write("norm.weight", shared.final_norm.numpy())
     weights.write("embedding", stored(shared.embedding))
     if head.bits < 16:

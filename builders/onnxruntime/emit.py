@@ -135,17 +135,20 @@ class RegionEmitter:
 
 def emit_attention(scope: Scope, attention: Operation, program: Program) -> None:
     """GroupQueryAttention on the layer's slot: rotary, append and attend in one kernel."""
-    q, k, v, k_cache, v_cache, _, cos, sin = attention.inputs
-    tables = [scope.weight(name, np.float32, program.weight_shapes[name]) for name in (cos, sin)]
+    q, k, v, k_cache, v_cache, _, *tables = attention.inputs
+    given = attention.attributes
+    attributes = {"num_heads": given["num_heads"], "kv_num_heads": given["num_kv_heads"]}
+    attributes |= {"scale": given["scale"], "do_rotary": 0}
+    inputs = [q, k, v, k_cache, v_cache, "last_slots", "total_length"]
+    if any(tables):
+        attributes["do_rotary"] = 1
+        inputs += [scope.weight(name, np.float32, program.weight_shapes[name]) for name in tables]
+    if given["window"]:
+        attributes["local_window_size"] = given["window"]
+    if given["softcap"]:
+        attributes["softcap"] = given["softcap"]
     scope.contrib(
-        "GroupQueryAttention",
-        [q, k, v, k_cache, v_cache, "last_slots", "total_length", *tables],
-        list(attention.outputs),
-        name=attention.name,
-        num_heads=attention.attributes["num_heads"],
-        kv_num_heads=attention.attributes["num_kv_heads"],
-        scale=attention.attributes["scale"],
-        do_rotary=1,
+        "GroupQueryAttention", inputs, list(attention.outputs), name=attention.name, **attributes
     )
 
 

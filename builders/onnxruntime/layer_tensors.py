@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from builders.decoder import NORM_PATHS
 from builders.onnxruntime.emit import PRE_SCALED
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.lm_head import QuantisedHead
@@ -15,7 +16,7 @@ MODULES = {
     "gate_up": "mlp.gate_up_proj",
     "down": "mlp.down_proj",
 }
-# The linear that reads each norm.
+# The linear that reads a norm, where one does.
 NORMED = {"input_norm": "qkv", "post_attention_norm": "gate_up"}
 
 
@@ -31,9 +32,9 @@ def layer_tensors(
             tensors[f"{path}.bias"] = weights.biases[short].numpy()
         tensors |= {f"{path}.{part}": value for part, value in _river(river[short]).items()}
     for norm, weight in weights.norms.items():
-        name = f"layers.{layer}.{norm}.weight"
+        name = f"layers.{layer}.{NORM_PATHS.get(norm, norm)}.weight"
         tensors[name] = weight.numpy()
-        pre_scale = river[NORMED[norm]].pre_scale
+        pre_scale = river[NORMED[norm]].pre_scale if norm in NORMED else None
         if pre_scale is not None:
             tensors[name + PRE_SCALED] = (weight * pre_scale).numpy()
     return tensors

@@ -42,31 +42,42 @@ class HeadPrecision:
 
 
 def emit_embedding(
-    graph: Scope, prologue: tuple[Operation, ...], program: Program, head: HeadPrecision
+    graph: Scope, prologue: tuple[Operation, ...], emitter: RegionEmitter, head: HeadPrecision
 ) -> None:
-    """input_ids -- Gather (stored dtype) -- (Cast) -- h"""
-    (gather,) = prologue
+    """input_ids -- Gather (stored dtype) -- (Cast) -- (Mul scale) -- h"""
+    gather, *scaling = prologue
     weight, ids = gather.inputs
     dtype = STORED_DTYPES[head.embedding_dtype]
-    graph.weight(weight, dtype, program.weight_shapes[weight])
+    graph.weight(weight, dtype, emitter.program.weight_shapes[weight])
     (h,) = gather.outputs
     if dtype == np.float32:
         graph.add("Gather", [weight, ids], [h])
     else:
         graph.add("Gather", [weight, ids], [f"{h}/stored"])
         graph.add("Cast", [f"{h}/stored"], [h], to=TensorProto.FLOAT)
+    emitter.emit(graph, tuple(scaling), "backbone", "")
 
 
 def emit_lm_head(
     graph: Scope, epilogue: tuple[Operation, ...], emitter: RegionEmitter, head: HeadPrecision
 ) -> None:
-    """Final norm and head of the wanted positions; replaces the traced Transpose and MatMul."""
-    *rest, transpose, matmul = epilogue
-    assert (transpose.op_type, matmul.op_type) == ("Transpose", "MatMul")
-    emitter.emit(graph, tuple(rest), "backbone", "")
-    (weight,) = transpose.inputs
+    """Final norm and head of the wanted positions, then the soft cap where a model has one.
+
+    Replaces the traced Transpose and MatMul.
+    """
+    at = next(i for i, op in enumerate(epilogue) if op.op_type == "Transpose")
+    rest, (transpose, matmul), softcap = epilogue[:at], epilogue[at : at + 2], epilogue[at + 2 :]
+    assert matmul.op_type == "MatMul"
+    emitter.emit(graph, rest, "backbone", "")
+    _emit_matmul(graph, transpose.inputs[0], matmul, emitter, head)
+    emitter.emit(graph, softcap, "backbone", "")
+
+
+def _emit_matmul(
+    graph: Scope, weight: str, matmul: Operation, emitter: RegionEmitter, head: HeadPrecision
+) -> None:
     vocab, hidden = emitter.program.weight_shapes[weight]
-    x = matmul.inputs[0]
+    x, outputs = matmul.inputs[0], list(matmul.outputs)
     if head.bits < 16:
         groups = -(-hidden // head.group_size)
         packed = 8 // head.bits
@@ -79,7 +90,7 @@ def emit_lm_head(
         graph.contrib(
             "MatMulNBits",
             inputs,
-            ["logits"],
+            outputs,
             K=hidden,
             N=vocab,
             bits=head.bits,
@@ -94,4 +105,4 @@ def emit_lm_head(
     if head.head_dtype != torch.float32:
         graph.add("Cast", [weight], [f"{weight}/float32"], to=TensorProto.FLOAT)
         weight = f"{weight}/float32"
-    graph.contrib("FusedMatMul", [x, weight], ["logits"], transB=1)
+    graph.contrib("FusedMatMul", [x, weight], outputs, transB=1)

@@ -100,7 +100,7 @@ class _Lowering:
             graph.add("Split", ["unpinned"], flags, axis=0, num_outputs=self.num_layers)
             emit_gate_inputs(graph, self.program.weight_shapes["norm.weight"][0])
             self.state = emit_first_state(graph)
-        emit_embedding(graph, self.regions.prologue, self.program, self.options.head)
+        emit_embedding(graph, self.regions.prologue, self.emitter, self.options.head)
 
     def _layer(self, number: int, layer: LayerRegions) -> None:
         gated = number < self.num_layers

@@ -175,41 +175,63 @@ KEYS, VALUES = (random(BATCH, SEQ, KV_HEADS * DIM, seed=seed) for seed in (1, 2)
 # Slots past a row's end hold large values: whoever reads one shows it.
 CACHES = tuple(100 * random(BATCH, KV_HEADS, SLOTS, DIM, seed=seed) for seed in (3, 4))
 ANGLES = torch.arange(SLOTS)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03])
-ATTENTION = (Q, KEYS, VALUES, *CACHES, PAST, ANGLES.cos(), ANGLES.sin(), HEADS, KV_HEADS, 0.3)
+TABLES = (ANGLES.cos(), ANGLES.sin())
+SCALE = 0.3
+# Frequencies, window (0: none), soft cap (0: none).
+ATTENTIONS = {
+    "plain": (4, 0, 0.0),
+    "window": (4, 3, 0.0),
+    "window of one": (4, 1, 0.0),
+    "soft cap": (4, 0, 1.5),
+    "window and soft cap": (4, 3, 1.5),
+    "partial rotary": (2, 0, 0.0),
+    "no rotary": (0, 0, 0.0),
+}
 
 
-def turned(vector: Tensor, position: int) -> Tensor:
+def attention_arguments(frequencies: int, window: int, softcap: float) -> tuple:
+    tables = tuple(table[:, :frequencies] for table in TABLES) if frequencies else (None, None)
+    return (Q, KEYS, VALUES, *CACHES, PAST, *tables, HEADS, KV_HEADS, SCALE, window, softcap)
+
+
+def turned(vector: Tensor, position: int, frequencies: int) -> Tensor:
     """Rotary embedding of one head's [DIM] as complex numbers: halves are real and imaginary."""
-    half = DIM // 2
-    spun = torch.complex(vector[:half], vector[half:]) * torch.polar(
-        torch.ones(half), ANGLES[position]
-    )
-    return torch.cat((spun.real, spun.imag))
+    real, imaginary = vector[:frequencies], vector[frequencies : 2 * frequencies]
+    angles = ANGLES[position, :frequencies]
+    spun = torch.complex(real, imaginary) * torch.polar(torch.ones(frequencies), angles)
+    return torch.cat((spun.real, spun.imag, vector[2 * frequencies :]))
 
 
-def test_attention_of_ragged_rows_by_the_plain_formula():
+@pytest.mark.parametrize("kind", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_attention_of_ragged_rows_by_the_plain_formula(kind):
     """Unlike past lengths, several tokens over a filled cache, two heads a key."""
-    out, k_cache, v_cache = OPS.attention(*ATTENTION)
+    frequencies, window, softcap = kind
+    out, k_cache, v_cache = OPS.attention(*attention_arguments(*kind))
     q, k, v = (tensor.view(BATCH, SEQ, -1, DIM) for tensor in (Q, KEYS, VALUES))
     for row in range(BATCH):
         past = int(PAST[row])
         for head in range(HEADS):
             shared = head // (HEADS // KV_HEADS)
             old_k, old_v = CACHES[0][row, shared, :past], CACHES[1][row, shared, :past]
-            new_k = torch.stack([turned(k[row, i, shared], past + i) for i in range(SEQ)])
+            new_k = torch.stack(
+                [turned(k[row, i, shared], past + i, frequencies) for i in range(SEQ)]
+            )
             all_k, all_v = torch.cat((old_k, new_k)), torch.cat((old_v, v[row, :, shared]))
             assert torch.allclose(k_cache[row, shared, : past + SEQ], all_k, atol=1e-5)
             assert torch.equal(v_cache[row, shared, : past + SEQ], all_v)
             for i in range(SEQ):
-                seen = past + i + 1
-                logits = all_k[:seen] @ turned(q[row, i, head], past + i) * 0.3
-                expected = logits.softmax(0) @ all_v[:seen]
+                end = past + i + 1
+                seen = slice(max(0, end - window) if window else 0, end)
+                logits = all_k[seen] @ turned(q[row, i, head], past + i, frequencies) * SCALE
+                if softcap:
+                    logits = (logits / softcap).tanh() * softcap
+                expected = logits.softmax(0) @ all_v[seen]
                 found = out[row, i, head * DIM : (head + 1) * DIM]
                 torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_attention_writes_its_slots_only():
-    _, *updated = OPS.attention(*ATTENTION)
+    _, *updated = OPS.attention(*attention_arguments(*ATTENTIONS["plain"]))
     for cache, before in zip(updated, CACHES, strict=True):
         for row in range(BATCH):
             past = int(PAST[row])
@@ -225,8 +247,9 @@ def test_opcheck_linear(parts):
     torch.library.opcheck(OPS.linear.default, (X, MIXED, WEIGHT, QWEIGHT, SCALES, *parts))
 
 
-def test_opcheck_attention():
-    torch.library.opcheck(OPS.attention.default, ATTENTION)
+@pytest.mark.parametrize("kind", ["window and soft cap", "no rotary"])
+def test_opcheck_attention(kind):
+    torch.library.opcheck(OPS.attention.default, attention_arguments(*ATTENTIONS[kind]))
 
 
 @pytest.mark.parametrize("scope", [0, 1, 2])
