@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.families import ModelConfig
 from builders.onnxruntime.build import Progress, build_onnxruntime
 from builders.onnxruntime.lowering import Banks
 from builders.recipes import load_recipe
@@ -57,7 +58,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     recipe = load_recipe(options.recipe, changes)
     with write_engine_dir(options.out, options.force) as directory:
         source = ModelSource.open(options.model)
-        longest = min(recipe.max_seq_len, source.config.max_position_embeddings)
+        longest = engine_positions(source.config, recipe.max_seq_len, options.max_seq_len)
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(source.config.num_layers, options.tau, options.pinned)
         return build_onnxruntime(
@@ -69,6 +70,24 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             progress or _silent,
             options.banks,
         )
+
+
+def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:
+    """Positions of the engine: the recipe's or those asked for, up to the model's.
+
+    A LongRoPE model ends where its short factors do: transformers turns all tokens of a longer
+    sequence by the long ones, and keys that are in the cache by then cannot follow. RiverError
+    when more is asked for.
+    """
+    fixed = config.fixed_rope_positions
+    if fixed is None:
+        return min(recipes, config.max_position_embeddings)
+    if asked is not None and asked > fixed:
+        raise RiverError(
+            f"max_seq_len {asked} is more than the {fixed} positions of LongRoPE's short factors; "
+            "longer sequences turn all their tokens by the long ones, which is not supported"
+        )
+    return min(recipes, fixed)
 
 
 def initial_policy(

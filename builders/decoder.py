@@ -23,7 +23,6 @@ from builders.position_tables import Rotary, layer_rotary, position_tables, quer
 from builders.quantisers.base import RiverWeight
 from builders.weights import LayerWeights, SharedWeights
 
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": silu,
     "gelu_pytorch_tanh": partial(gelu, approximate="tanh"),

@@ -99,7 +99,7 @@ MODELS: dict[str, tuple[Damage, str]] = {
     ),
     "unsupported architecture": (
         edit_json("config.json", architectures=["MambaForCausalLM"]),
-        "architecture MambaForCausalLM is not supported; supported: LlamaForCausalLM",
+        "architecture MambaForCausalLM is not supported; supported: Gemma2ForCausalLM, Gemma3For",
     ),
     "cut in the header": (cut(WEIGHTS, 0.001), "{model}/model.safetensors is damaged or cut short"),
     "cut in the data": (cut(WEIGHTS, 0.9), "{model}/model.safetensors is damaged or cut short"),

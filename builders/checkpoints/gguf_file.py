@@ -24,6 +24,8 @@ MODULES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
@@ -32,7 +34,13 @@ MODULES = {
 }
 # Per-frequency RoPE divisors: how llama.cpp stores Llama 3's scaling. Read into the config.
 ROPE_FACTORS = "rope_freqs.weight"
-ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+# The families whose tensors and metadata map one to one. Others need more than names (Gemma's
+# norms, Phi's fused projections, windows), so they are read from Hugging Face checkpoints only.
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 class GgufFile:
@@ -88,8 +96,15 @@ def _read_config(reader: GGUFReader, tied: bool) -> dict[str, Any]:
         return reader.fields[key].contents() if key in reader.fields else default
 
     architecture = field("general.architecture", "unnamed")
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"GGUF files of architecture {architecture} are not supported; "
+            f"supported: {', '.join(ARCHITECTURES)}"
+        )
+    if field(f"{architecture}.attention.sliding_window"):
+        raise CheckpointError("GGUF files with a sliding window are not supported")
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES.get(architecture, f"GGUF {architecture}")],
+        "architectures": [ARCHITECTURES[architecture]],
         "model_type": architecture,
         "tie_word_embeddings": tied,
     }
@@ -98,6 +113,8 @@ def _read_config(reader: GGUFReader, tied: bool) -> dict[str, Any]:
         value = field(f"{architecture}.{gguf_key}")
         if name is not None and value is not None:
             config[name] = value
+    if (head_dim := field(f"{architecture}.attention.key_length")) is not None:
+        config["head_dim"] = head_dim
     if "vocab_size" not in config:
         config["vocab_size"] = len(field("tokenizer.ggml.tokens", ()))
     for token in ("bos_token_id", "eos_token_id"):

@@ -156,7 +156,8 @@ NORMS: Mapping[str, str] = {
     "k_norm": "self_attn.k_norm",
 }
 # With norms on both sides of attention and MLP, Hugging Face names them by place.
-SANDWICH_NORMS: Mapping[str, str] = NORMS | {
+SANDWICH_NORMS: Mapping[str, str] = {
+    **NORMS,
     "attention_out_norm": "post_attention_layernorm",
     "post_attention_norm": "pre_feedforward_layernorm",
     "mlp_out_norm": "post_feedforward_layernorm",

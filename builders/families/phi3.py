@@ -16,6 +16,10 @@ PHI3 = Family(
     Phi3Config,
     describe,
     WeightNames(
-        linears=LINEARS | {"qkv": ("self_attn.qkv_proj",), "gate_up": ("mlp.gate_up_proj",)}
+        linears={
+            **LINEARS,
+            "qkv": ("self_attn.qkv_proj",),
+            "gate_up": ("mlp.gate_up_proj",),
+        }
     ),
 )

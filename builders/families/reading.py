@@ -53,7 +53,8 @@ def standard_config(
 
 def windowed_layers(config: PreTrainedConfig) -> tuple[LayerSpec, ...]:
     """Layers that all have the config's sliding window, if it has one."""
-    return (LayerSpec(window=config.sliding_window),) * config.num_hidden_layers
+    num_layers: int = config.num_hidden_layers
+    return (LayerSpec(window=config.sliding_window),) * num_layers
 
 
 def typed_layers(config: PreTrainedConfig) -> tuple[LayerSpec, ...]:

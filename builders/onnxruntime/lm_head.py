@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 
 from builders.onnxruntime.emit import RegionEmitter
-from builders.onnxruntime.program import Operation, Program
+from builders.onnxruntime.program import Operation
 from builders.onnxruntime.scope import Scope
 
 LM_HEAD_BITS = (4, 8, 16, 32)

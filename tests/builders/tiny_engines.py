@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 import river_trt
 from builders.build import BuildOptions, build
@@ -38,7 +38,7 @@ LLAMA3_ROPE = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    hf: LlamaForCausalLM
+    hf: PreTrainedModel
     reference: RiverDecoder
     engine: river_trt.Engine
     directory: Path
@@ -63,6 +63,17 @@ def build_pair(
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
     hf = save_tiny_llama(directory / "model", **(TINY | changes)).eval()
+    return pair_of(directory, hf, quantiser, group_size, symmetric)
+
+
+def pair_of(
+    directory: Path,
+    hf: PreTrainedModel,
+    quantiser: str = "rtn",
+    group_size: int = 32,
+    symmetric: bool = False,
+) -> Pair:
+    """Engine and reference of the model that was saved in `directory`/model."""
     options = BuildOptions(
         str(directory / "model"),
         directory / "engine",

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -6,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from builders.checkpoints import Checkpoint, open_checkpoint
 from builders.checkpoints.demo import PACKAGE
@@ -15,7 +23,11 @@ from builders.weights import check_names
 from river_trt.errors import CheckpointError
 from tests.builders.tiny_llama import SIZES, tiny_llama
 
-GGUF_NAMES = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+MODELS = {
+    "llama": lambda: tiny_llama(),
+    "qwen2": lambda: random_model(Qwen2ForCausalLM(Qwen2Config(**SIZES))),
+    "qwen3": lambda: random_model(Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))),
+}
 demo_only = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason="the demo extra is not installed"
 )
@@ -27,6 +39,14 @@ def interleave(weight: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
+def random_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Norms and biases too."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
 def write_gguf(
     file: Path,
     architecture: str = "llama",
@@ -34,7 +54,7 @@ def write_gguf(
     stored: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     **metadata: str | float,
 ) -> dict[str, torch.Tensor]:
-    """A tiny Llama as llama.cpp's converter writes it; returns the Hugging Face weights."""
+    """A tiny model as llama.cpp's converter writes it; returns the Hugging Face weights."""
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_vocab_size(SIZES["vocab_size"])
     writer.add_context_length(SIZES["max_position_embeddings"])
@@ -44,25 +64,29 @@ def write_gguf(
     writer.add_head_count(SIZES["num_attention_heads"])
     writer.add_head_count_kv(SIZES["num_key_value_heads"])
     writer.add_rope_dimension_count(8)
+    writer.add_key_length(8)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-6)
     for key, value in metadata.items():
-        name = f"{architecture}.rope.scaling.{key}"
+        name = f"{architecture}.{'' if '.' in key else 'rope.scaling.'}{key}"
         if isinstance(value, str):
             writer.add_string(name, value)
         else:
             writer.add_float32(name, value)
-    weights = tiny_llama().state_dict()
+    written = architecture if architecture in MODELS else "llama"
+    weights = MODELS[written]().state_dict()
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(known[written], SIZES["num_hidden_layers"])
     for name, tensor in weights.items():
         module, kind = name.rsplit(".", 1)
         values = tensor.numpy()
-        if module.endswith("q_proj"):
+        if architecture == "llama" and module.endswith("q_proj"):
             values = interleave(values, SIZES["num_attention_heads"])
-        elif module.endswith("k_proj"):
+        elif architecture == "llama" and module.endswith("k_proj"):
             values = interleave(values, SIZES["num_key_value_heads"])
         kept = stored if values.ndim == 2 else gguf.GGMLQuantizationType.F32
         values = gguf.quants.quantize(np.ascontiguousarray(values), kept)
-        writer.add_tensor(f"{GGUF_NAMES.get_name(module)}.{kind}", values, raw_dtype=kept)
+        writer.add_tensor(f"{names.get_name(module)}.{kind}", values, raw_dtype=kept)
     if rope_factors is not None:
         writer.add_tensor("rope_freqs.weight", rope_factors.astype(np.float32))
     writer.write_header_to_file()
@@ -73,13 +97,15 @@ def write_gguf(
 
 
 def inv_freq(checkpoint: Checkpoint) -> np.ndarray:
-    return np.array(family_of(checkpoint.config).read_config(checkpoint.config).inv_freq)
+    (rope,) = family_of(checkpoint.config).read_config(checkpoint.config).ropes
+    return np.array(rope.inv_freq)
 
 
+@pytest.mark.parametrize("architecture", MODELS)
 @pytest.mark.parametrize("stored", ["F32", "F16", "BF16"])
-def test_weights_config_and_names(tmp_path: Path, stored: str) -> None:
+def test_weights_config_and_names(tmp_path: Path, stored: str, architecture: str) -> None:
     kind = gguf.GGMLQuantizationType[stored]
-    weights = write_gguf(tmp_path / "tiny.gguf", stored=kind)
+    weights = write_gguf(tmp_path / "tiny.gguf", architecture, stored=kind)
     checkpoint = open_checkpoint(str(tmp_path / "tiny.gguf"))
     family = family_of(checkpoint.config)
     config = family.read_config(checkpoint.config)
@@ -94,6 +120,10 @@ def test_weights_config_and_names(tmp_path: Path, stored: str) -> None:
             expected = expected.to(checkpoint.dtype)
         assert torch.equal(checkpoint.tensor(name), expected), name
     assert not checkpoint.write_tokenizer(tmp_path)
+    theirs = family.read_config(MODELS[architecture]().config.to_dict())
+    nothing = {"bos_token_id": None, "eos_token_ids": ()}  # the file has no tokenizer
+    assert config.norm_eps == pytest.approx(theirs.norm_eps)  # stored as float32
+    assert dataclasses.replace(theirs, norm_eps=config.norm_eps, **nothing) == config
 
 
 def test_rope_scaling_is_read(tmp_path: Path) -> None:
@@ -109,11 +139,18 @@ def test_rope_scaling_is_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(linear, plain / 4, rtol=1e-6)
 
 
-def test_unsupported_architecture(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf", architecture="mamba")
-    checkpoint = open_checkpoint(str(tmp_path / "tiny.gguf"))
-    with pytest.raises(CheckpointError, match="GGUF mamba is not supported; supported: Llama"):
-        family_of(checkpoint.config)
+@pytest.mark.parametrize(
+    ("architecture", "metadata", "message"),
+    [
+        ("mamba", {}, "architecture mamba are not supported; supported: llama, qwen2, qwen3"),
+        ("gemma2", {}, "architecture gemma2 are not supported"),
+        ("qwen2", {"attention.sliding_window": 64.0}, "sliding window are not supported"),
+    ],
+)
+def test_unsupported(tmp_path: Path, architecture: str, metadata: dict, message: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf", architecture, **metadata)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(tmp_path / "tiny.gguf"))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 400, -1000])

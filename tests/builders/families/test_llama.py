@@ -7,7 +7,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from builders.families import family_of
-from builders.families.base import ModelConfig
+from builders.families.base import LayerSpec, ModelConfig
 from river_trt.errors import CheckpointError
 from tests.builders.tiny_llama import SIZES
 
@@ -34,8 +34,9 @@ def check_rope(config: dict[str, Any]) -> None:
     """inv_freq and the factor equal transformers' own rotary embedding."""
     ours = read(config)
     theirs = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
-    assert torch.equal(torch.tensor(ours.inv_freq), theirs.inv_freq)
-    assert ours.rope_scaling_factor == pytest.approx(theirs.attention_scaling)
+    (rope,) = ours.ropes
+    assert torch.equal(torch.tensor(rope.inv_freq), theirs.inv_freq)
+    assert rope.factor == pytest.approx(theirs.attention_scaling)
 
 
 def test_every_field() -> None:
@@ -49,12 +50,11 @@ def test_every_field() -> None:
             attention_bias=True,
         )
     )
-    found = dataclasses.asdict(config)
-    found.pop("inv_freq")
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    found.pop("ropes")
     assert found == {
         "family": "llama",
         "hidden_size": 32,
-        "num_layers": 2,
         "num_heads": 4,
         "num_kv_heads": 2,
         "head_dim": 16,
@@ -65,11 +65,19 @@ def test_every_field() -> None:
         "max_position_embeddings": 128,
         "eos_token_ids": (4, 5),
         "bos_token_id": 3,
-        "rope_scaling_factor": 1.0,
+        "layers": (LayerSpec(rope=0, window=None),) * 2,
+        "attention_scale": 0.25,
         "activation": "silu",
         "qkv_bias": True,
         "o_bias": True,
         "mlp_bias": False,
+        "qk_norms": False,
+        "sandwich_norms": False,
+        "embedding_scale": 1.0,
+        "attention_softcap": None,
+        "final_softcap": None,
+        "query_scaling": None,
+        "fixed_rope_positions": None,
     }
     assert config.linear_shapes["qkv"] == (128, 32)
     assert config.linear_shapes["o"] == (32, 64)
@@ -101,33 +109,31 @@ def test_rope_of_old_files_equals_transformers(scaling: dict[str, Any] | None, k
 
 
 def test_scaling_is_not_a_no_op() -> None:
-    assert read(llama(rope_scaling=LLAMA3)).inv_freq != read(llama()).inv_freq
-    assert read(llama(rope_scaling=YARN)).rope_scaling_factor > 1
+    assert read(llama(rope_scaling=LLAMA3)).ropes != read(llama()).ropes
+    assert read(llama(rope_scaling=YARN)).ropes[0].factor > 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM.*supported: LlamaForCausalLM"),
-        ({"architectures": None}, "supported: LlamaForCausalLM"),
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            "MambaForCausalLM.*supported: .*LlamaForCausalLM",
+        ),
+        ({"architectures": None}, "supported: .*LlamaForCausalLM"),
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantised .gptq"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
+        ({"partial_rotary_factor": 0.5}, "over a part of each head are not supported in llama"),
         ({"num_key_value_heads": 3}, "cannot share"),
         ({"num_hidden_layers": 0}, "num_layers must be positive"),
-        ({"num_attention_heads": 0}, "not a valid Llama config"),
-        ({"hidden_size": "wide"}, "not a valid Llama config"),
-        ({"dtype": "float7"}, "not a valid Llama config"),
+        ({"num_attention_heads": 0}, "not a valid llama config"),
+        ({"hidden_size": "wide"}, "not a valid llama config"),
+        ({"dtype": "float7"}, "not a valid llama config"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         read(llama(**changes))
     assert "\n" not in str(caught.value)
-
-
-def test_longrope_with_two_factor_lists() -> None:
-    scaling = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
-    with pytest.raises(CheckpointError, match="longrope"):
-        read(llama(rope_scaling=scaling))
