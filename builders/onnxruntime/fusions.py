@@ -2,7 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumers
+
+SHAPE_OPERATORS = ("Shape", "Squeeze", "Reshape", "Concat")
 
 
 def fuse(program: Program) -> Program:
@@ -10,7 +14,7 @@ def fuse(program: Program) -> Program:
     operations = program.operations
     for fusion in (_pack_qkv, _fuse_silu, _fuse_skip_norm):
         operations = fusion(operations)
-    return replace(program, operations=operations)
+    return _static_head_norms(replace(program, operations=operations))
 
 
 def _pack_qkv(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
@@ -78,6 +82,46 @@ def _fuse_skip_norm(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
                 name=norm.name,
             )
     return _replaced(operations, fused)
+
+
+def _static_head_norms(program: Program) -> Program:
+    """x -- Reshape(heads) -- norm -- Reshape(joined)   with the shapes as constants
+
+    The tracer computes both shapes from batch and seq: a dozen small kernels a layer.
+    """
+    operations, constants = program.operations, dict(program.constants)
+    producers, readers = program.producers(), consumers(operations)
+    fused: dict[int, Operation | None] = {}
+    for norm in operations:
+        split = producers.get(norm.inputs[0]) if norm.inputs else None
+        if norm.op_type != "SimplifiedLayerNormalization" or split is None:
+            continue
+        if split.op_type == "Reshape":
+            (join,) = readers[norm.outputs[0]]
+            assert join.op_type == "Reshape"
+            (head_dim,) = program.weight_shapes[norm.inputs[1]]
+            heads = f"heads_of_{head_dim}"
+            constants |= {heads: np.array([0, 0, -1, head_dim]), "joined": np.array([0, 0, -1])}
+            for reshape, shape in ((split, heads), (join, "joined")):
+                fused[id(reshape)] = replace(
+                    reshape, inputs=(reshape.inputs[0], shape), attributes={}
+                )
+    needed = _needed(_replaced(operations, fused))
+    return replace(program, operations=needed, constants=constants)
+
+
+def _needed(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+    """Without what only computed the shapes: reshaping that nothing reads any more."""
+    while True:
+        read = {tensor for operation in operations for tensor in operation.inputs}
+        kept = tuple(
+            operation
+            for operation in operations
+            if operation.op_type not in SHAPE_OPERATORS or read & set(operation.outputs)
+        )
+        if len(kept) == len(operations):
+            return kept
+        operations = kept
 
 
 def _replaced(
