@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from builders.checkpoints import Checkpoint, open_checkpoint
+from builders.checkpoints.text_part import text_part
 from builders.families import Family, ModelConfig, family_of
 from builders.weights import LayerWeights, SharedWeights, check_names, read_layer, read_shared
 
@@ -19,7 +20,7 @@ class ModelSource:
     @classmethod
     def open(cls, model: str) -> "ModelSource":
         """Whatever `--model` takes; CheckpointError if it is not a whole, supported model."""
-        checkpoint = open_checkpoint(model)
+        checkpoint = text_part(open_checkpoint(model))
         family = family_of(checkpoint.config)
         config = family.read_config(checkpoint.config)
         check_names(checkpoint, family, config)

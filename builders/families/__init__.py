@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from builders.checkpoints.text_part import TEXT_MODELS
 from builders.families.base import Family, ModelConfig, WeightNames
 from builders.families.gemma2 import GEMMA2
 from builders.families.gemma3 import GEMMA3
@@ -37,7 +38,7 @@ def family_of(config: dict[str, Any]) -> Family:
     if architectures[0] not in by_architecture:
         raise CheckpointError(
             f"architecture {architectures[0]} is not supported; "
-            f"supported: {', '.join(sorted(by_architecture))}"
+            f"supported: {', '.join(sorted({*by_architecture, *TEXT_MODELS}))}"
         )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "an unnamed method")
