@@ -46,7 +46,7 @@ class CalibrationInputs:
         nobody = torch.zeros(texts, tokens, dtype=torch.bool)
         start = torch.zeros(texts, dtype=torch.int32)
         rotary = layer_rotary(self.tables, spec)
-        q_scale = query_scale(self.tables, start, tokens)
+        q_scale = query_scale(self.tables, start, nobody)
         self.h = layer(self.h, nobody, cache, cache, start, rotary, q_scale)[0]
         return inputs
 

@@ -280,7 +280,7 @@ class RiverDecoder(nn.Module):
         exit_layer = torch.full_like(input_ids, config.num_layers, dtype=torch.int32)
         updated: list[Tensor] = []
         tables = {name: self.get_buffer(name) for name in self.table_names}
-        q_scale = query_scale(tables, past_lengths, input_ids.shape[1])
+        q_scale = query_scale(tables, past_lengths, input_ids)
         for index, (spec, layer) in enumerate(zip(config.layers, self.layers, strict=True)):
             h_in = h
             use_river = exited & ~pinned[index]

@@ -50,12 +50,14 @@ def layer_rotary(tables: Mapping[str, Tensor], layer: LayerSpec) -> Rotary:
 def query_scale(
     tables: Mapping[str, Tensor],
     past_lengths: Tensor,  # [batch] int32
-    seq: int,
+    tokens: Tensor,  # [batch, seq] of any type: its shape counts
 ) -> Tensor | None:
     """What the queries are multiplied by, [batch, seq, 1]; None if by 1."""
     if QUERY_SCALE not in tables:
         return None
-    positions = past_lengths.long()[:, None] + torch.arange(seq, device=past_lengths.device)
+    # No arange and no cast: they would tie the traced program to the device of the trace.
+    steps = torch.ones_like(tokens, dtype=torch.int64).cumsum(1) - 1
+    positions = past_lengths[:, None] + steps
     return torch.nn.functional.embedding(positions, tables[QUERY_SCALE])
 
 

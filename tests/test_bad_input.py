@@ -101,6 +101,10 @@ MODELS: dict[str, tuple[Damage, str]] = {
         edit_json("config.json", architectures=["MambaForCausalLM"]),
         "architecture MambaForCausalLM is not supported; supported: Gemma2ForCausalLM, Gemma3For",
     ),
+    "rope that changes with the length": (
+        edit_json("config.json", rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
+        "RoPE scaling 'dynamic' is not supported; supported: default, linear, llama3, yarn, longr",
+    ),
     "cut in the header": (cut(WEIGHTS, 0.001), "{model}/model.safetensors is damaged or cut short"),
     "cut in the data": (cut(WEIGHTS, 0.9), "{model}/model.safetensors is damaged or cut short"),
     "missing weight": (

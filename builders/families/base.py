@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from builders.quiet import quietly
 from river_trt.errors import CheckpointError
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
@@ -188,7 +189,8 @@ class Family:
     def read_config(self, hf: dict[str, Any]) -> ModelConfig:
         """The ModelConfig of a config.json; CheckpointError, in one sentence, if it has none."""
         try:
-            return self.describe(self.config_class.from_dict(hf))
+            with quietly():  # transformers has advice on how a config should be written
+                return self.describe(self.config_class.from_dict(hf))
         except CheckpointError:
             raise
         except UNREADABLE as error:

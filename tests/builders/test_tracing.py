@@ -1,6 +1,7 @@
 """The traced program and its ONNX, on a tiny random Llama."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from river_trt.spec import GATE_SCOPES, POLICY_INPUTS, STEP_INPUTS, cache_names
+from tests.builders.families.tiny_models import LAYERS as FAMILY_LAYERS
+from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tiny_engines import TINY, policy
 from tests.builders.tiny_llama import save_tiny_llama
 
@@ -61,6 +64,10 @@ def onnx_model(traced) -> onnx_ir.Model:
 
 @pytest.fixture(scope="module")
 def proto(onnx_model) -> onnx.ModelProto:
+    return as_proto(onnx_model)
+
+
+def as_proto(onnx_model: onnx_ir.Model) -> onnx.ModelProto:
     """With the weights as inputs: ONNX has no other name for a tensor without data."""
     model = onnx_model.clone()
     for value in list(model.graph.initializers.values()):
@@ -68,6 +75,15 @@ def proto(onnx_model) -> onnx.ModelProto:
             del model.graph.initializers[value.name]
             model.graph.inputs.append(value)
     return onnx_ir.to_proto(model)
+
+
+def traced_tiny_model(directory: Path, name: str) -> Traced:
+    save_tiny_model(directory, TINY_MODELS[name])
+    source = ModelSource.open(str(directory))
+    quantiser = make_quantiser("rtn", 32, False)
+    river = river_format(source.config, quantiser, 32, False)
+    decoder = load_decoder(source, quantiser, river, 64)
+    return Traced(source.config, river, decoder, trace(source.config, river, 64))
 
 
 def step(traced: Traced, batch: int, seq: int, past: int, chosen: Any, scope: str) -> tuple:
@@ -80,7 +96,7 @@ def step(traced: Traced, batch: int, seq: int, past: int, chosen: Any, scope: st
         torch.arange(past, past + batch, dtype=torch.int32),
         torch.tensor([seq - 1, 0]),
         *policy_inputs(chosen, config.hidden_size, scope),
-        [torch.randn(cache, generator=seeded) for _ in cache_names(LAYERS)],
+        [torch.randn(cache, generator=seeded) for _ in cache_names(config.num_layers)],
     )
 
 
@@ -109,6 +125,31 @@ def test_program_with_weights_equals_the_module(traced, chosen, batch, seq, past
         exit_layers |= set(exit_layer.flatten().tolist())
     if chosen is POLICIES["splits"] and batch * seq > 5:
         assert len(exit_layers) > 1, "tau must split the tokens"
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_program_of_every_family_equals_the_module(tmp_path, name):
+    traced = traced_tiny_model(tmp_path, name)
+    module = traced.program.module()
+    module.load_state_dict(traced.decoder.state_dict(), assign=True, strict=False)  # tied: no head
+    module.load_state_dict({"lm_head": traced.decoder.lm_head}, assign=True, strict=False)
+    inputs = step(traced, 3, 7, 20, policy(FAMILY_LAYERS, 0.5), "token")
+    with torch.inference_mode():
+        logits, exit_layer, _ = module(*inputs)
+        expected_logits, expected_exit_layer, _ = traced.decoder(*inputs)
+    torch.testing.assert_close(logits, expected_logits, atol=1e-4, rtol=1e-5)
+    assert torch.equal(exit_layer, expected_exit_layer)
+
+
+@pytest.mark.parametrize("name", ["smollm3", "gemma2"])
+def test_onnx_checker_knows_every_form_of_attention(tmp_path, name):
+    """Without rotary tables, with a window, with a soft cap."""
+    traced = traced_tiny_model(tmp_path, name)
+    model = as_proto(to_onnx(traced.program, FAMILY_LAYERS))
+    onnx.checker.check_model(model, full_check=True)
+    attentions = [node for node in model.graph.node if node.op_type == "Attention"]
+    assert len(attentions) == FAMILY_LAYERS
+    assert {len(node.input) for node in attentions} == ({6, 8} if name == "smollm3" else {8})
 
 
 def test_onnx_has_the_names_and_types_of_the_contract(onnx_model):
