@@ -1,7 +1,8 @@
 """How far a policy takes a model from its own backbone, measured on text."""
 
 from builders.evaluation.intervals import Estimate, bootstrap_mean
-from builders.evaluation.quality import Quality, agreement, evaluate, kl_divergence, surprise
+from builders.evaluation.metrics import agreement, kl_divergence, surprise
+from builders.evaluation.quality import Quality, evaluate
 
 __all__ = [
     "Estimate",
