@@ -150,7 +150,7 @@ class Engine:
         logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
         gate_scope: str = "token",  # a key of spec.GATE_SCOPES
         first_row: int = 0,  # the cache row of the first sequence
-        past_length: int = 0,  # tokens that the rows hold from a pass before; 0: from an empty cache
+        past_length: int = 0,  # tokens that the rows hold already, from a pass before
     ) -> tuple[np.ndarray, np.ndarray]:
         """One parallel pass, for evaluation and tests.
 

@@ -33,9 +33,7 @@ class PolicyResult:
     pieces: int
 
 
-def summarise(
-    named: NamedPolicy, scores: Sequence[PieceScores], seed: int = 0
-) -> PolicyResult:
+def summarise(named: NamedPolicy, scores: Sequence[PieceScores], seed: int = 0) -> PolicyResult:
     policy = named.policy
     counts = np.array([len(piece.kl) for piece in scores])
 

@@ -69,10 +69,10 @@ def score(
                         exit_layer[start:stop],
                     )
                 )
-            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+            kl, agreed, nats, exits = (np.concatenate(c) for c in zip(*parts, strict=True))
             found = subject.read_cache(POLICY_ROW, len(ids))[..., skip : len(ids) - 1, :]
             k_cosine, v_cosine = cache_cosine(backbone, found)
-            scores[index].append(PieceScores(*columns, k_cosine, v_cosine))
+            scores[index].append(PieceScores(kl, agreed, nats, exits, k_cosine, v_cosine))
             progress("scoring", number * len(policies) + index + 1, total)
     return scores
 

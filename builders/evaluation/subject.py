@@ -98,7 +98,7 @@ class EngineSubject:
 class DecoderSubject:
     """RiverDecoder: what an engine computes, in torch and without rounded activations."""
 
-    engine = None
+    engine: river_trt.Engine | None = None
 
     def __init__(
         self,
@@ -155,7 +155,8 @@ class DecoderSubject:
 
     def read_cache(self, row: int, length: int) -> np.ndarray:
         slots = torch.stack([cache[0, :, :length] for cache in self._caches[row]])
-        return slots.unflatten(0, (-1, 2)).numpy()
+        pairs: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).numpy()
+        return pairs
 
     def hidden_states(self, ids: np.ndarray) -> np.ndarray:
         found = [torch.nn.functional.embedding(torch.from_numpy(ids), self.decoder.embedding)]

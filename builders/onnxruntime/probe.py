@@ -24,7 +24,7 @@ class HiddenStates:
         model = onnx.load(directory / manifest.engine_file, load_external_data=False)
         self.names = gate_inputs(model.graph, self.shape.num_layers)
         known = {output.name for output in model.graph.output}
-        axes = ["batch", "seq", self.shape.hidden_size]
+        axes: list[str | int | None] = ["batch", "seq", self.shape.hidden_size]
         for name in self.names:
             if name not in known:
                 value = helper.make_tensor_value_info(name, TensorProto.FLOAT, axes)
@@ -55,7 +55,7 @@ class HiddenStates:
             "directions": np.zeros((shape.num_layers, shape.hidden_size), np.float32),
             "gate_scope": np.array(0, np.int32),
         }
-        inputs |= {name: cache for name in cache_names(shape.num_layers)}
+        inputs |= dict.fromkeys(cache_names(shape.num_layers), cache)
         found: list[np.ndarray] = self.session.run(self.names, inputs)
         return np.concatenate(found)
 
