@@ -1,7 +1,7 @@
 """The text to evaluate on: plain UTF-8, or JSONL with a field `text`, cut into pieces of tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def read_documents(path: Path) -> list[str]:
     return [content]
 
 
-def read_records(path: Path, fields: dict[str, type]) -> list[dict[str, Any]]:
+def read_records(path: Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     """The records of a JSONL file, each an object with these fields, blank lines left out.
 
     Other fields are allowed. Raises RiverError that names the line, the field and what was found.

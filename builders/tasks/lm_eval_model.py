@@ -15,14 +15,8 @@ from river_trt.spec import backbone_layers
 
 CHUNK = 256  # tokens of a pass: bounds the logits in memory
 DEFAULT_NEW_TOKENS = 256
-# What a task may ask of generation, and our name for it.
-SAMPLING = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-}
+# What a task may ask of generation; the names are GenerationConfig's too.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens")
 
 
@@ -151,9 +145,7 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         stop = [until] if isinstance(until, str) else list(until)
         sample = arguments.pop("do_sample", False)
         lengths = [arguments.pop(name) for name in LENGTHS if name in arguments]
-        sampling = {
-            ours: arguments.pop(name) for name, ours in SAMPLING.items() if name in arguments
-        }
+        sampling = {name: arguments.pop(name) for name in SAMPLING if name in arguments}
         if arguments:
             raise RiverError(f"the task's generation argument {next(iter(arguments))!r} is unknown")
         if not sample:

@@ -1,6 +1,7 @@
 """Any task of lm-evaluation-harness, by its Python API."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lm_eval import simple_evaluate
@@ -40,7 +41,7 @@ def evaluate_lm_eval(
         stage = f"{run.task}, {arm.name}"
         progress(stage, 0, 0)
         config = GenerationConfig(tau=arm.tau, pinned=arm.pinned)
-        model = RiverLM(engine, config, lambda done, total, s=stage: progress(s, done, total))
+        model = RiverLM(engine, config, partial(progress, stage))
         found = _simple_evaluate(model, name, run, manager)
         scores += _scores(found, arm.name, model)
     return scores
