@@ -7,7 +7,9 @@ from html import escape
 import numpy as np
 
 TICK_STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44  # margins in px
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 14, 44  # margins in px
+
+CHARACTER = 7.0  # px, about, of a note
 
 Point = tuple[float, float]
 
@@ -66,18 +68,15 @@ class Plot:
             f'height="{self.height - TOP - BOTTOM}"><title>{escape(tip)}</title></rect>'
         )
 
-    def text(
-        self, at: Point, content: str, style: str = "", anchor: str = "start", dx: float = 0.0,
-        dy: float = 0.0,
-    ) -> None:  # fmt: skip
-        x, y = self.x(at[0]) + dx, self.y(at[1]) + dy
-        self.add(
-            f'<text class="note {style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-            f"{escape(content)}</text>"
-        )
-
     def render(self, css_class: str = "") -> str:
-        body = "\n".join([*self._axes(), *self.marks])
+        # Twice the same place has one name: charts of a page differ in size, so their clips do.
+        clip = f"clip-{self.width}-{self.height}"
+        area = (
+            f'<clipPath id="{clip}"><rect x="{LEFT}" y="0" width="{self.width - LEFT}" '
+            f'height="{self.height - BOTTOM}"/></clipPath>'
+        )
+        marks = "\n".join(self.marks)
+        body = "\n".join([area, *self._axes(), f'<g clip-path="url(#{clip})">\n{marks}\n</g>'])
         return (
             f'<svg class="plot {css_class}" viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(self.title)}" style="max-width:{self.width}px">\n{body}\n</svg>'
@@ -123,7 +122,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(step * power for step in TICK_STEPS if step * power >= rough * 0.999)
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return [float(np.round(n * step, 10)) for n in np.arange(first, last + 1)]
+    # + 0.0: no tick reads -0
+    return [float(np.round(n * step, 10)) + 0.0 for n in np.arange(first, last + 1)]
 
 
 def layer_ticks(num_layers: int, about: int = 7) -> list[float]:

@@ -37,7 +37,7 @@ def print_results(results: Sequence["PolicyResult"]) -> None:
     """One line a policy, then exits and cache cosines of the engine's own."""
     table = plain_table()
     table.add_column("policy", no_wrap=True)
-    for header in ("KL, nats", "top-1", "perplexity", "backbone layers"):
+    for header in ("KL, nats", "top-1", "perplexity", "depth"):
         table.add_column(header, justify="right")
     for result in results:
         table.add_row(
@@ -45,14 +45,15 @@ def print_results(results: Sequence["PolicyResult"]) -> None:
             _with_interval(result.kl, "{:.4f}"),
             _with_interval(result.agreement, "{:.1%}"),
             _with_interval(result.perplexity, "{:.2f}"),
-            _with_interval(result.backbone_layers, "{:.2f}"),
+            f"{result.backbone_layers.value:.2f}",
         )
     console = stdout_console()
     console.print(table)
     first = results[0]
     console.print(
-        f"{first.positions} positions of {first.pieces} pieces, teacher forced; "
-        "95 % intervals over pieces.\n"
+        f"{first.positions} positions of {first.pieces} pieces, teacher forced. Ranges: 95 % "
+        "intervals over pieces.\n"
+        f"depth: mean backbone layers a token, of {len(first.exit_counts)}\n"
     )
     _print_layers(results)
 
@@ -98,4 +99,4 @@ def _with_interval(estimate: "Estimate", form: str) -> str:
     value = form.format(estimate.value)
     if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+    return f"{value} {form.format(estimate.low)}-{form.format(estimate.high)}"
