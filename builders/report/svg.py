@@ -68,15 +68,19 @@ class Plot:
             f'height="{self.height - TOP - BOTTOM}"><title>{escape(tip)}</title></rect>'
         )
 
-    def render(self, css_class: str = "") -> str:
-        # Twice the same place has one name: charts of a page differ in size, so their clips do.
-        clip = f"clip-{self.width}-{self.height}"
-        area = (
-            f'<clipPath id="{clip}"><rect x="{LEFT}" y="0" width="{self.width - LEFT}" '
-            f'height="{self.height - BOTTOM}"/></clipPath>'
+    def note(self, centre: Point, content: str, style: str = "") -> None:
+        """Text about a point given in px, moved so far that it stays inside the plot."""
+        half = len(content) * CHARACTER / 2
+        x = min(max(centre[0], LEFT + 6 + half), self.width - RIGHT - half)
+        self.add(
+            f'<text class="note {style}" x="{x:.1f}" y="{centre[1]:.1f}" text-anchor="middle">'
+            f"{escape(content)}</text>"
         )
-        marks = "\n".join(self.marks)
-        body = "\n".join([area, *self._axes(), f'<g clip-path="url(#{clip})">\n{marks}\n</g>'])
+
+    def render(self, css_class: str = "") -> str:
+        # An inner svg cuts off what lies below the axis.
+        clip = f'<svg width="{self.width}" height="{self.height - BOTTOM + 6}">'
+        body = "\n".join([*self._axes(), clip, *self.marks, "</svg>"])
         return (
             f'<svg class="plot {css_class}" viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(self.title)}" style="max-width:{self.width}px">\n{body}\n</svg>'
