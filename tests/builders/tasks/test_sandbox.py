@@ -53,9 +53,8 @@ def test_files_are_bounded():
 
 
 def test_it_starts_in_an_empty_directory_that_goes_away():
-    found = run_restricted(
-        "import os; assert os.listdir() == ['program.py']; raise OSError(os.getcwd())"
-    )
+    source = "import os; assert os.listdir() == ['program.py']; raise OSError(os.getcwd())"
+    found = run_restricted(source)
     place = found.error.removeprefix("OSError: ")
     assert place.startswith("/") and not Path(place).exists()
 
