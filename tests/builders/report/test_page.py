@@ -123,7 +123,7 @@ def test_points_stand_where_they_belong():
 
 def test_ticks_are_round():
     assert ticks(0, 0.2) == [0, 0.05, 0.1, 0.15, 0.2]
-    assert ticks(-0.31, 1, 5)[0] == -0.25 and ticks(3, 3) == [3]
+    assert ticks(-0.31, 1) == [0, 0.5, 1] and ticks(3, 3) == [3]
     assert str(ticks(-0.1, 0.1, 4)[2]) == "0.0"
     assert layer_ticks(30, 6) == [1, 5, 10, 15, 20, 25, 30]
     assert layer_ticks(2) == [1, 2] and layer_ticks(1) == [1]
