@@ -32,7 +32,8 @@ from builders.kv_strategies import (
 from builders.recipes import load_recipe
 
 INFINITE = float("inf")
-SEARCH_STEPS, SEARCH_TEXTS = 8, 2  # for the tau that gives a mean depth
+# For the tau that gives a mean depth.
+SEARCH_RANGE, SEARCH_STEPS, SEARCH_TEXTS = (0.95, 1.0), 6, 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -60,13 +61,11 @@ def measure(
     texts: Sequence[Text],
     skip: int,
     readout: Readout,
-    strategies: dict[Strategy, float],  # with their tau
-) -> list[Row]:
-    rows = []
-    for name, tau in strategies.items():
-        columns = [score(decoder, text, skip, tau, name, readout) for text in texts]
-        rows.append(summarise(readout, name, tau, columns))
-    return rows
+    strategy: Strategy,
+    tau: float,
+) -> Row:
+    columns = [score(decoder, text, skip, tau, strategy, readout) for text in texts]
+    return summarise(readout, strategy, tau, columns)
 
 
 def score(
@@ -105,11 +104,11 @@ def tau_for_depth(
     strategy: Strategy,
     depth: float,
 ) -> float:
-    """Bisection on a few pieces."""
-    low, high = 0.9, 1.0
+    """Bisection."""
+    low, high = SEARCH_RANGE
     for _ in range(SEARCH_STEPS):
         tau = (low + high) / 2
-        (row,) = measure(decoder, texts[:SEARCH_TEXTS], skip, readout, {strategy: tau})
+        row = measure(decoder, texts, skip, readout, strategy, tau)
         low, high = (tau, high) if row.backbone_layers < depth else (low, tau)
     return (low + high) / 2
 
@@ -123,7 +122,7 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
     for row in rows:
         layers = (row.backbone_layers, row.river_layers, row.recomputed_layers)
         table.add_row(
-            "river" if row.strategy == "share" else row.readout,
+            row.readout,
             row.strategy,
             f"{row.tau:.4f}",
             interval(row.kl, "{:.3f}"),
@@ -158,23 +157,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     options = TextOptions(args.text, args.pieces, args.tokens, args.skip)
     subject = DecoderSubject.open(args.model, load_recipe("cpu", {}), args.tokens)
-    decoder, skip, readouts = subject.decoder, args.skip, args.readout or READOUTS
+    decoder, skip = subject.decoder, args.skip
     texts = []
     for piece in read_pieces(subject, options):
         ids = torch.from_numpy(piece)
         texts.append(Text(ids, run_strategy(decoder, ids, INFINITE, "share", "river")))
-    taus = dict.fromkeys(STRATEGIES, args.tau)
-    rows = [r for readout in readouts for r in measure(decoder, texts, skip, readout, taus)]
-    tables = {f"the same gate, tau {args.tau:g}": rows}
+    arms = [
+        (readout, name)
+        for readout in args.readout or READOUTS
+        for name in STRATEGIES
+        if name != "share" or readout == "river"  # its one readout
+    ]
+    tables = {
+        f"the same gate, tau {args.tau:g}": [
+            measure(decoder, texts, skip, readout, name, args.tau) for readout, name in arms
+        ]
+    }
     if args.match is not None:
-        rows = []
-        for readout in readouts:
-            taus = {
-                name: tau_for_depth(decoder, texts, skip, readout, name, args.match)
-                for name in STRATEGIES
-            }
-            rows += measure(decoder, texts, skip, readout, taus)
-        tables[f"{args.match:g} backbone layers each"] = rows
+        tables[f"{args.match:g} backbone layers each"] = [
+            measure(
+                decoder,
+                texts,
+                skip,
+                readout,
+                name,
+                tau_for_depth(decoder, texts[:SEARCH_TEXTS], skip, readout, name, args.match),
+            )
+            for readout, name in arms
+        ]
     if args.json:
         print(json.dumps({k: [dataclasses.asdict(r) for r in v] for k, v in tables.items()}))
     else:
