@@ -142,7 +142,7 @@ def test_pieces_of_a_file(engine, tmp_path):
 
 @pytest.mark.parametrize("name", ["pieces", "piece_tokens", "skip", "seed"])
 def test_options_are_checked(tmp_path, name):
-    with pytest.raises(RiverError, match=f"{name} must be at least . got -1"):
+    with pytest.raises(RiverError, match=f"{name} must be at least ., got -1"):
         TextOptions(tmp_path, **{name: -1})
 
 

@@ -42,20 +42,20 @@ def test_table(capsys, work):
 
 
 def test_json_of_engine_and_reference_agree(capsys, work):
-    """The reference does not round activations, and neither does this engine."""
+    """Their rivers differ (groups of 32, and the recipe's 64), their backbones do not."""
     found = []
     for subject in (["{work}/engine"], ["--model", "{work}/model", "--quantiser", "rtn"]):
         argv = [*subject, "--text", "{work}/a.txt", *SHORT, "--tau", "0.5", "--json"]
         assert run(work, *argv) == 0
         found.append(json.loads(capsys.readouterr().out))
-    engine, reference = found
+    engine, _ = found
     assert [r["name"] for r in engine] == ["backbone", "all river", "River", "tau 0.5"]
-    for one, other in zip(engine[:1], reference[:1], strict=True):
-        assert one["perplexity"]["value"] == pytest.approx(other["perplexity"]["value"], rel=1e-3)
+    one, other = (results[0]["perplexity"]["value"] for results in found)
+    assert one == pytest.approx(other, rel=1e-3)
     assert engine[0]["policy"]["tau"] == ["inf"] * 4
     assert engine[2]["policy"]["pinned"] == [4]
-    # 24 + 24 + 24 tokens with a next one each, less the first 4
-    assert engine[0]["positions"] == 3 * 19 == sum(engine[0]["exit_counts"])
+    # Pieces of 24, 24 and 18 tokens: all with a next token, less the first 4.
+    assert engine[0]["positions"] == 19 + 19 + 13 == sum(engine[0]["exit_counts"])
 
 
 def test_report(capsys, work, tmp_path):
