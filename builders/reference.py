@@ -1,10 +1,27 @@
 """Running RiverDecoder as a person would call an engine: from an empty cache, by policy."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder
+from builders.quantisers import make_quantiser
+from builders.recipes import Recipe
+from builders.river_bank import load_decoder, river_format
+from builders.source import ModelSource
 from river_trt.spec import GATE_SCOPES, ExitPolicy
+
+
+def load_reference(
+    source: ModelSource, tokenizer_file: Path, recipe: Recipe, max_seq_len: int
+) -> RiverDecoder:
+    """The whole model in memory, with the river that the recipe's engine would have."""
+    quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
+    river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
+    ids = read_calibration(tokenizer_file, source.config, None).token_ids
+    return load_decoder(source, quantiser, river, max_seq_len, ids)
 
 
 def policy_inputs(

@@ -149,19 +149,31 @@ class Engine:
         policy: ExitPolicy | None = None,  # None: the engine's own
         logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
         gate_scope: str = "token",  # a key of spec.GATE_SCOPES
+        first_row: int = 0,  # the cache row of the first sequence
+        past_length: int = 0,  # tokens that the rows hold already, from a pass before
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One parallel pass from an empty cache, for evaluation and tests.
+        """One parallel pass, for evaluation and tests.
 
         Returns logits float32 [batch, num_logits, vocab] and exit_layer int32 [batch, seq].
-        With gate_scope "token" this equals decoding the same tokens one by one. Raises RiverError
-        for more rows than max_batch_size, more tokens than max_seq_len, or a policy of another
-        number of layers.
+        With gate_scope "token" this equals decoding the same tokens one by one, and a long text
+        may be given in several passes over one row. Raises RiverError for rows beyond
+        max_batch_size, more tokens than max_seq_len, several rows that continue, or a policy of
+        another number of layers.
         """
         ids = np.asarray(token_ids)
-        if ids.ndim != 2 or not ids.size or ids.shape[0] > self.max_batch_size:
+        most = self.max_batch_size - first_row
+        if first_row < 0 or ids.ndim != 2 or not ids.size or ids.shape[0] > most:
             raise RiverError(
-                f"forward takes token ids [1..{self.max_batch_size}, seq], got {list(ids.shape)}"
+                f"forward takes token ids [1..{most}, seq] from cache row {first_row} of "
+                f"{self.max_batch_size} on, got {list(ids.shape)}"
             )
+        if past_length < 0 or past_length + ids.shape[1] > self.max_seq_len:
+            raise RiverError(
+                f"{ids.shape[1]} tokens after {past_length} do not fit the cache of "
+                f"{self.max_seq_len} slots"
+            )
+        if past_length and len(ids) > 1:
+            raise RiverError(f"a pass over filled rows takes one row, got {len(ids)}")
         rows = np.stack([self._token_ids(row) for row in ids])
         policy = policy or self.policy
         if len(policy.tau) != self.num_layers:
@@ -171,11 +183,28 @@ class Engine:
         indices = np.arange(rows.shape[1]) if logit_indices is None else np.asarray(logit_indices)
         if indices.dtype.kind not in "iu" or not np.isin(indices, np.arange(rows.shape[1])).all():
             raise RiverError(f"logit_indices must be positions in 0..{rows.shape[1] - 1}")
-        past = np.zeros(len(rows), np.int32)
+        past = np.full(len(rows), past_length, np.int32)
         scope = GATE_SCOPES[gate_scope]
         with self._exclusive():
-            out = self._session.step(rows, 0, past, indices.astype(np.int64), policy, scope)
+            out = self._session.step(rows, first_row, past, indices.astype(np.int64), policy, scope)
             return out.logits.copy(), out.exit_layer.copy()
+
+    def read_cache(
+        self,
+        row: int,  # 0..max_batch_size - 1
+        length: int,  # the first `length` slots
+    ) -> np.ndarray:
+        """A copy of a row's K and V, float32 [L, 2, num_kv_heads, length, head_dim].
+
+        K is stored with its rotary angle. What the row holds is of the last `forward` over it.
+        """
+        if not (0 <= row < self.max_batch_size and 0 <= length <= self.max_seq_len):
+            raise RiverError(
+                f"the cache has rows 0..{self.max_batch_size - 1} of {self.max_seq_len} slots; "
+                f"got row {row}, length {length}"
+            )
+        with self._exclusive():
+            return self._session.read_row(row, length)
 
     def _row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
         ids = self._token_ids(prompt)

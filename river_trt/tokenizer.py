@@ -75,15 +75,23 @@ class Tokenizer:
 
         Raises RiverError without a chat template, or when the template refuses the messages.
         """
+        # The template writes its own special tokens.
+        return self.encode(self.chat_text(messages), add_special_tokens=False)
+
+    def chat_text(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True
+    ) -> str:
+        """The text that the chat template makes of the messages; errors as chat_prompt."""
         if self._template is None:
             raise RiverError("the model has no chat template; give the prompt as plain text")
         try:
-            text = self._template.render(
-                messages=list(messages), add_generation_prompt=True, **self._special
+            return self._template.render(
+                messages=list(messages),
+                add_generation_prompt=add_generation_prompt,
+                **self._special,
             )
         except (jinja2.TemplateError, TypeError) as error:
             raise RiverError(f"the chat template refuses these messages: {error}") from error
-        return self.encode(text, add_special_tokens=False)  # the template writes its own
 
 
 class TextStream:

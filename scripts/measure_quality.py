@@ -20,13 +20,10 @@ from tokenizers import Tokenizer
 
 import river_trt
 from builders.build import BuildOptions, build, initial_policy
-from builders.calibration_text import read_calibration, spread_pieces
-from builders.decoder import RiverDecoder
+from builders.calibration_text import spread_pieces
 from builders.evaluation import Quality, evaluate
-from builders.quantisers import make_quantiser
 from builders.recipes import Recipe, load_recipe
-from builders.reference import teacher_forced
-from builders.river_bank import load_decoder, river_format
+from builders.reference import load_reference, teacher_forced
 from builders.source import ModelSource
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
@@ -40,15 +37,6 @@ class Row:
     name: str
     quality: Quality | None = None
     note: str = ""
-
-
-def load_reference(
-    source: ModelSource, tokenizer_file: Path, recipe: Recipe, max_seq_len: int
-) -> RiverDecoder:
-    quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
-    river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
-    ids = read_calibration(tokenizer_file, source.config, None).token_ids
-    return load_decoder(source, quantiser, river, max_seq_len, ids)
 
 
 def describe(recipe: Recipe) -> str:

@@ -43,3 +43,7 @@ class Session(Protocol):
     def move_row(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` slots of cache row `source` over row `target`."""
         ...
+
+    def read_row(self, row: int, length: int) -> np.ndarray:
+        """A copy of cache row `row`: float32 [L, 2 (K, V), num_kv_heads, length, head_dim]."""
+        ...

@@ -121,6 +121,10 @@ class OrtSession:
         for cache in self.caches:
             cache[target, :, :length] = cache[source, :, :length]
 
+    def read_row(self, row: int, length: int) -> np.ndarray:
+        slots = np.stack([cache[row, :, :length] for cache in self.caches])
+        return slots.reshape(-1, 2, *slots.shape[1:])
+
     def _bind(self, first_row: int, rows: int) -> "_Binding":
         binding = _Binding(self._session, rows)
         names = zip(self._cache_inputs, self._cache_outputs, self.caches, strict=True)

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from river_trt.backends import BACKENDS
 from river_trt.cli.arguments import parse_pinned
+from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
     ProgressCallback,
@@ -18,7 +19,6 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect import bytes_per_token, describe
-from river_trt.errors import MissingDependencyError
 from river_trt.manifest import Manifest, PrecisionInfo
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
@@ -132,17 +132,10 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
-    try:
+    with needs_extra("building", "build"):
         from builders.build import BuildOptions, build
 
         return build(BuildOptions(**options), progress)
-    except ImportError as error:
-        missing = (error.name or "a package").partition(".")[0]
-        if missing == "river_trt" or (error.name or "").startswith("builders."):
-            raise  # a bug of ours: no pip command would mend it
-        raise MissingDependencyError(
-            f'building needs {missing}, which is not installed: pip install "river-trt[build]"'
-        ) from error
 
 
 def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""How far a policy takes a model from its own backbone, measured on text."""
+"""The means alone, of any function that runs a text: for scripts and calibration."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from builders.evaluation.metrics import agreement, kl_divergence, surprise
 from river_trt.spec import ExitPolicy, backbone_layers
 
 # One parallel pass over token ids [1, tokens]: logits [1, tokens, vocab], exit_layer [1, tokens].
@@ -49,25 +50,6 @@ def evaluate(
             depth = backbone_layers(exit_layer[0, skip:], policy.pinned)
             found.append(_score(expected[0, skip:], logits[0, skip:], ids[skip + 1 :], depth))
     return [_quality(torch.cat(found, dim=1)) for found in scores]
-
-
-def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(reference || logits) in nats: [..., vocab] logits to [...]."""
-    log_p, log_q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-def agreement(reference: Tensor, logits: Tensor) -> Tensor:
-    """Whether the likeliest tokens are the same: [..., vocab] logits to bool [...]."""
-    return reference.argmax(-1) == logits.argmax(-1)
-
-
-def surprise(
-    logits: Tensor,  # [positions, vocab]
-    next_ids: Tensor,  # [positions] int64
-) -> Tensor:
-    """Negative log-likelihood of the tokens that follow, in nats, [positions]."""
-    return torch.nn.functional.cross_entropy(logits.float(), next_ids, reduction="none")
 
 
 def _score(

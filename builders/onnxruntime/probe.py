@@ -1,0 +1,85 @@
+"""An engine's hidden states, which no engine returns: its graph with the gates' inputs as outputs.
+
+The weights file is read where it lies; only the graph, a few hundred kilobytes, is changed and
+handed to ONNX Runtime in memory.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from river_trt.manifest import Manifest
+from river_trt.spec import cache_names
+
+
+class HiddenStates:
+    """Full-depth hidden states of a text, h_0 .. h_(L-1): the last layer has no gate to read."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.shape = manifest.model.shape
+        model = onnx.load(directory / manifest.engine_file, load_external_data=False)
+        self.names = gate_inputs(model.graph, self.shape.num_layers)
+        known = {output.name for output in model.graph.output}
+        axes: list[str | int | None] = ["batch", "seq", self.shape.hidden_size]
+        for name in self.names:
+            if name not in known:
+                value = helper.make_tensor_value_info(name, TensorProto.FLOAT, axes)
+                model.graph.output.append(value)
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(directory.resolve())
+        )
+        self.session = ort.InferenceSession(
+            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(
+        self,
+        ids: np.ndarray,  # [seq] int64
+    ) -> np.ndarray:
+        """float32 [L, seq, hidden]."""
+        shape = self.shape
+        cache = np.zeros((1, shape.num_kv_heads, len(ids), shape.head_dim), np.float32)
+        inputs = {
+            "input_ids": ids[None],
+            "past_lengths": np.zeros(1, np.int32),
+            "logit_indices": np.zeros(1, np.int64),
+            "tau": np.full(shape.num_layers, np.inf, np.float32),
+            "pinned": np.zeros(shape.num_layers, np.bool_),
+            "use_directions": np.array(False),
+            "directions": np.zeros((shape.num_layers, shape.hidden_size), np.float32),
+            "gate_scope": np.array(0, np.int32),
+        }
+        inputs |= dict.fromkeys(cache_names(shape.num_layers), cache)
+        found: list[np.ndarray] = self.session.run(self.names, inputs)
+        return np.concatenate(found)
+
+
+def gate_inputs(graph: GraphProto, num_layers: int) -> list[str]:
+    """Tensors h_0 .. h_(L-1): each gate's reference is the block's input (builders/.../gate.py)."""
+    inputs = {
+        node.output[0]: node.input[2]
+        for node in _nodes(graph)
+        if node.op_type == "Where" and node.input[0] == "use_directions"
+    }
+    names = [inputs[f"gate.{layer}/reference"] for layer in range(1, num_layers)]
+    (last,) = {
+        node.input[0].removesuffix("/selected")
+        for node in _nodes(graph)
+        if node.output[0] == f"gate.{num_layers - 1}/h_out_unit"
+    }
+    return [*names, last]
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Those of the graph and of every branch in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)

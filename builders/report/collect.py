@@ -1,0 +1,189 @@
+"""Everything a report shows of an engine, found from its policy and a text alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from tokenizers.decoders import DecodeStream
+
+from builders.evaluation.results import NamedPolicy, PolicyResult
+from builders.evaluation.scores import Progress
+from builders.evaluation.subject import Subject
+from builders.evaluation.text import BACKBONE, TextOptions, evaluate_policies
+from builders.report.data import LayerScores, PolicyPoint, ReportData, Series, TokenDepths
+from river_trt.benchmark import ALL_RIVER, ENGINE_POLICY, FULL_DEPTH, Plan, measure, summarise
+from river_trt.spec import ExitPolicy, backbone_layers
+
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.7)  # of the layers: the depths that the lines pass through
+SCORE_PIECES = 4  # pieces whose hidden states are looked at
+SAMPLE_TOKENS = 220
+SPEED = Plan(new_tokens=48, rounds=3)
+PROMPT_TOKENS = 16
+SPEED_NOTE = (
+    f"Speed-up: decode tokens/s over full depth's, medians of {SPEED.rounds} alternating rounds of "
+    f"{SPEED.new_tokens} tokens on the machine that made this page."
+)
+LOW, MEDIAN, HIGH = 10, 50, 90  # percentiles
+
+
+def collect(
+    subject: Subject,
+    pieces: Sequence[np.ndarray],
+    results: Sequence[PolicyResult],  # of `compared_policies`: backbone, all river, own, ...
+    options: TextOptions,
+    progress: Progress,
+    commands: tuple[str, ...] = (),
+) -> ReportData:
+    """Evaluate the paper's gate, fixed exits and the own policy with its tau moved; draw a text.
+
+    The thresholds are chosen so that each line passes through the same mean depths.
+    """
+    layers, own = subject.num_layers, subject.policy
+    similarity = gate_scores(subject, pieces[:SCORE_PIECES], None)
+    own_scores = similarity
+    if own.directions is not None:
+        own_scores = gate_scores(subject, pieces[:SCORE_PIECES], own.directions)
+    targets = [max(1.0, share * layers) for share in SHARES]
+
+    lines: list[tuple[Series, NamedPolicy]] = []
+    for tau in paper_taus(similarity, targets, layers):
+        paper = ExitPolicy.uniform(layers, tau)
+        lines.append(("paper", NamedPolicy(f"tau {tau:.4g}, no pins", paper)))
+    for layer in sorted({round(target) for target in targets} - {1, layers}):
+        fixed = fixed_exit(layers, layer)
+        lines.append(("fixed", NamedPolicy(f"exit after layer {layer}", fixed)))
+    for shift in tau_shifts(own, own_scores, targets):
+        moved = replace(own, tau=own.tau + np.float32(shift))
+        lines.append(("calibrated", NamedPolicy(f"engine's tau {shift:+.4f}", moved)))
+    found = evaluate_policies(subject, pieces, [named for _, named in lines], options, progress)
+
+    speeds = decode_speedups(subject, pieces[0], progress)
+    first: tuple[Series, ...] = ("full depth", "all river", "calibrated")
+    points = [
+        point_of(result, series, series == "calibrated", speed)
+        for series, result, speed in zip(first, results, speeds, strict=False)
+    ]
+    points += [point_of(result, "calibrated") for result in results[len(first) :]]
+    points += [point_of(r, series) for (series, _), r in zip(lines, found, strict=True)]
+    backbone = next(result for result in results if result.name == BACKBONE)
+    tokens = f"{backbone.pieces} pieces of up to {options.piece_tokens} tokens"
+    return ReportData(
+        model=subject.name,
+        num_layers=layers,
+        text=f"{options.text.name}: {tokens}, {backbone.positions} positions",
+        river=subject.river,
+        points=tuple(points),
+        shipped=own,
+        sample=token_depths(subject, pieces[0][:SAMPLE_TOKENS], options),
+        similarity=layer_scores(similarity, "similarity") if len(similarity) else None,
+        gate_scores=layer_scores(own_scores, own.gate) if len(similarity) else None,
+        commands=commands,
+        calibrated_label="the engine's policy, tau moved",
+        notes=(SPEED_NOTE,) if subject.engine is not None else (),
+    )
+
+
+def point_of(
+    result: PolicyResult, series: Series, shipped: bool = False, speedup: float | None = None
+) -> PolicyPoint:
+    return PolicyPoint(
+        name=result.name,
+        series=series,
+        policy=result.policy,
+        backbone_layers=result.backbone_layers.value,
+        kl=result.kl,
+        agreement=result.agreement,
+        perplexity=result.perplexity,
+        speedup=speedup,
+        shipped=shipped,
+    )
+
+
+def gate_scores(
+    subject: Subject,
+    pieces: Sequence[np.ndarray],
+    directions: np.ndarray | None,  # [L, hidden]; None: the similarity gate
+) -> np.ndarray:
+    """Scores at full depth, float32 [layers, positions]; of the last layer nobody asks."""
+    found = []
+    for ids in pieces:
+        h = subject.hidden_states(ids)[: subject.num_layers]  # [L, tokens, hidden]: h_0 .. h_(L-1)
+        reference = h[:-1] if directions is None else directions[: len(h) - 1, None]
+        norms = np.linalg.norm(reference, axis=-1) * np.linalg.norm(h[1:], axis=-1)
+        found.append((reference * h[1:]).sum(-1) / np.maximum(norms, 1e-30))
+    return np.concatenate(found, axis=1)
+
+
+def layer_scores(scores: np.ndarray, gate: str) -> LayerScores:
+    low, median, high = np.percentile(scores, [LOW, MEDIAN, HIGH], axis=1).tolist()
+    return LayerScores(gate, tuple(low), tuple(median), tuple(high))
+
+
+def mean_depth(scores: np.ndarray, tau: np.ndarray, pinned: np.ndarray) -> float:
+    """Mean backbone layers if the scores [layers, positions] are what the gate sees."""
+    passed = scores > tau[: len(scores), None]
+    exit_layer = np.where(passed.any(0), passed.argmax(0) + 1, len(tau))
+    return float(backbone_layers(exit_layer, pinned).mean())
+
+
+def paper_taus(scores: np.ndarray, targets: Sequence[float], num_layers: int) -> list[float]:
+    """One tau for all layers that gives each mean depth, without repeats."""
+    nobody = np.zeros(num_layers, np.bool_)
+    return _solve(
+        lambda tau: mean_depth(scores, np.full(num_layers, tau), nobody), -1.0, 1.0, targets
+    )
+
+
+def tau_shifts(policy: ExitPolicy, scores: np.ndarray, targets: Sequence[float]) -> list[float]:
+    """What to add to tau for each mean depth; none where no tau is finite."""
+    if not np.isfinite(policy.tau[:-1]).any():
+        return []
+    return _solve(lambda d: mean_depth(scores, policy.tau + d, policy.pinned), -2, 2, targets)
+
+
+def fixed_exit(num_layers: int, layer: int) -> ExitPolicy:
+    policy = ExitPolicy.full_depth(num_layers)
+    policy.tau[layer - 1] = -np.inf
+    return policy
+
+
+def token_depths(subject: Subject, ids: np.ndarray, options: TextOptions) -> TokenDepths:
+    """The text of each token and how deep the step that read it went."""
+    _, exit_layer = subject.step(1, 0, ids, subject.policy)
+    stream = DecodeStream(skip_special_tokens=True)
+    texts = [stream.step(subject.tokenizer.raw, int(token)) or "" for token in ids]
+    return TokenDepths(
+        tuple(texts),
+        tuple(exit_layer.tolist()),
+        tuple(backbone_layers(exit_layer, subject.policy.pinned).tolist()),
+        f"From {options.text.name}, under the engine's policy: how many backbone layers ran when "
+        "the model read the token, to say what comes next.",
+    )
+
+
+def decode_speedups(subject: Subject, ids: np.ndarray, progress: Progress) -> list[float | None]:
+    """Decode speed over full depth's, of full depth, all river and the engine's policy."""
+    arms = [FULL_DEPTH, ALL_RIVER, ENGINE_POLICY]
+    if subject.engine is None:
+        return [None for _ in arms]
+    prompt = ids[:PROMPT_TOKENS].tolist()
+    room = subject.max_seq_len - len(prompt) + 1
+    plan = replace(SPEED, new_tokens=max(2, min(SPEED.new_tokens, room)))
+    rounds = measure(subject.engine, [prompt], arms, plan, progress)
+    return [summary.ratio for summary in summarise(arms, rounds)]
+
+
+def _solve(
+    depth: Callable[[float], float], low: float, high: float, targets: Sequence[float]
+) -> list[float]:
+    """Arguments that bring an increasing `depth` nearest to each target; each depth once."""
+    found: dict[float, float] = {}
+    for target in targets:
+        if not depth(low) < target < depth(high):
+            continue
+        left, right = low, high
+        for _ in range(40):
+            middle = (left + right) / 2
+            left, right = (middle, right) if depth(middle) < target else (left, middle)
+        found.setdefault(round(depth(right), 2), right)
+    return list(found.values())
