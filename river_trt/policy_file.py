@@ -95,17 +95,15 @@ def _read_policy(document: dict[str, Any]) -> ExitPolicy:
     stored = document["directions"]
     if stored is None:
         return ExitPolicy(tau, pinned)
-    rows = {
-        _index(int(layer), len(tau)): np.array(row, np.float32) for layer, row in stored.items()
-    }
+    rows = {_index(int(layer), len(tau)): np.array(row, float) for layer, row in stored.items()}
+    if not all((abs(row) <= 1e6).all() for row in rows.values()):  # NaN is not
+        raise ValueError("directions must be finite numbers")
     sizes = {row.shape for row in rows.values()}
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
         raise ValueError("directions must be vectors of one length")
     directions = np.zeros((len(tau), *sizes.pop()), np.float32)
     for index, row in rows.items():
         directions[index] = row
-    if not np.isfinite(directions).all():
-        raise ValueError("directions must be finite numbers")
     return ExitPolicy(tau, pinned, directions)
 
 

@@ -9,7 +9,7 @@ from builders.calibration.budget import Budget
 from builders.calibration.candidates import static_mask
 from builders.calibration.material import Split, sensitivity
 from builders.calibration.paper import PaperSearch
-from builders.calibration.search import RANKING_PIECES, Measured, Search, within_budget
+from builders.calibration.search import RANKING_PIECES, Measured, Search, pin_counts, within_budget
 from builders.evaluation.command import TextRun, open_subject
 from builders.evaluation.results import NamedPolicy, PolicyResult
 from builders.evaluation.scores import Progress
@@ -57,7 +57,8 @@ def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress
         chosen = within_budget(paper.at, budget, subject.num_layers)
         ranking = sensitivity(subject, split.fit[:RANKING_PIECES], run.skip, progress)
     else:
-        search = Search(subject, split, budget, run.skip, progress)
+        counts = pin_counts(budget, subject.num_layers)
+        search = Search(subject, split, counts, run.skip, progress)
         chosen = within_budget(search.at, budget, subject.num_layers)
         ranking = search.sensitivity
     policies = rivals(subject, chosen, kind, paper, ranking)

@@ -33,7 +33,7 @@ from builders.evaluation.scores import PieceScores, Progress, score
 from builders.evaluation.subject import Subject
 from river_trt.spec import ExitPolicy, backbone_layers
 
-RANKING_PIECES = 8  # of the fit part: ranking needs less text than fitting
+RANKING_PIECES = 4  # of the fit part: ranking needs less text than fitting
 PIN_SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of a budget of layers
 MODEL_SHARES = (0.07, 0.13, 0.2, 0.3, 0.45, 0.6)  # of the model's layers, for a budget of quality
 MEASURED = 3  # candidates of a budget that are run, the static mask aside
@@ -55,7 +55,12 @@ class Search:
     """Calibrated policies of one subject; what they share is measured once, when made."""
 
     def __init__(
-        self, subject: Subject, split: Split, budget: Budget, skip: int, progress: Progress
+        self,
+        subject: Subject,
+        split: Split,
+        pin_counts: Sequence[int],  # sizes of the sets of pinned layers, layer 1 included
+        skip: int,
+        progress: Progress,
     ) -> None:
         self._subject, self._split = subject, split
         self._skip, self._progress = skip, progress
@@ -66,7 +71,7 @@ class Search:
             GateInputs.read(subject, part, gates, skip, progress)
             for part in (split.fit, split.choose)
         )
-        self._candidates = Candidates(self._pinned_scores(budget), fit, choose, layers)
+        self._candidates = Candidates(self._pinned_scores(pin_counts), fit, choose, layers)
 
     def at(self, layers: float) -> Measured:
         """The best policy of this many backbone layers: the least KL on the choose part."""
@@ -77,14 +82,10 @@ class Search:
         found = self._measure([static_mask(self.sensitivity, layers), *gated])
         return min(found, key=lambda measured: measured.kl)
 
-    def _pinned_scores(self, budget: Budget) -> list[PinnedScores]:
+    def _pinned_scores(self, counts: Sequence[int]) -> list[PinnedScores]:
         """What several sets of pins cost without any gate, token by token."""
-        layers, split = self._subject.num_layers, self._split
-        if budget.kind == "target-layers":
-            counts = {round(share * budget.value) for share in PIN_SHARES}
-        else:
-            counts = {round(share * layers) for share in MODEL_SHARES}
-        masks = [most_sensitive(self.sensitivity, max(1, n)) for n in sorted(counts)]
+        split = self._split
+        masks = [most_sensitive(self.sensitivity, count) for count in counts]
         pieces = [*split.fit, *split.choose]
         policies = [pinned_only(mask) for mask in masks]
         stage = renamed(self._progress, "pinned layers")
@@ -105,6 +106,15 @@ class Search:
             measured(candidate.policy, candidate.describe(), scores)
             for candidate, scores in zip(candidates, found, strict=True)
         ]
+
+
+def pin_counts(budget: Budget, num_layers: int) -> list[int]:
+    """Sizes of the sets of pinned layers that a search for this budget tries."""
+    if budget.kind == "target-layers":
+        counts = {round(share * budget.value) for share in PIN_SHARES}
+    else:
+        counts = {round(share * num_layers) for share in MODEL_SHARES}
+    return sorted({max(1, count) for count in counts})
 
 
 def measured(policy: ExitPolicy, description: str, scores: Sequence[PieceScores]) -> Measured:
