@@ -8,15 +8,16 @@ from builders.report.data import LayerScores, PolicyPoint, Series
 from builders.report.svg import Plot, Point, layer_ticks, ticks
 from river_trt.spec import ExitPolicy
 
-# CSS class, and what the legend says. The lines of the first four also take in what they tend to.
+# CSS class, and what the legend says. Lines are of the first four.
 STYLES: dict[Series, tuple[str, str]] = {
-    "calibrated": ("calibrated", "calibrated policy, tau moved"),
+    "calibrated": ("calibrated", "calibrated policies"),
     "paper": ("paper", "the paper's gate: one tau, no pins"),
     "fixed": ("fixed", "fixed exit: every token after one layer"),
     "static": ("static", "static: only pinned layers"),
     "full depth": ("full", "full depth"),
     "all river": ("river", "all river"),
 }
+OUTLIER = 6.0  # times the usual layer's distance from the top: what lies lower is cut off
 # The paper's gate with tau = -inf, and an exit after layer 1, are all river; with inf, full depth.
 ENDS: dict[Series, tuple[Series, ...]] = {
     "paper": ("full depth", "all river"),
@@ -58,7 +59,7 @@ def pareto_chart(
         if point.shipped:
             style = STYLES[point.series][0]
             plot.dot(_place(point), f"{style} shipped", _tip(point), radius=8)
-    _label_ends(plot, points, num_layers)
+    _label_ends(plot, points)
     return plot.render(css_class)
 
 
@@ -72,7 +73,7 @@ def policy_chart(
     policy: ExitPolicy, scores: LayerScores | None, num_layers: int, width: int, height: int
 ) -> str:
     """tau of every layer over the scores it is compared with; pinned layers as stripes."""
-    plot = _layer_plot(scores, num_layers, width, height, f"tau ({policy.gate} gate)", policy.tau)
+    plot = _layer_plot(scores, num_layers, width, height, f"tau ({policy.gate} gate)")
     for layer in (np.flatnonzero(policy.pinned) + 1).tolist():
         plot.column(float(layer), 0.9, "pinned", f"layer {layer} is pinned to the backbone")
     if scores is not None:
@@ -96,20 +97,16 @@ def _draw_scores(plot: Plot, scores: LayerScores) -> None:
 
 
 def _layer_plot(
-    scores: LayerScores | None,
-    num_layers: int,
-    width: int,
-    height: int,
-    y_label: str,
-    tau: np.ndarray | None = None,
+    scores: LayerScores | None, num_layers: int, width: int, height: int, y_label: str
 ) -> Plot:
-    """The range holds what happens: an outlier below (a first layer near 0) is cut off."""
-    values = [] if tau is None else tau[np.isfinite(tau)].tolist()
-    values += [] if scores is None else [*scores.low, *scores.high]
-    low, high = (0.0, 1.0) if not values else (min(values), max(values))
+    """The range is where most layers are; one far below (a first layer near 0) is named instead."""
+    low, high = (0.0, 1.0) if scores is None else (min(scores.low), max(scores.high))
+    if scores is not None:
+        usual = float(np.median(scores.low))
+        low = max(low, high - OUTLIER * (high - usual))
     margin = max(high - low, 1e-3) * 0.06
     low, high = low - margin, high + margin
-    return Plot(
+    plot = Plot(
         width,
         height,
         (0.4, num_layers + 0.6),
@@ -120,6 +117,12 @@ def _layer_plot(
         layer_ticks(num_layers, 6),
         ticks(low, high),
     )
+    if scores is not None:
+        below = [n for n, value in enumerate(scores.median, 1) if value < low]
+        for place, layer in enumerate(below):
+            at = plot.x(layer) + 56, plot.y(low) - 8 - 17 * place
+            plot.note(at, f"\u2193 layer {layer}: {scores.median[layer - 1]:.2f}")
+    return plot
 
 
 def _place(point: PolicyPoint) -> Point:
@@ -130,14 +133,13 @@ def _tip(point: PolicyPoint) -> str:
     return f"{point.name}: {point.backbone_layers:.1f} backbone layers, KL {point.kl.value:.4f}"
 
 
-def _label_ends(plot: Plot, points: Sequence[PolicyPoint], num_layers: int) -> None:
-    """Names beside the points that a reader looks for first."""
+def _label_ends(plot: Plot, points: Sequence[PolicyPoint]) -> None:
+    """Names beside the points that a reader looks for first, where lines seldom pass."""
     for point in points:
+        x, y = plot.x(point.backbone_layers), plot.y(point.kl.value)
         if point.shipped:
-            near_right = point.backbone_layers > 0.7 * num_layers
-            anchor, dx = ("end", -13) if near_right else ("start", 13)
-            plot.text(_place(point), "the engine's policy", "strong", anchor, dx, -9)
+            plot.note((x - 48, min(y + 36, plot.y(0) - 8)), "the engine's policy", "strong")
         elif point.series == "full depth":
-            plot.text(_place(point), "full depth", "", "end", -4, -10)
+            plot.note((x - 76, y - 8), "full depth")
         elif point.series == "all river":
-            plot.text(_place(point), "all river", "", "start", 10, -6)
+            plot.note((x + 44, y - 12), "all river")

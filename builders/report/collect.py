@@ -19,6 +19,10 @@ SCORE_PIECES = 4  # pieces whose hidden states are looked at
 SAMPLE_TOKENS = 220
 SPEED = Plan(new_tokens=48, rounds=3)
 PROMPT_TOKENS = 16
+SPEED_NOTE = (
+    f"Speed-up: decode tokens/s over full depth's, medians of {SPEED.rounds} alternating rounds of "
+    f"{SPEED.new_tokens} tokens on the machine that made this page."
+)
 LOW, MEDIAN, HIGH = 10, 50, 90  # percentiles
 
 
@@ -74,6 +78,8 @@ def collect(
         similarity=layer_scores(similarity, "similarity") if len(similarity) else None,
         gate_scores=layer_scores(own_scores, own.gate) if len(similarity) else None,
         commands=commands,
+        calibrated_label="the engine's policy, tau moved",
+        notes=(SPEED_NOTE,) if subject.engine is not None else (),
     )
 
 

@@ -1,12 +1,12 @@
 """What a report shows. `evaluate` and `calibrate` fill these; drawing needs nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from builders.evaluation.intervals import Estimate
 from river_trt.spec import ExitPolicy
 
-# What a point is. Points of one of the first three are joined by a line, the others stand alone.
+# What a point is. Points of one of the first four are joined by a line, the others stand alone.
 #   paper       the paper's gate: similarity, one tau, no pins
 #   calibrated  policies that `calibrate` found, or the engine's own with its tau moved
 #   fixed       every token exits after one layer
@@ -63,4 +63,5 @@ class ReportData:
     similarity: LayerScores | None = None
     gate_scores: LayerScores | None = None  # of the shipped policy's gate; None: `similarity`
     commands: tuple[str, ...] = ()  # that made the report
-    notes: tuple[str, ...] = field(default=())  # for people, below the charts
+    calibrated_label: str = "calibrated policies"  # of that series, in the legend
+    notes: tuple[str, ...] = ()  # for people, below the charts

@@ -127,7 +127,8 @@ def _legend(data: ReportData) -> str:
     for series, (style, label) in STYLES.items():
         if series in present:
             kind = "round " if series in ("full depth", "all river") else ""
-            items.append(f'<li><i class="{kind}{style}"></i>{escape(label)}</li>')
+            text = data.calibrated_label if series == "calibrated" else label
+            items.append(f'<li><i class="{kind}{style}"></i>{escape(text)}</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -140,9 +141,9 @@ def _table(points: tuple[PolicyPoint, ...]) -> str:
         cells = [
             f'<i class="{STYLES[point.series][0]}"></i>{escape(point.name)}',
             f"{point.backbone_layers:.2f}",
-            _estimate(point.kl, "{:.4f}"),
-            _estimate(point.agreement, "{:.1%}"),
-            _estimate(point.perplexity, "{:.2f}"),
+            _estimate(point.kl, "{:.4f}", "{:.3f}"),
+            _estimate(point.agreement, "{:.1%}", "{:.0%}"),
+            _estimate(point.perplexity, "{:.2f}", "{:.1f}"),
         ]
         if speeds:
             cells.append("" if point.speedup is None else f"{point.speedup:.2f}x")
@@ -152,11 +153,12 @@ def _table(points: tuple[PolicyPoint, ...]) -> str:
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _estimate(estimate: Estimate, form: str) -> str:
+def _estimate(estimate: Estimate, form: str, interval_form: str) -> str:
     text = form.format(estimate.value)
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
-    return f"{text}<small>{form.format(estimate.low)}-{form.format(estimate.high)}</small>"
+    low, high = interval_form.format(estimate.low), interval_form.format(estimate.high)
+    return f"{text}<small>{low}-{high}</small>"
 
 
 def _section(title: str, explanation: str, content: str) -> str:

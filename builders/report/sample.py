@@ -6,12 +6,13 @@ from builders.report.data import TokenDepths
 
 # Few backbone layers to many: pale river to deep blue.
 COLOURS = ((226, 244, 242), (128, 203, 205), (47, 131, 184), (23, 42, 99))
+CONTRAST = 0.75  # below 1: most tokens are shallow, so more colours go to them
 WHITE_TEXT_BELOW = 0.45  # of luminance
 
 
 def depth_colour(share: float) -> tuple[int, int, int]:
     """RGB of a share 0..1 of the layers."""
-    place = min(max(share, 0.0), 1.0) * (len(COLOURS) - 1)
+    place = min(max(share, 0.0), 1.0) ** CONTRAST * (len(COLOURS) - 1)
     index = min(int(place), len(COLOURS) - 2)
     pairs = zip(COLOURS[index], COLOURS[index + 1], strict=True)
     red, green, blue = (round(a + (b - a) * (place - index)) for a, b in pairs)

@@ -7,7 +7,9 @@ from html import escape
 import numpy as np
 
 TICK_STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44  # margins in px
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 14, 44  # margins in px
+
+CHARACTER = 7.0  # px, about, of a note
 
 Point = tuple[float, float]
 
@@ -66,18 +68,19 @@ class Plot:
             f'height="{self.height - TOP - BOTTOM}"><title>{escape(tip)}</title></rect>'
         )
 
-    def text(
-        self, at: Point, content: str, style: str = "", anchor: str = "start", dx: float = 0.0,
-        dy: float = 0.0,
-    ) -> None:  # fmt: skip
-        x, y = self.x(at[0]) + dx, self.y(at[1]) + dy
+    def note(self, centre: Point, content: str, style: str = "") -> None:
+        """Text about a point given in px, moved so far that it stays inside the plot."""
+        half = len(content) * CHARACTER / 2
+        x = min(max(centre[0], LEFT + 6 + half), self.width - RIGHT - half)
         self.add(
-            f'<text class="note {style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+            f'<text class="note {style}" x="{x:.1f}" y="{centre[1]:.1f}" text-anchor="middle">'
             f"{escape(content)}</text>"
         )
 
     def render(self, css_class: str = "") -> str:
-        body = "\n".join([*self._axes(), *self.marks])
+        # An inner svg cuts off what lies below the axis.
+        clip = f'<svg width="{self.width}" height="{self.height - BOTTOM + 6}">'
+        body = "\n".join([*self._axes(), clip, *self.marks, "</svg>"])
         return (
             f'<svg class="plot {css_class}" viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(self.title)}" style="max-width:{self.width}px">\n{body}\n</svg>'
@@ -123,7 +126,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(step * power for step in TICK_STEPS if step * power >= rough * 0.999)
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return [float(np.round(n * step, 10)) for n in np.arange(first, last + 1)]
+    # + 0.0: no tick reads -0
+    return [float(np.round(n * step, 10)) + 0.0 for n in np.arange(first, last + 1)]
 
 
 def layer_ticks(num_layers: int, about: int = 7) -> list[float]:

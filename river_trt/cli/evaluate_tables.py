@@ -43,7 +43,7 @@ def print_policies(results: Sequence["PolicyResult"]) -> None:
     """One line a policy."""
     table = plain_table()
     table.add_column("policy", no_wrap=True)
-    for header in ("KL, nats", "top-1", "perplexity", "backbone layers"):
+    for header in ("KL, nats", "top-1", "perplexity", "depth"):
         table.add_column(header, justify="right")
     for result in results:
         table.add_row(
@@ -51,14 +51,15 @@ def print_policies(results: Sequence["PolicyResult"]) -> None:
             _with_interval(result.kl, "{:.4f}"),
             _with_interval(result.agreement, "{:.1%}"),
             _with_interval(result.perplexity, "{:.2f}"),
-            _with_interval(result.backbone_layers, "{:.2f}"),
+            f"{result.backbone_layers.value:.2f}",
         )
     console = stdout_console()
     console.print(table)
     first = results[0]
     console.print(
-        f"{first.positions} positions of {first.pieces} pieces, teacher forced; "
-        "95 % intervals over pieces.\n"
+        f"{first.positions} positions of {first.pieces} pieces, teacher forced. Ranges: 95 % "
+        "intervals over pieces.\n"
+        f"depth: mean backbone layers a token, of {len(first.exit_counts)}\n"
     )
 
 
@@ -103,4 +104,4 @@ def _with_interval(estimate: "Estimate", form: str) -> str:
     value = form.format(estimate.value)
     if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+    return f"{value} {form.format(estimate.low)}-{form.format(estimate.high)}"
