@@ -148,6 +148,8 @@ def replace_policy(directory: Path, policy: ExitPolicy, calibration: str) -> Man
         changed = dataclasses.replace(manifest, policy=stored, files=files)
         _write_whole(directory / MANIFEST_FILE, changed.to_json().encode())
     except OSError as error:
+        if new_name is not None and new_name != old_name:
+            (directory / new_name).unlink(missing_ok=True)
         raise RiverError(f"cannot write the policy to {directory}: {error.strerror}") from error
     if old_name is not None and old_name != new_name:
         (directory / old_name).unlink(missing_ok=True)
