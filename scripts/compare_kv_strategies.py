@@ -15,16 +15,31 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from builders.decoder import RiverDecoder
 from builders.evaluation.intervals import Estimate, bootstrap_mean
 from builders.evaluation.metrics import agreement, kl_divergence, surprise
 from builders.evaluation.results import exponential
 from builders.evaluation.subject import DecoderSubject
 from builders.evaluation.text import TextOptions, read_pieces
-from builders.kv_strategies import READOUTS, STRATEGIES, Readout, Strategy, run_strategy
+from builders.kv_strategies import (
+    READOUTS,
+    STRATEGIES,
+    Readout,
+    Strategy,
+    StrategyRun,
+    run_strategy,
+)
 from builders.recipes import load_recipe
 
 INFINITE = float("inf")
-SEARCH_STEPS, SEARCH_PIECES = 8, 3  # of the tau that gives a mean depth
+# For the tau that gives a mean depth.
+SEARCH_RANGE, SEARCH_STEPS, SEARCH_TEXTS = (0.95, 1.0), 6, 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    ids: torch.Tensor  # [seq]
+    full_depth: StrategyRun
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,31 +57,31 @@ class Row:
 
 
 def measure(
-    subject: DecoderSubject,
-    pieces: Sequence[np.ndarray],
+    decoder: RiverDecoder,
+    texts: Sequence[Text],
     skip: int,
     readout: Readout,
-    strategies: dict[Strategy, float],  # with their tau
-) -> list[Row]:
-    columns: dict[Strategy, list[list[torch.Tensor]]] = {name: [] for name in strategies}
-    for piece in pieces:
-        ids = torch.from_numpy(piece)
-        full = run_strategy(subject.decoder, ids, INFINITE, "share", "river")
-        scored = slice(skip, len(ids) - 1)
-        for name, tau in strategies.items():
-            run = run_strategy(subject.decoder, ids, tau, name, readout, full)
-            expected, logits = full.logits[scored], run.logits[scored]
-            scores = [
-                kl_divergence(expected, logits),
-                agreement(expected, logits),
-                surprise(logits, ids[skip + 1 :]),
-                run.exit_layer[scored],
-                run.river_layers[scored],
-                run.recomputed_layers[scored],
-                run.projected_layers[scored],
-            ]
-            columns[name].append(scores)
-    return [summarise(readout, name, strategies[name], columns[name]) for name in strategies]
+    strategy: Strategy,
+    tau: float,
+) -> Row:
+    columns = [score(decoder, text, skip, tau, strategy, readout) for text in texts]
+    return summarise(readout, strategy, tau, columns)
+
+
+def score(
+    decoder: RiverDecoder, text: Text, skip: int, tau: float, name: Strategy, readout: Readout
+) -> list[torch.Tensor]:
+    """[positions] each, in the order of Row's columns."""
+    run = run_strategy(decoder, text.ids, tau, name, readout, text.full_depth)
+    scored = slice(skip, len(text.ids) - 1)
+    expected, logits = text.full_depth.logits[scored], run.logits[scored]
+    layers = (run.exit_layer, run.river_layers, run.recomputed_layers, run.projected_layers)
+    return [
+        kl_divergence(expected, logits),
+        agreement(expected, logits),
+        surprise(logits, text.ids[skip + 1 :]),
+        *(column[scored] for column in layers),
+    ]
 
 
 def summarise(
@@ -82,18 +97,18 @@ def summarise(
 
 
 def tau_for_depth(
-    subject: DecoderSubject,
-    pieces: Sequence[np.ndarray],
+    decoder: RiverDecoder,
+    texts: Sequence[Text],
     skip: int,
     readout: Readout,
     strategy: Strategy,
     depth: float,
 ) -> float:
-    """Bisection on a few pieces."""
-    low, high = 0.5, 1.0
+    """Bisection."""
+    low, high = SEARCH_RANGE
     for _ in range(SEARCH_STEPS):
         tau = (low + high) / 2
-        (row,) = measure(subject, pieces[:SEARCH_PIECES], skip, readout, {strategy: tau})
+        row = measure(decoder, texts, skip, readout, strategy, tau)
         low, high = (tau, high) if row.backbone_layers < depth else (low, tau)
     return (low + high) / 2
 
@@ -107,7 +122,7 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
     for row in rows:
         layers = (row.backbone_layers, row.river_layers, row.recomputed_layers)
         table.add_row(
-            "river" if row.strategy == "share" else row.readout,
+            row.readout,
             row.strategy,
             f"{row.tau:.4f}",
             interval(row.kl, "{:.3f}"),
@@ -133,26 +148,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pieces", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=256, help="tokens of a piece")
     parser.add_argument("--skip", type=int, default=32, help="first positions, not scored")
+    parser.add_argument(
+        "--readout", choices=READOUTS, action="append", help="may be given twice (default: both)"
+    )
     parser.add_argument("--match", type=float, help="mean backbone layers of the second table")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
 
     options = TextOptions(args.text, args.pieces, args.tokens, args.skip)
     subject = DecoderSubject.open(args.model, load_recipe("cpu", {}), args.tokens)
-    pieces = read_pieces(subject, options)
-    same = dict.fromkeys(STRATEGIES, args.tau)
-    tables = {f"the same gate, tau {args.tau:g}": [
-        row for readout in READOUTS for row in measure(subject, pieces, args.skip, readout, same)
-    ]}  # fmt: skip
+    decoder, skip = subject.decoder, args.skip
+    texts = []
+    for piece in read_pieces(subject, options):
+        ids = torch.from_numpy(piece)
+        texts.append(Text(ids, run_strategy(decoder, ids, INFINITE, "share", "river")))
+    arms = [
+        (readout, name)
+        for readout in args.readout or READOUTS
+        for name in STRATEGIES
+        if name != "share" or readout == "river"  # its one readout
+    ]
+    tables = {
+        f"the same gate, tau {args.tau:g}": [
+            measure(decoder, texts, skip, readout, name, args.tau) for readout, name in arms
+        ]
+    }
     if args.match is not None:
-        rows = []
-        for readout in READOUTS:
-            taus = {
-                name: tau_for_depth(subject, pieces, args.skip, readout, name, args.match)
-                for name in STRATEGIES
-            }
-            rows += measure(subject, pieces, args.skip, readout, taus)
-        tables[f"{args.match:g} backbone layers each"] = rows
+        tables[f"{args.match:g} backbone layers each"] = [
+            measure(
+                decoder,
+                texts,
+                skip,
+                readout,
+                name,
+                tau_for_depth(decoder, texts[:SEARCH_TEXTS], skip, readout, name, args.match),
+            )
+            for readout, name in arms
+        ]
     if args.json:
         print(json.dumps({k: [dataclasses.asdict(r) for r in v] for k, v in tables.items()}))
     else:

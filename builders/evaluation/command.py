@@ -16,6 +16,7 @@ from builders.evaluation.text import (
 )
 from builders.evaluation.texts import read_documents
 from builders.recipes import load_recipe
+from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 
 RECIPE = "cpu"
@@ -62,6 +63,11 @@ def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
 
 def open_subject(run: TextRun) -> Subject:
     if run.engine is not None:
+        longest = read_engine_dir(run.engine, verify=False).model.shape.max_seq_len
+        if run.piece_tokens > longest:
+            raise RiverError(
+                f"pieces of {run.piece_tokens} tokens are longer than the model's {longest}"
+            )
         engine = river_trt.load(
             run.engine,
             max_batch_size=ROWS,

@@ -9,7 +9,7 @@ import numpy as np
 from builders.evaluation.results import NamedPolicy, PolicyResult, summarise
 from builders.evaluation.scores import Progress, score
 from builders.evaluation.subject import Subject
-from builders.evaluation.texts import cut_pieces, read_documents
+from builders.evaluation.texts import check_length, cut_pieces, read_documents
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
@@ -33,6 +33,7 @@ class TextOptions:
             value = getattr(self, name)
             if value < least:
                 raise RiverError(f"{name} must be at least {least}, got {value}")
+        check_length(self.piece_tokens, self.skip)
 
 
 def compared_policies(

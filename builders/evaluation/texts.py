@@ -80,11 +80,7 @@ def cut_pieces(
     The rest of a document is a piece too if it has a position to score. Raises RiverError when
     nothing is long enough.
     """
-    if length < skip + 2:
-        raise RiverError(
-            f"pieces of {length} tokens leave nothing to score after the first {skip}; "
-            f"take {skip + 2} tokens or more"
-        )
+    check_length(length, skip)
     start = tokenizer.encode("")  # what the model wants before a text: often one token, or none
     body = length - len(start)
     pieces, longest = [], 0
@@ -102,3 +98,12 @@ def cut_pieces(
         )
     chosen = np.linspace(0, len(pieces) - 1, min(count, len(pieces))).astype(int)
     return [pieces[index] for index in chosen]
+
+
+def check_length(length: int, skip: int) -> None:
+    """A position is scored by the token after it."""
+    if length < skip + 2:
+        raise RiverError(
+            f"pieces of {length} tokens leave nothing to score after the first {skip}; "
+            f"take {skip + 2} tokens or more"
+        )

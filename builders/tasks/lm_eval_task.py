@@ -29,13 +29,7 @@ def evaluate_lm_eval(
     Raises RiverError for a task that the harness does not know or whose data cannot be had.
     """
     name = run.task.partition(":")[2]
-    manager = _manager(run)
-    known = {*manager.all_tasks}
-    if name not in known:
-        raise RiverError(
-            f"lm-eval knows no task {name!r}; its tasks are listed by `lm-eval ls tasks`, and "
-            "--task-path adds your own"
-        )
+    manager = _manager(name, run)
     scores = []
     for arm in arms:
         stage = f"{run.task}, {arm.name}"
@@ -47,10 +41,18 @@ def evaluate_lm_eval(
     return scores
 
 
-def _manager(run: "TaskRun") -> TaskManager:
+def _manager(name: str, run: "TaskRun") -> TaskManager:
+    """The user's own definitions first: to read the harness's thousands takes many seconds."""
     path = None if run.task_path is None else str(run.task_path)
-    with quietly():
-        return TaskManager(include_path=path)
+    for with_harness in (False, True) if path else (True,):
+        with quietly():
+            manager = TaskManager(include_path=path, include_defaults=with_harness)
+        if name in manager.all_tasks:
+            return manager
+    raise RiverError(
+        f"lm-eval knows no task {name!r}; its tasks are listed by `lm-eval ls tasks`, and "
+        "--task-path adds your own"
+    )
 
 
 def _simple_evaluate(

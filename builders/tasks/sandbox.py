@@ -1,7 +1,7 @@
 """Running code that a model wrote: a restricted Python subprocess.
 
     unshare (user, network, pid, ipc) where the system allows it
-      python -I in an empty temporary directory, rlimits set, no environment, stdin closed
+      python -I -S in an empty temporary directory, rlimits set, no environment
 
 This keeps accidents and crude mischief in: endless loops, all of the memory, full disks, forks,
 calls to the network. It is no wall against an attacker: the process may read what its user may
@@ -65,7 +65,7 @@ def run_restricted(source: str, wall_seconds: float = WALL_SECONDS) -> Outcome:
         Path(work, "program.py").write_text(source, encoding="utf-8", errors="replace")
         runner = RUNNER.format(limits=LIMITS)
         process = subprocess.Popen(  # noqa: S603 (to run it is what was asked for)
-            [*_isolation(), sys.executable, "-I", "-B", "-c", runner],
+            [*_isolation(), sys.executable, "-I", "-S", "-B", "-c", runner],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

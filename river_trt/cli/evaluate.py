@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 from river_trt.cli.arguments import (
@@ -30,6 +29,10 @@ EXAMPLES = """\
 Evaluating needs torch: pip install "river-trt[build]"; lm-eval tasks "river-trt[evaluate]".
 """
 TASKS = ("gsm8k", "humaneval", "lm-eval:NAME")
+TASK_OPTIONS = (
+    *("data", "chat", "limit", "max_new_tokens", "task_path", "allow_code"),
+    "max_seq_len",  # with --text, the pieces say it
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,15 +104,17 @@ def _check(args: argparse.Namespace) -> None:
     if (args.model is None) != (len(engines) == 1):
         raise RiverError("give one engine directory, or --model for the torch reference")
     if args.text is not None:
-        for option in ("data", "chat", "limit", "max_new_tokens", "task_path", "allow_code"):
-            if getattr(args, option):
+        for option in TASK_OPTIONS:
+            if getattr(args, option) not in (None, False):
                 raise RiverError(f"--{option.replace('_', '-')} belongs to --task")
     else:
         for option in ("report", "model"):
             if getattr(args, option) is not None:
                 raise RiverError(f"--{option} goes with --text; a task needs an engine")
-        if args.limit is not None and args.limit < 1:
-            raise RiverError(f"--limit must be at least 1, got {args.limit}")
+        for option in ("limit", "max_new_tokens"):
+            value = getattr(args, option)
+            if value is not None and value < 1:
+                raise RiverError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
     if args.quantiser is not None and args.model is None:
         raise RiverError("--quantiser goes with --model; an engine has its river already")
 
@@ -132,7 +137,7 @@ def _evaluate_text(args: argparse.Namespace) -> int:
         threads=args.threads,
         verify=not args.no_verify,
         report=args.report,
-        command=" ".join(["river-trt", *map(shlex.quote, sys.argv[1:])]),
+        command=_command_line(args),
     )
     with show_progress() as progress:
         results = evaluate_text(run, progress)
@@ -143,6 +148,17 @@ def _evaluate_text(args: argparse.Namespace) -> int:
         if args.report is not None:
             stdout_console().print(f"report: {args.report}", soft_wrap=True)
     return 0
+
+
+def _command_line(args: argparse.Namespace) -> str:
+    """What makes the same report again."""
+    subject = ["--model", args.model] if args.model else [str(engine_path(args))]
+    words = ["river-trt", "evaluate", *subject, "--text", str(args.text)]
+    for option in ("pieces", "piece_tokens", "skip", "seed", "report"):
+        words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    for tau in args.tau:
+        words.append(f"--tau={tau if isinstance(tau, float) else ','.join(map(str, tau))}")
+    return shlex.join(words)
 
 
 def _evaluate_task(args: argparse.Namespace) -> int:

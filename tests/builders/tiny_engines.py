@@ -16,7 +16,7 @@ from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
 from river_trt.spec import ExitPolicy
-from tests.builders.tiny_llama import save_tiny_llama
+from tests.builders.tiny_llama import save_tiny_llama, save_word_tokenizer
 
 # head_dim 16, the least that ONNX Runtime's attention takes; K = 96 leaves a part-filled group.
 TINY: dict[str, Any] = {
@@ -59,10 +59,13 @@ def build_pair(
     quantiser: str = "rtn",
     group_size: int = 32,
     symmetric: bool = False,
+    with_tokenizer: bool = False,
     **changes: Any,
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
     hf = save_tiny_llama(directory / "model", **(TINY | changes)).eval()
+    if with_tokenizer:
+        save_word_tokenizer(directory / "model")
     options = BuildOptions(
         str(directory / "model"),
         directory / "engine",

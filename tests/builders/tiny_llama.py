@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SIZES: dict[str, Any] = {
@@ -34,3 +35,11 @@ def save_tiny_llama(
     model = tiny_llama(dtype, **changes)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     return model
+
+
+def save_word_tokenizer(directory: Path) -> None:
+    """A tokenizer for it: the words w0 .. w99, and ? for any other."""
+    words = {f"w{number}": number for number in range(100)} | {"?": 100}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(directory / "tokenizer.json"))

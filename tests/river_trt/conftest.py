@@ -81,6 +81,10 @@ class FakeSession:
             exits[:] = exits.max()
         return StepOutput(logits[:, logit_indices], exits)
 
+    def read_row(self, row: int, length: int) -> np.ndarray:
+        slots = self.cache[row, :length].astype(np.float32)
+        return np.broadcast_to(slots[:, None], (LAYERS, 2, 1, length, 4))
+
     def move_row(self, source: int, target: int, length: int) -> None:
         assert source > target
         self.cache[target] = -2

@@ -230,12 +230,38 @@ def test_parallel_forward_equals_decoding(make_engine, reference):
         ({"token_ids": [[1]] * 5}, "forward takes"),
         ({"token_ids": [[1, 2]], "logit_indices": [2]}, "positions in 0..1"),
         ({"token_ids": [[1, 2]], "gate_scope": "row"}, "gate_scope"),
+        ({"token_ids": [[1, 2]], "first_row": 4}, r"ids \[1..0, seq\] from cache row 4 of 4"),
+        ({"token_ids": [[1, 2]], "first_row": -1}, "forward takes"),
+        ({"token_ids": [[1, 2]], "past_length": 63}, "2 tokens after 63 do not fit the cache of"),
+        ({"token_ids": [[1, 2]], "past_length": -1}, "do not fit the cache"),
+        ({"token_ids": [[1], [2]], "past_length": 3}, "over filled rows takes one row, got 2"),
         ({"token_ids": [[1, 2]], "policy": ExitPolicy.full_depth(3)}, "3 layers"),
     ],
 )
 def test_forward_refuses_what_does_not_fit(make_engine, kwargs, message):
     with pytest.raises(RiverError, match=message):
         make_engine().forward(**kwargs)
+
+
+def test_forward_in_passes_is_one_forward(make_engine):
+    """Over a row that is not the first, while another row keeps what it holds."""
+    engine, ids = make_engine(), np.arange(9)[None]
+    expected, expected_exits = engine.forward(ids)
+    engine.forward(ids[:, ::-1].copy(), first_row=1)
+    found = [
+        engine.forward(ids[:, start : start + 4], first_row=2, past_length=start)
+        for start in range(0, 9, 4)
+    ]
+    assert np.array_equal(np.concatenate([logits for logits, _ in found], 1), expected)
+    assert np.array_equal(np.concatenate([exits for _, exits in found], 1), expected_exits)
+    assert engine.read_cache(1, 9)[0, 0, 0, :, 0].tolist() == ids[0, ::-1].tolist()
+    assert engine.read_cache(2, 9)[3, 1, 0, :, 3].tolist() == ids[0].tolist()
+
+
+@pytest.mark.parametrize(("row", "length"), [(-1, 1), (4, 1), (0, 65), (0, -1)])
+def test_cache_is_read_within_its_bounds(make_engine, row, length):
+    with pytest.raises(RiverError, match=r"rows 0..3 of 64 slots; got row"):
+        make_engine().read_cache(row, length)
 
 
 def test_nan_logits_are_an_error(make_engine, monkeypatch):

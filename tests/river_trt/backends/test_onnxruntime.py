@@ -182,6 +182,17 @@ def test_moved_row_copies_its_used_slots_only(session):
         assert not cache[1, :, 5:].any()
 
 
+def test_a_row_is_read_layer_by_layer(session):
+    for number, cache in enumerate(session.caches):
+        cache[2] = number
+    found = session.read_row(2, 3)
+    assert found.shape == (LAYERS, 2, HEADS, 3, DIM)
+    for layer in range(LAYERS):
+        assert (found[layer, 0] == 2 * layer).all() and (found[layer, 1] == 2 * layer + 1).all()
+    session.caches[0][2] = 9
+    assert (found[0, 0] == 0).all(), "a copy"
+
+
 def test_whole_engine_generates(directory, make_manifest):
     write_graph(directory, tiny_graph(LAYERS), make_manifest)
     engine = river_trt.load(directory, max_seq_len=SLOTS)
