@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--layers", default="4,6,10,14,22", help="budgets (default: %(default)s)")
     parser.add_argument("--pieces", type=int, default=64, help="of 256 tokens, half held out")
+    parser.add_argument("--scored", type=int, default=16, help="of the held-out pieces")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--report", type=Path, metavar="HTML")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         for budget in budgets:
             found = search.at(budget)
-            mask = static_mask(search.sensitivity, budget).policy
+            mask = static_mask(search.sensitivity, round(budget)).policy
             rows += [
                 ("calibrated", NamedPolicy(f"{budget:g}: {found.description}", found.policy)),
                 ("paper", NamedPolicy(f"{budget:g}: the paper's gate", paper.policy(budget))),
@@ -71,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ("static", NamedPolicy(f"{budget:g}: static mask", mask)),
             ]
         policies = [named for _, named in rows]
-        results = evaluate_policies(subject, split.report, policies, options, progress)
+        # Evenly spread, as the pieces are over the text.
+        scored = split.report[:: max(1, len(split.report) // args.scored)][: args.scored]
+        results = evaluate_policies(subject, scored, policies, options, progress)
     table = Table("policy", "backbone layers", "KL, nats", "top-1", "perplexity")
     for result in results:
         table.add_row(

@@ -1,11 +1,11 @@
 """Candidate policies: pinned layers, and one layer where each token leaves or stays for good."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from builders.calibration.directions import DirectionFit, cosine
+from builders.calibration.directions import cosine, fit_direction
 from builders.calibration.material import GateInputs, pinned_only
 from river_trt.spec import ExitPolicy, GateKind
 
@@ -16,9 +16,9 @@ MIN_STAY = 0.02  # a smaller share of staying tokens is no gate worth having
 class Candidate:
     """A policy and what it promises; a `gate_layer` of None is a static mask."""
 
-    policy: ExitPolicy
-    backbone_layers: float  # mean, on the text it was made from
-    predicted_kl: float  # if the tokens that stay had no error left
+    policy: ExitPolicy  # spends the budget on the choose part, so that candidates compare
+    final: ExitPolicy  # its threshold from all the text there is: what would be shipped
+    predicted_kl: float  # on the choose part, if the tokens that stay had no error left
     gate_layer: int | None
 
     def describe(self) -> str:
@@ -29,77 +29,28 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PinnedScores:
-    """What a set of pinned layers alone costs each token of both parts."""
+class PinnedCost:
+    """What a set of pinned layers alone costs each token of the choose part."""
 
     pinned: np.ndarray  # bool [L]
-    fit_kl: np.ndarray  # [positions]
-    choose_kl: np.ndarray
-
-
-class Candidates:
-    """All ways to spend a budget with the given sets of pins."""
-
-    def __init__(
-        self, pins: Sequence[PinnedScores], fit: GateInputs, choose: GateInputs, num_layers: int
-    ) -> None:
-        self._pins, self._fit, self._choose = pins, fit, choose
-        self._num_layers = num_layers
-        self._fits = {layer: DirectionFit(h) for layer, h in fit.after.items()}
-        self._gates: dict[tuple[int, int, GateKind], _Gate] = {}
-
-    def within(self, budget: float) -> list[Candidate]:
-        """Candidates whose mean backbone layers are the budget, best promise first."""
-        return sorted(self._gated(budget), key=lambda candidate: candidate.predicted_kl)
-
-    def _gated(self, budget: float) -> Iterator[Candidate]:
-        for index, pins in enumerate(self._pins):
-            for layer in self._fits:
-                # Those who leave run the layers up to the gate and the pins behind it.
-                left = layer + int(pins.pinned[layer:].sum())
-                stay = (budget - left) / (self._num_layers - left)
-                if not MIN_STAY <= stay <= 1 - MIN_STAY:
-                    continue
-                for kind in ("direction", "similarity"):
-                    gate = self._gate(index, layer, kind)
-                    tau, kept = gate.threshold(stay)
-                    yield Candidate(
-                        gate.policy(pins.pinned, tau, self._num_layers),
-                        float(kept.mean() * (self._num_layers - left) + left),
-                        float((pins.choose_kl * ~kept).mean()),
-                        layer,
-                    )
-
-    def _gate(self, index: int, layer: int, kind: GateKind) -> "_Gate":
-        key = index, layer, kind
-        if key not in self._gates:
-            direction = None
-            if kind == "direction":
-                direction = self._fits[layer].direction(self._pins[index].fit_kl)
-            scores = [
-                cosine(part.after[layer], part.before[layer] if direction is None else direction)
-                for part in (self._fit, self._choose)
-            ]
-            self._gates[key] = _Gate(layer, direction, *scores)
-        return self._gates[key]
+    kl: np.ndarray  # [positions]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Gate:
+class Gate:
+    """One layer's scores, by either kind of gate; a token stays if its score is at most tau."""
+
     layer: int
     direction: np.ndarray | None  # [hidden]; None: similarity
-    fit_scores: np.ndarray  # [positions]
-    choose_scores: np.ndarray
+    fit_scores: np.ndarray  # [positions], by directions that have not seen the token
+    choose_scores: np.ndarray  # [positions]
 
-    def threshold(self, stay: float) -> tuple[float, np.ndarray]:
-        """tau under which this share of tokens stays, and which of the choose part do.
+    @property
+    def kind(self) -> GateKind:
+        return "similarity" if self.direction is None else "direction"
 
-        The choose part alone decides: a direction scores the tokens it was fitted to too well.
-        """
-        tau = float(np.quantile(self.choose_scores, stay))
-        return tau, self.choose_scores <= tau
-
-    def policy(self, pinned: np.ndarray, tau: float, num_layers: int) -> ExitPolicy:
+    def policy(self, pinned: np.ndarray, tau: float) -> ExitPolicy:
+        num_layers = len(pinned)
         taus = np.full(num_layers, np.inf, np.float32)
         taus[self.layer - 1] = tau
         if self.direction is None:
@@ -107,6 +58,52 @@ class _Gate:
         directions = np.zeros((num_layers, len(self.direction)), np.float32)
         directions[self.layer - 1] = self.direction
         return ExitPolicy(taus, pinned, directions)
+
+
+def make_gates(
+    fit: GateInputs,
+    choose: GateInputs,
+    cost: np.ndarray,  # [positions] of the fit part: what leaving early costs a token, nats
+    folds: np.ndarray,  # [positions] 0 or 1: halves of the fit part that score each other
+) -> list[Gate]:
+    """Both kinds of gate at each layer of the inputs."""
+    gates = []
+    for layer, h in fit.after.items():
+        similarity = [cosine(part.after[layer], part.before[layer]) for part in (fit, choose)]
+        gates.append(Gate(layer, None, *similarity))
+        # A direction scores the tokens it was fitted to too well for a threshold.
+        unseen = np.empty(len(h), np.float32)
+        for fold in (0, 1):
+            inside = folds == fold
+            unseen[inside] = cosine(h[inside], fit_direction(h[~inside], cost[~inside]))
+        direction = fit_direction(h, cost)
+        gates.append(Gate(layer, direction, unseen, cosine(choose.after[layer], direction)))
+    return gates
+
+
+def candidates_within(
+    budget: float, pins: Sequence[PinnedCost], gates: Sequence[Gate]
+) -> list[Candidate]:
+    """Gated candidates whose mean backbone layers are the budget, best promise first."""
+    found = []
+    for cost in pins:
+        num_layers = len(cost.pinned)
+        for gate in gates:
+            # Those who leave run the layers up to the gate and the pins behind it.
+            left = gate.layer + int(cost.pinned[gate.layer :].sum())
+            stay = (budget - left) / (num_layers - left)
+            if not MIN_STAY <= stay <= 1 - MIN_STAY:
+                continue
+            tau = float(np.quantile(gate.choose_scores, stay))
+            all_scores = np.concatenate([gate.fit_scores, gate.choose_scores])
+            candidate = Candidate(
+                policy=gate.policy(cost.pinned, tau),
+                final=gate.policy(cost.pinned, float(np.quantile(all_scores, stay))),
+                predicted_kl=float((cost.kl * (gate.choose_scores > tau)).mean()),
+                gate_layer=gate.layer,
+            )
+            found.append(candidate)
+    return sorted(found, key=lambda candidate: candidate.predicted_kl)
 
 
 def most_sensitive(
@@ -119,8 +116,7 @@ def most_sensitive(
     return pinned
 
 
-def static_mask(sensitivity: np.ndarray, layers: float) -> Candidate:
-    """As many pinned layers as the budget holds, and no gate."""
-    count = max(1, int(layers))
+def static_mask(sensitivity: np.ndarray, count: int) -> Candidate:
+    """That many pinned layers, layer 1 among them, and no gate."""
     policy = pinned_only(most_sensitive(sensitivity, count))
-    return Candidate(policy, float(count), float("nan"), None)
+    return Candidate(policy, policy, float("nan"), None)

@@ -100,5 +100,5 @@ def rivals(
         policies.append(NamedPolicy("the paper's gate", paper.policy(layers)))
     depth = min(num_layers, max(1, round(layers)))
     policies.append(NamedPolicy("fixed exit", fixed_exit(num_layers, depth)))
-    policies.append(NamedPolicy("static mask", static_mask(ranking, layers).policy))
+    policies.append(NamedPolicy("static mask", static_mask(ranking, depth).policy))
     return policies

@@ -5,35 +5,25 @@ import numpy as np
 RIDGE = 0.3  # of the mean variance of a coordinate
 
 
-class DirectionFit:
-    """Ridge regression of one layer's unit hidden states on what an exit there would cost.
+def fit_direction(
+    h: np.ndarray,  # [positions, hidden]
+    kl: np.ndarray,  # [positions] nats: what leaving here costs the token
+) -> np.ndarray:
+    """Unit vector float32 [hidden] whose cosine with h is high where leaving costs little.
 
-    The factorisation depends on the hidden states alone and serves every set of pins. The square
-    root of the KL is the target: the KL itself is ruled by a few tokens, and its logarithm by
-    differences between tokens that cost nothing (docs/calibration.md).
+    Ridge regression of the unit hidden states on the square root of the KL: the KL itself is ruled
+    by a few tokens, its logarithm by differences between tokens that cost nothing
+    (docs/calibration.md).
     """
-
-    def __init__(
-        self,
-        h: np.ndarray,  # [positions, hidden]
-    ) -> None:
-        unit = h / np.linalg.norm(h, axis=1, keepdims=True).clip(1e-30)
-        self._mean = unit.mean(0, dtype=np.float64)
-        self._centred = unit - self._mean.astype(np.float32)
-        gram = (self._centred.T @ self._centred).astype(np.float64)
-        gram[np.diag_indices_from(gram)] += RIDGE * gram.trace() / len(gram)
-        self._gram = gram
-
-    def direction(
-        self,
-        kl: np.ndarray,  # [positions] nats
-    ) -> np.ndarray:
-        """Unit vector float32 [hidden]; its cosine with h is high where an exit costs little."""
-        cost = np.sqrt(np.maximum(kl, 0))
-        moment = self._centred.T @ (cost - cost.mean()).astype(np.float32)
-        vector = -np.linalg.solve(self._gram, moment.astype(np.float64))
-        unit: np.ndarray = (vector / max(np.linalg.norm(vector), 1e-30)).astype(np.float32)
-        return unit
+    unit = h / np.linalg.norm(h, axis=1, keepdims=True).clip(1e-30)
+    unit = unit - unit.mean(0, dtype=np.float64).astype(np.float32)
+    cost = np.sqrt(np.maximum(kl, 0))
+    gram = (unit.T @ unit).astype(np.float64)
+    gram[np.diag_indices_from(gram)] += RIDGE * max(gram.trace() / len(gram), 1e-30)
+    moment = unit.T @ (cost - cost.mean()).astype(np.float32)
+    vector = -np.linalg.solve(gram, moment.astype(np.float64))
+    direction: np.ndarray = (vector / max(np.linalg.norm(vector), 1e-30)).astype(np.float32)
+    return direction
 
 
 def cosine(

@@ -1,8 +1,8 @@
 """The search: rank layers, try pins and gates, keep what loses least within the budget.
 
-sensitivity -> sets of pins -> what each costs every token -> gates that foresee that cost
-                                                 |
-budget in layers -> candidates by their promise -+-> the best few, measured -> the choice
+layers by sensitivity --> sets of pins --> what leaving costs each token --> gates
+                                                                              |
+budget in layers --> candidates by their promise --> the best few, measured --+
 budget in quality: bisect over layers
 """
 
@@ -14,8 +14,9 @@ import numpy as np
 from builders.calibration.budget import Budget
 from builders.calibration.candidates import (
     Candidate,
-    Candidates,
-    PinnedScores,
+    PinnedCost,
+    candidates_within,
+    make_gates,
     most_sensitive,
     static_mask,
 )
@@ -71,41 +72,40 @@ class Search:
             GateInputs.read(subject, part, gates, skip, progress)
             for part in (split.fit, split.choose)
         )
-        self._candidates = Candidates(self._pinned_scores(pin_counts), fit, choose, layers)
+        masks = [most_sensitive(self.sensitivity, count) for count in pin_counts]
+        # One set of pins is enough to fit to: which tokens are dear hardly depends on the pins.
+        (fit_scores,) = self._score(split.fit, [pinned_only(masks[len(masks) // 3])], "costs")
+        folds = [np.full(len(piece.kl), n % 2) for n, piece in enumerate(fit_scores)]
+        cost = np.concatenate([piece.kl for piece in fit_scores])
+        self._gates = make_gates(fit, choose, cost, np.concatenate(folds))
+        found = self._score(split.choose, [pinned_only(mask) for mask in masks], "pinned layers")
+        self._pins = [
+            PinnedCost(mask, np.concatenate([piece.kl for piece in scores]))
+            for mask, scores in zip(masks, found, strict=True)
+        ]
 
     def at(self, layers: float) -> Measured:
         """The best policy of this many backbone layers: the least KL on the choose part."""
         if layers >= self._subject.num_layers:
             full_depth = ExitPolicy.full_depth(self._subject.num_layers)
-            return self._measure([Candidate(full_depth, layers, 0.0, None)])[0]
-        gated = self._candidates.within(layers)[:MEASURED]
-        found = self._measure([static_mask(self.sensitivity, layers), *gated])
+            return self._measure([Candidate(full_depth, full_depth, 0.0, None)])[0]
+        gated = candidates_within(layers, self._pins, self._gates)[:MEASURED]
+        found = self._measure([static_mask(self.sensitivity, int(layers)), *gated])
         return min(found, key=lambda measured: measured.kl)
-
-    def _pinned_scores(self, counts: Sequence[int]) -> list[PinnedScores]:
-        """What several sets of pins cost without any gate, token by token."""
-        split = self._split
-        masks = [most_sensitive(self.sensitivity, count) for count in counts]
-        pieces = [*split.fit, *split.choose]
-        policies = [pinned_only(mask) for mask in masks]
-        stage = renamed(self._progress, "pinned layers")
-        costs = []
-        for mask, scores in zip(
-            masks, score(self._subject, pieces, policies, self._skip, stage), strict=True
-        ):
-            kl = [piece.kl for piece in scores]
-            fit = len(split.fit)
-            costs.append(PinnedScores(mask, np.concatenate(kl[:fit]), np.concatenate(kl[fit:])))
-        return costs
 
     def _measure(self, candidates: Sequence[Candidate]) -> list[Measured]:
         policies = [candidate.policy for candidate in candidates]
-        stage = renamed(self._progress, "candidates")
-        found = score(self._subject, self._split.choose, policies, self._skip, stage)
         return [
-            measured(candidate.policy, candidate.describe(), scores)
-            for candidate, scores in zip(candidates, found, strict=True)
+            measured(candidate.final, candidate.describe(), scores)
+            for candidate, scores in zip(
+                candidates, self._score(self._split.choose, policies, "candidates"), strict=True
+            )
         ]
+
+    def _score(
+        self, pieces: Sequence[np.ndarray], policies: Sequence[ExitPolicy], stage: str
+    ) -> list[list[PieceScores]]:
+        return score(self._subject, pieces, policies, self._skip, renamed(self._progress, stage))
 
 
 def pin_counts(budget: Budget, num_layers: int) -> list[int]:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from builders.calibration.candidates import (
-    Candidates,
-    PinnedScores,
+    Gate,
+    PinnedCost,
+    candidates_within,
+    make_gates,
     most_sensitive,
     static_mask,
 )
@@ -25,13 +27,15 @@ def inputs(seed: int) -> tuple[GateInputs, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def candidates():
-    (fit, fit_cost), (choose, choose_cost) = inputs(0), inputs(1)
-    pins = [
-        PinnedScores(most_sensitive(SENSITIVITY, count), fit_cost / count, choose_cost / count)
-        for count in (2, 4)
-    ]
-    return Candidates(pins, fit, choose, LAYERS)
+def pins() -> list[PinnedCost]:
+    _, cost = inputs(1)
+    return [PinnedCost(most_sensitive(SENSITIVITY, count), cost / count) for count in (2, 4)]
+
+
+@pytest.fixture(scope="module")
+def gates() -> list[Gate]:
+    (fit, cost), (choose, _) = inputs(0), inputs(1)
+    return make_gates(fit, choose, cost, np.arange(POSITIONS) % 2)
 
 
 def depth_of(policy, choose: GateInputs) -> float:
@@ -47,28 +51,37 @@ def depth_of(policy, choose: GateInputs) -> float:
 
 
 @pytest.mark.parametrize("budget", [6.5, 7.5, 10.0])
-def test_candidates_spend_the_budget(candidates, budget):
+def test_candidates_spend_the_budget(pins, gates, budget):
     choose, _ = inputs(1)
-    found = candidates.within(budget)
+    found = candidates_within(budget, pins, gates)
     assert {c.gate_layer for c in found} == {2, 4}
     assert {c.policy.gate for c in found} == {"similarity", "direction"}
     for candidate in found:
-        assert candidate.backbone_layers == pytest.approx(budget, abs=0.05)
-        assert depth_of(candidate.policy, choose) == pytest.approx(candidate.backbone_layers)
+        assert depth_of(candidate.policy, choose) == pytest.approx(budget, abs=0.05)
+        assert depth_of(candidate.final, choose) == pytest.approx(budget, abs=0.7)
         assert np.isfinite(candidate.policy.tau).sum() == 1
 
 
-def test_the_layer_that_knows_the_cost_comes_first(candidates):
-    best = candidates.within(7.0)[0]
-    assert (best.policy.gate, best.gate_layer) == ("direction", 2)
-    similarity = min(
-        c.predicted_kl for c in candidates.within(7.0) if c.policy.gate == "similarity"
-    )
-    assert best.predicted_kl < 0.8 * similarity
+def test_the_layer_that_knows_the_cost_comes_first(pins, gates):
+    found = candidates_within(7.0, pins, gates)
+    assert (found[0].policy.gate, found[0].gate_layer) == ("direction", 2)
+    similarity = min(c.predicted_kl for c in found if c.policy.gate == "similarity")
+    assert found[0].predicted_kl < 0.8 * similarity
 
 
-def test_nothing_promised_where_the_budget_leaves_no_choice(candidates):
-    assert candidates.within(12.0) == [] and candidates.within(2.0) == []
+def test_nothing_promised_where_the_budget_leaves_no_choice(pins, gates):
+    assert candidates_within(12.0, pins, gates) == candidates_within(2.0, pins, gates) == []
+
+
+def test_fit_scores_are_of_directions_that_have_not_seen_the_token():
+    """With pure noise for costs a direction that has seen the tokens would seem to know them."""
+    (fit, _), (choose, _) = inputs(0), inputs(1)
+    noise = np.random.default_rng(5).random(POSITIONS)
+    for gate in make_gates(fit, choose, noise, np.arange(POSITIONS) % 2):
+        if gate.kind == "direction":
+            seen = cosine(fit.after[gate.layer], gate.direction)
+            assert np.corrcoef(seen, noise)[0, 1] < -0.1
+            assert np.corrcoef(gate.fit_scores, noise)[0, 1] > -0.1
 
 
 def test_most_sensitive_layers_are_pinned():
@@ -77,7 +90,7 @@ def test_most_sensitive_layers_are_pinned():
 
 
 def test_static_mask_runs_its_pins_only():
-    candidate = static_mask(SENSITIVITY, 4.9)
+    candidate = static_mask(SENSITIVITY, 4)
     policy = candidate.policy
     assert policy.tau[0] == -np.inf and np.isposinf(policy.tau[1:]).all()
     assert backbone_layers(np.array([1]), policy.pinned).tolist() == [4]
