@@ -11,9 +11,10 @@ from builders.onnxruntime.build import Progress, build_onnxruntime
 from builders.onnxruntime.lowering import Banks
 from builders.recipes import load_recipe
 from builders.source import ModelSource
-from river_trt.engine_dir import write_engine_dir
+from river_trt.engine_dir import replace_policy, write_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
+from river_trt.policy_file import PolicyFile
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
@@ -42,6 +43,7 @@ class BuildOptions:
     max_seq_len: int | None = None
     tau: float | None = None  # one tau for all layers
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
+    policy: Path | None = None  # written by `calibrate --save`; in place of tau and pinned
     calibration_text: Path | None = None
     force: bool = False
     banks: Banks = "both"  # one bank alone is a plain model, to measure the River engine against
@@ -56,12 +58,18 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     given = {name: getattr(options, name) for name in _RECIPE_OPTIONS}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(options.recipe, changes)
+    if options.policy is not None and (options.tau is not None or options.pinned is not None):
+        raise RiverError("a saved policy has its own tau and pins; leave tau and pinned out")
+    saved = None if options.policy is None else PolicyFile.read(options.policy)
     with write_engine_dir(options.out, options.force) as directory:
         source = ModelSource.open(options.model)
-        longest = engine_positions(source.config, recipe.max_seq_len, options.max_seq_len)
+        config = source.config
+        if saved is not None:
+            saved.check_model(source.config_sha256, config.num_layers, config.hidden_size)
+        longest = engine_positions(config, recipe.max_seq_len, options.max_seq_len)
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
-        policy = initial_policy(source.config.num_layers, options.tau, options.pinned)
-        return build_onnxruntime(
+        policy = initial_policy(config.num_layers, options.tau, options.pinned)
+        manifest = build_onnxruntime(
             source,
             recipe,
             policy,
@@ -70,6 +78,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             progress or _silent,
             options.banks,
         )
+        if saved is None:
+            return manifest
+        return replace_policy(directory, saved.policy, saved.calibration)
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:

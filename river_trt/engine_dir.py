@@ -1,5 +1,6 @@
 """The engine directory: written whole or not at all, and checked before anything is opened."""
 
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -16,7 +17,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from river_trt.errors import EngineError, RiverError
-from river_trt.manifest import REBUILD, FileInfo, Manifest
+from river_trt.manifest import REBUILD, FileInfo, Manifest, PolicyInfo
+from river_trt.spec import ExitPolicy
 
 MANIFEST_FILE = "manifest.json"
 UNWRITABLE = (
@@ -124,6 +126,43 @@ def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
     if values.size != shape[0] * shape[1]:
         raise EngineError(f"{name} must hold {list(shape)} float32 values; {REBUILD}")
     return values.astype(np.float32).reshape(shape)
+
+
+def replace_policy(directory: Path, policy: ExitPolicy, calibration: str) -> Manifest:
+    """Give an engine another policy, without building it again.
+
+    Directions go to a new file; the new manifest takes its place in one rename, so an engine that
+    is interrupted here is the old one or the new one. Raises RiverError where it cannot be written.
+    """
+    manifest = read_engine_dir(directory, verify=False)
+    old_name = manifest.policy.directions_file
+    files = {name: info for name, info in manifest.files.items() if name != old_name}
+    new_name = None
+    try:
+        if policy.directions is not None:
+            data = policy.directions.astype("<f4").tobytes()
+            new_name = f"directions.{hashlib.sha256(data).hexdigest()[:12]}.bin"
+            _write_whole(directory / new_name, data)
+            files[new_name] = FileInfo(len(data), sha256(directory / new_name))
+        stored = PolicyInfo.from_policy(policy, new_name, calibration)
+        changed = dataclasses.replace(manifest, policy=stored, files=files)
+        _write_whole(directory / MANIFEST_FILE, changed.to_json().encode())
+    except OSError as error:
+        if new_name is not None and new_name != old_name:
+            (directory / new_name).unlink(missing_ok=True)
+        raise RiverError(f"cannot write the policy to {directory}: {error.strerror}") from error
+    if old_name is not None and old_name != new_name:
+        (directory / old_name).unlink(missing_ok=True)
+    return changed
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_file(directory: Path, name: str, info: FileInfo, verify: bool) -> None:

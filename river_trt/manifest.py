@@ -61,12 +61,18 @@ class PolicyInfo:
     tau: tuple[float, ...]
     pinned: tuple[int, ...] = ()
     directions_file: str | None = None
+    calibration: str | None = None  # how it was found, for people; None: nobody calibrated it
 
     @classmethod
-    def from_policy(cls, policy: ExitPolicy, directions_file: str | None = None) -> "PolicyInfo":
+    def from_policy(
+        cls,
+        policy: ExitPolicy,
+        directions_file: str | None = None,
+        calibration: str | None = None,
+    ) -> "PolicyInfo":
         assert (directions_file is None) == (policy.directions is None)
         pinned = tuple(int(layer) + 1 for layer in np.flatnonzero(policy.pinned))
-        return cls(policy.gate, tuple(policy.tau.tolist()), pinned, directions_file)
+        return cls(policy.gate, tuple(policy.tau.tolist()), pinned, directions_file, calibration)
 
     def to_policy(self, directions: np.ndarray | None = None) -> ExitPolicy:
         """directions: float32 [L, hidden], the content of directions_file."""

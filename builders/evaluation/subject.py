@@ -26,6 +26,7 @@ class Subject(Protocol):
     """A model with both banks and ROWS cache rows."""
 
     name: str
+    config_sha256: str
     river: str  # the bank, for people
     num_layers: int
     max_seq_len: int
@@ -74,6 +75,7 @@ class EngineSubject:
         )
         self.num_layers, self.max_seq_len = engine.num_layers, engine.max_seq_len
         self.vocab_size = manifest.model.shape.vocab_size
+        self.config_sha256 = manifest.model.config_sha256
         river = manifest.river
         self.river = f"{river.quantiser}, {river.bits} bits, groups of {river.group_size}"
         self._hidden_states: HiddenStates | None = None
@@ -105,12 +107,14 @@ class DecoderSubject:
         decoder: RiverDecoder,
         tokenizer: Tokenizer,
         name: str,
+        config_sha256: str,
         river: str,
         max_seq_len: int,
         policy: ExitPolicy,
     ) -> None:
         self.decoder, self.tokenizer = decoder, tokenizer
         self.name, self.river, self.policy = name, river, policy
+        self.config_sha256 = config_sha256
         config = decoder.config
         self.num_layers, self.max_seq_len = config.num_layers, max_seq_len
         self.vocab_size = config.vocab_size
@@ -135,6 +139,7 @@ class DecoderSubject:
             decoder,
             tokenizer,
             source.checkpoint.name,
+            source.config_sha256,
             f"{recipe.quantiser}, 4 bits, groups of {recipe.group_size}",
             max_seq_len,
             initial_policy(source.config.num_layers, None, None),

@@ -44,6 +44,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "max_seq_len",
     "tau",
     "pinned",
+    "policy",
     "force",
     "calibration_text",
 )
@@ -86,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="1,30",
         help="layers that always run the backbone, stored too; `none` for no layer "
         "(default: the last one)",
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="exit policy that `calibrate --save` wrote, in place of --tau and --pinned",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

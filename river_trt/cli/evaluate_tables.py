@@ -35,6 +35,12 @@ def describe(value: Any) -> Any:
 
 def print_results(results: Sequence["PolicyResult"]) -> None:
     """One line a policy, then exits and cache cosines of the engine's own."""
+    print_policies(results)
+    _print_layers(results)
+
+
+def print_policies(results: Sequence["PolicyResult"]) -> None:
+    """One line a policy."""
     table = plain_table()
     table.add_column("policy", no_wrap=True)
     for header in ("KL, nats", "top-1", "perplexity", "depth"):
@@ -55,7 +61,6 @@ def print_results(results: Sequence["PolicyResult"]) -> None:
         "intervals over pieces.\n"
         f"depth: mean backbone layers a token, of {len(first.exit_counts)}\n"
     )
-    _print_layers(results)
 
 
 def _print_layers(results: Sequence["PolicyResult"]) -> None:

@@ -106,6 +106,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("gate", manifest.policy.gate),
         ("tau", summarise_tau(manifest.policy.tau)),
         ("pinned", format_layers(manifest.policy.pinned)),
+        ("policy", manifest.policy.calibration or "not calibrated; see `river-trt calibrate`"),
         (
             "reads",
             f"{format_bytes(full)} a token at full depth, {format_bytes(least)} all river "

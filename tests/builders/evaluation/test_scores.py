@@ -39,7 +39,7 @@ def engine(pair) -> EngineSubject:
 def reference(pair) -> DecoderSubject:
     assert pair.engine.tokenizer is not None
     return DecoderSubject(
-        pair.reference, pair.engine.tokenizer, "tiny", "rtn", 64, policy(LAYERS, 0.8)
+        pair.reference, pair.engine.tokenizer, "tiny", "0" * 64, "rtn", 64, policy(LAYERS, 0.8)
     )
 
 
