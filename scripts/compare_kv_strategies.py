@@ -113,7 +113,11 @@ def tau_for_depth(
     return (low + high) / 2
 
 
-def print_rows(title: str, rows: Sequence[Row]) -> None:
+def report(title: str, rows: Sequence[Row], as_json: bool) -> None:
+    """A table, or one line of JSON."""
+    if as_json:
+        print(json.dumps({"title": title, "rows": [dataclasses.asdict(row) for row in rows]}))
+        return
     table = Table(title=title)
     for header in ("readout", "strategy", "tau", "KL, nats", "top-1", "perplexity"):
         table.add_column(header)
@@ -130,7 +134,7 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
             interval(row.perplexity, "{:.1f}"),
             *(f"{value:.2f}" for value in (*layers, row.projected_layers)),
         )
-    Console().print(table)
+    Console(width=max(120, Console().width)).print(table)
 
 
 def interval(estimate: Estimate, form: str) -> str:
@@ -168,28 +172,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in STRATEGIES
         if name != "share" or readout == "river"  # its one readout
     ]
-    tables = {
-        f"the same gate, tau {args.tau:g}": [
-            measure(decoder, texts, skip, readout, name, args.tau) for readout, name in arms
-        ]
-    }
+    rows = [measure(decoder, texts, skip, readout, name, args.tau) for readout, name in arms]
+    report(f"the same gate, tau {args.tau:g}", rows, args.json)
     if args.match is not None:
-        tables[f"{args.match:g} backbone layers each"] = [
-            measure(
-                decoder,
-                texts,
-                skip,
-                readout,
-                name,
-                tau_for_depth(decoder, texts[:SEARCH_TEXTS], skip, readout, name, args.match),
-            )
-            for readout, name in arms
-        ]
-    if args.json:
-        print(json.dumps({k: [dataclasses.asdict(r) for r in v] for k, v in tables.items()}))
-    else:
-        for title, rows in tables.items():
-            print_rows(title, rows)
+        few = texts[:SEARCH_TEXTS]
+        rows = []
+        for readout, name in arms:
+            tau = tau_for_depth(decoder, few, skip, readout, name, args.match)
+            rows.append(measure(decoder, texts, skip, readout, name, tau))
+        report(f"{args.match:g} backbone layers each", rows, args.json)
     return 0
 
 

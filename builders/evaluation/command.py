@@ -46,8 +46,11 @@ def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     """Backbone, all river, the own policy and each tau. Raises RiverError for bad input."""
     options = TextOptions(run.text, run.pieces, run.piece_tokens, run.skip, run.seed)
     read_documents(run.text)  # a bad file is refused before a model is loaded
-    if run.report is not None and not run.report.parent.is_dir():
-        raise RiverError(f"cannot write {run.report}: {run.report.parent} is not a directory")
+    if run.report is not None:
+        if not run.report.parent.is_dir():
+            raise RiverError(f"cannot write {run.report}: {run.report.parent} is not a directory")
+        if run.report.is_dir():
+            raise RiverError(f"cannot write {run.report}: it is a directory")
     subject = open_subject(run)
     policies = compared_policies(subject, run.taus, run.pinned)
     pieces = read_pieces(subject, options)

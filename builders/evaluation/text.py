@@ -44,11 +44,10 @@ def compared_policies(
     pinned: layers from 1 for those taus; None keeps the subject's pins.
     """
     layers = subject.num_layers
-    own = resolve_policy(GenerationConfig(), subject.policy, layers)
     policies = [
         NamedPolicy(BACKBONE, ExitPolicy.full_depth(layers)),
         NamedPolicy(ALL_RIVER, ExitPolicy.uniform(layers, -np.inf)),
-        NamedPolicy(RIVER, own),
+        NamedPolicy(RIVER, subject.policy),
     ]
     for tau in taus:
         config = GenerationConfig(tau=tau, pinned=pinned)

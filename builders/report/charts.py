@@ -140,6 +140,6 @@ def _label_ends(plot: Plot, points: Sequence[PolicyPoint]) -> None:
         if point.shipped:
             plot.note((x - 48, min(y + 36, plot.y(0) - 8)), "the engine's policy", "strong")
         elif point.series == "full depth":
-            plot.note((x - 76, y - 8), "full depth")
+            plot.note((x - 112, y - 8), "full depth")
         elif point.series == "all river":
             plot.note((x + 44, y - 12), "all river")

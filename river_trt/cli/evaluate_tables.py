@@ -48,9 +48,9 @@ def print_policies(results: Sequence["PolicyResult"]) -> None:
     for result in results:
         table.add_row(
             result.name,
-            _with_interval(result.kl, "{:.4f}"),
-            _with_interval(result.agreement, "{:.1%}"),
-            _with_interval(result.perplexity, "{:.2f}"),
+            _with_interval(result.kl, "{:.4f}", "{:.3f}"),
+            _with_interval(result.agreement, "{:.1%}", "{:.1%}"),
+            _with_interval(result.perplexity, "{:.2f}", "{:.2f}"),
             f"{result.backbone_layers.value:.2f}",
         )
     console = stdout_console()
@@ -92,7 +92,7 @@ def print_scores(scores: Sequence["TaskScore"]) -> None:
         depth = "" if score.backbone_layers is None else f"{score.backbone_layers:.2f}"
         table.add_row(
             f"{score.policy}: {score.metric}",
-            _with_interval(score.score, "{:.1%}"),
+            _with_interval(score.score, "{:.3f}", "{:.3f}"),
             str(score.questions),
             "" if score.tokens is None else str(score.tokens),
             depth,
@@ -100,8 +100,8 @@ def print_scores(scores: Sequence["TaskScore"]) -> None:
     stdout_console().print(table)
 
 
-def _with_interval(estimate: "Estimate", form: str) -> str:
+def _with_interval(estimate: "Estimate", form: str, interval_form: str) -> str:
     value = form.format(estimate.value)
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return value
-    return f"{value} {form.format(estimate.low)}-{form.format(estimate.high)}"
+    return f"{value} {interval_form.format(estimate.low)}-{interval_form.format(estimate.high)}"

@@ -104,6 +104,7 @@ def test_gsm8k(capsys, work):
             "{work}/engine --text {work}/a.txt --report {work}/no/r.html",
             "/no is not a directory",
         ),
+        ("{work}/engine --text {work}/a.txt --report {work}", "work0: it is a directory"),
         ("{work}/engine --text {work}/a.txt --quantiser rtn", "--quantiser goes with --model"),
         ("--model {work}/model --text {work}/a.txt --piece-tokens 999", "999 tokens are longer"),
         ("{work}/engine --text {work}/a.txt --max-seq-len 64", "--max-seq-len belongs to --task"),
