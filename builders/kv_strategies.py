@@ -26,6 +26,7 @@ from torch import Tensor
 
 from builders.decoder import DecoderLayer, RiverDecoder
 from builders.dialect import cosine, rotate
+from builders.position_tables import rotary_names
 from river_trt.errors import RiverError
 
 Strategy = Literal["share", "recompute", "propagate", "mask", "monotone"]
@@ -70,7 +71,8 @@ def run_strategy(
     exit_layer = torch.full((1, seq), num_layers)
     exit_state = h
     causal = torch.ones(seq, seq, dtype=torch.bool).tril()
-    rotary = (decoder.rotary_cos[:seq], decoder.rotary_sin[:seq])
+    cos, sin = (decoder.get_buffer(name)[:seq] for name in rotary_names(0))
+    rotary = (cos, sin)
     caches: list[LayerCache] = []
     for index, layer in enumerate(decoder.layers):
         assert isinstance(layer, DecoderLayer)
