@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto
 
 from builders.onnxruntime.emit import RegionEmitter
+from builders.onnxruntime.fusions import fuse_norms
 from builders.onnxruntime.program import Operation, Program
 from builders.onnxruntime.scope import Scope
 
@@ -57,16 +58,23 @@ def emit_embedding(
         graph.add("Cast", [f"{h}/stored"], [h], to=TensorProto.FLOAT)
 
 
+def emit_final_norm(
+    graph: Scope, epilogue: tuple[Operation, ...], emitter: RegionEmitter
+) -> tuple[str, str]:
+    """What comes before the head; returns the names of its input and of its weight."""
+    *rest, transpose, matmul = epilogue
+    assert (transpose.op_type, matmul.op_type) == ("Transpose", "MatMul")
+    emitter.emit(graph, fuse_norms(tuple(rest)), "backbone", "")
+    (weight,) = transpose.inputs
+    return matmul.inputs[0], weight
+
+
 def emit_lm_head(
     graph: Scope, epilogue: tuple[Operation, ...], emitter: RegionEmitter, head: HeadPrecision
 ) -> None:
     """Final norm and head of the wanted positions; replaces the traced Transpose and MatMul."""
-    *rest, transpose, matmul = epilogue
-    assert (transpose.op_type, matmul.op_type) == ("Transpose", "MatMul")
-    emitter.emit(graph, tuple(rest), "backbone", "")
-    (weight,) = transpose.inputs
+    x, weight = emit_final_norm(graph, epilogue, emitter)
     vocab, hidden = emitter.program.weight_shapes[weight]
-    x = matmul.inputs[0]
     if head.bits < 16:
         groups = -(-hidden // head.group_size)
         packed = 8 // head.bits

@@ -19,7 +19,7 @@ from river_trt.cli.console import (
 )
 from river_trt.cli.inspect import bytes_per_token, describe
 from river_trt.errors import MissingDependencyError
-from river_trt.manifest import Manifest, PrecisionInfo
+from river_trt.manifest import Kernels, Manifest, PrecisionInfo
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -41,6 +41,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "symmetric",
     "lm_head_bits",
     "river_activation",
+    "kernels",
     "max_seq_len",
     "tau",
     "pinned",
@@ -103,6 +104,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--river-activation",
         choices=RIVER_ACTIVATIONS,
         help="what the river multiplies in: int8 is faster",
+    )
+    bank.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        help="of the CPU engine: native ones need a C++ compiler where the engine runs; "
+        "onnxruntime's own are slower and need nothing",
     )
     bank.add_argument(
         "--lm-head-bits",
