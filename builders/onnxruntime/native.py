@@ -1,7 +1,7 @@
-"""The traced program as one native operator between two attentions (plugins/cpu/block.h).
+"""The traced program as one native operator a layer (plugins/cpu/block.h).
 
-    Block 0 -- GroupQueryAttention (slot 0) -- Block 1 -- ... -- Block L -- norm -- Head
-    norm, qkv                                 o, MLP, gate, norm, qkv
+    Block 0 ------ Block 1 ------------------------------------ ... -- Block L -- norm -- Head
+    norm, qkv      attention (slot 0), o, MLP, gate, norm, qkv
 
 Each row of a block reads its own bank, so there are no conditional regions and no selects.
 """
@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir
 from onnx import ModelProto
 
-from builders.onnxruntime.emit import emit_attention, emit_lengths
 from builders.onnxruntime.fusions import pack_qkv
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
 from builders.onnxruntime.lowering import Lowering, LoweringOptions
@@ -44,16 +43,12 @@ class _NativeLowering(Lowering):
     custom_domains = ((DOMAIN, ABI_VERSION),)
 
     def _prologue(self) -> None:
-        emit_lengths(self.graph)
         emit_embedding(self.graph, self.regions.prologue, self.program, self.options.head)
         for layer in self.regions.layers:
             _check_layer(layer)
         self._block(0)
 
     def _layer(self, number: int, layer: LayerRegions) -> None:
-        rest = layer.before[len(BEFORE) :]  # what a family does to q and k
-        self.emitter.emit(self.graph, rest, "backbone", "")
-        emit_attention(self.graph, layer.attention, self.program)
         self._block(number)
 
     def _epilogue(self) -> None:
@@ -82,13 +77,16 @@ class _NativeLowering(Lowering):
         last = number == self.num_layers
         ended = layers[number - 1] if number else None
         begun = None if last else layers[number]
-        inputs = [begun.h_in if ended is None and begun else "", "", ""]
-        outputs = ["", f"exit_layer.{number}", ""]
-        attributes: dict[str, float | int] = {}
+        h_in, exit_layer = begun.h_in if begun else "", ""
+        attention = [""] * 7  # attended by another operator, or what is attended to
+        outputs = ["", f"exit_layer.{number}", "", "", ""]
+        attributes: dict[str, float | int] = {"num_heads": 0}
         weights: list[str] = []
         if ended is not None:
-            inputs = [ended.h_in, ended.attention.outputs[0], f"exit_layer.{number - 1}"]
+            h_in, exit_layer = ended.h_in, f"exit_layer.{number - 1}"
             outputs[0] = ended.h_out
+            outputs[3:] = ended.attention.outputs[1:]
+            attention, attributes = self._attention(ended.attention)
             linears = _linears(ended.after)
             for linear, halves in zip(linears, (1, 2, 1), strict=True):
                 weights += self._linear(number, linear, halves)
@@ -115,7 +113,7 @@ class _NativeLowering(Lowering):
         policy = ["tau", "pinned", "use_directions", "directions", "gate_scope"]
         self.graph.add(
             "Block",
-            [*inputs, *policy, *weights],
+            [h_in, exit_layer, *policy, *attention, *weights],
             outputs,
             domain=DOMAIN,
             name=f"block.{number}",
@@ -127,6 +125,22 @@ class _NativeLowering(Lowering):
             rounds=self._rounds(),
             **attributes,
         )
+
+    def _attention(self, attention: Operation) -> tuple[list[str], dict[str, float | int]]:
+        """Inputs and attributes of the attention in a block."""
+        qkv, _, _, k_cache, v_cache, past_lengths, cos, sin = attention.inputs
+        heads, kv_heads = (attention.attributes[name] for name in ("num_heads", "num_kv_heads"))
+        positions, half = self.program.weight_shapes[cos]
+        tables = [self.graph.weight(name, np.float32, (positions, half)) for name in (cos, sin)]
+        attributes = {
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+            "head_dim": 2 * half,
+            "rotary_dim": 2 * half,
+            "scale": attention.attributes["scale"],
+            "max_seq_len": positions,
+        }
+        return ["", qkv, past_lengths, k_cache, v_cache, *tables], attributes
 
     def _linear(self, number: int, linear: Operation, halves: int) -> list[str]:
         """The six parts of a linear of layer `number`; layer 1 never uses its river."""

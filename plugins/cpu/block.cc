@@ -91,13 +91,15 @@ class Block : public PhasedWork {
         use_river_(scratch.use_river),
         river_rows_(kernels, weights.rounds, rows_,
                     std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), least_group(), scratch),
+        attended_(in.attended),
         normed_(scratch.floats(3, rows_ * w_.hidden)),
         active_(scratch.floats(4, rows_ * w_.intermediate())),
         scores_(scratch.floats(5, rows_)) {
     use_river_.resize(rows_);
     if (w_.o.present()) {
+      if (in_.attended == nullptr) plan_attention(threads);
       choose_banks(w_.layer, w_.o, in_.exit_layer);
-      river_rows_.list(w_.o, in_.attended, use_river_, lists(Scratch::kO));
+      river_rows_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
       river_rows_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
       river_rows_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
       step(&Block::prepare_o, rows_, kRowChunk);
@@ -151,8 +153,62 @@ class Block : public PhasedWork {
     }
   }
 
+  void plan_attention(size_t threads) {
+    const size_t heads = rows_ * w_.num_heads;
+    queries_ = scratch_.floats(6, heads * w_.head_dim);
+    attended_ = result_ = scratch_.floats(7, heads * w_.head_dim);
+    step(&Block::append, rows_, kRowChunk);
+    step(&Block::attend, heads, std::clamp<size_t>(heads / (8 * threads), 1, 16));
+  }
+
+  // Keys and values of the rows to the cache; their queries, turned and scaled, to queries_.
+  void append(size_t first, size_t count) {
+    const size_t dim = w_.head_dim, heads = w_.num_heads, kv_heads = w_.num_kv_heads;
+    for (size_t row = first; row < first + count; ++row) {
+      const size_t batch = row / in_.seq, slot = in_.past_lengths[batch] + row % in_.seq;
+      const float* x = in_.qkv + row * (heads + 2 * kv_heads) * dim;
+      for (size_t head = 0; head < heads; ++head, x += dim) {
+        rotate(x, slot, w_.scale, queries_ + (row * heads + head) * dim);
+      }
+      for (size_t head = 0; head < kv_heads; ++head, x += dim) {
+        rotate(x, slot, 1.0f, in_.k_cache + cache_at(batch, head, slot));
+      }
+      for (size_t head = 0; head < kv_heads; ++head, x += dim) {
+        std::copy(x, x + dim, in_.v_cache + cache_at(batch, head, slot));
+      }
+    }
+  }
+
+  size_t cache_at(size_t batch, size_t kv_head, size_t slot) const {
+    return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * w_.head_dim;
+  }
+
+  void rotate(const float* x, size_t position, float scale, float* out) const {
+    const size_t half = w_.rotary / 2;
+    const float *cos = w_.cos + position * half, *sin = w_.sin + position * half;
+    for (size_t i = 0; i < half; ++i) {
+      const float a = x[i], b = x[half + i];
+      out[i] = (a * cos[i] - b * sin[i]) * scale;
+      out[half + i] = (b * cos[i] + a * sin[i]) * scale;
+    }
+    for (size_t i = w_.rotary; i < w_.head_dim; ++i) out[i] = x[i] * scale;
+  }
+
+  // Items are numbered by batch, head and token, so that those of a chunk share keys and values.
+  void attend(size_t first, size_t count) {
+    const size_t dim = w_.head_dim, heads = w_.num_heads, shared = heads / w_.num_kv_heads;
+    for (size_t item = first; item < first + count; ++item) {
+      const size_t token = item % in_.seq, head = item / in_.seq % heads;
+      const size_t batch = item / (in_.seq * heads);
+      const size_t at = ((batch * in_.seq + token) * heads + head) * dim;
+      const size_t keys = cache_at(batch, head / shared, 0);
+      kernels_.attend(queries_ + at, in_.k_cache + keys, in_.v_cache + keys,
+                      in_.past_lengths[batch] + token + 1, dim, result_ + at);
+    }
+  }
+
   void prepare_o(size_t first, size_t count) {
-    prepare(w_.o, in_.attended, first, count);
+    prepare(w_.o, attended_, first, count);
   }
   void prepare_down(size_t first, size_t count) { prepare(w_.down, active_, first, count); }
 
@@ -279,7 +335,9 @@ class Block : public PhasedWork {
   Scratch& scratch_;
   std::vector<char>& use_river_;
   const RiverRows river_rows_;
+  const float* attended_;
   float *const normed_, *const active_, *const scores_;
+  float *queries_ = nullptr, *result_ = nullptr;
   Step steps_[kMaxPhases];
   size_t num_steps_ = 0;
 };

@@ -1,11 +1,12 @@
-// What stands between two attentions of a River model, as one piece of work:
+// A layer of a River model from its q, k, v to the next layer's, as one piece of work:
 //
-//   attended -- o --(+ h_in)-- norm -- gate_up -- silu(gate) * up -- down --(+)-- h_out     layer l
+//   qkv -- rotary, cache, attention                                                    layer l
+//   attended -- o --(+ h_in)-- norm -- gate_up -- silu(gate) * up -- down --(+)-- h_out
 //   gate(h_in or direction, h_out): exit_layer
 //   h_out -- norm -- qkv                                                                layer l + 1
 //
 // Each row uses its own bank. The first block of a model has only the last part, and the last
-// block has no last part.
+// block has no last part. A block that is given `attended` leaves the attention to another operator.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +26,10 @@ struct BlockWeights {
   size_t hidden = 0;
   float epsilon = 0.0f;  // of the norms
   bool rounds = true;    // the river rounds its inputs to 8 bits a group
+  size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0;  // rotary: values of a head
+  float scale = 0.0f;               // of the scores
+  const float* cos = nullptr;       // [positions, rotary / 2]
+  const float* sin = nullptr;
   Linear o, gate_up, down;  // gate_up: panels of gate and of up take turns
   const float* post_norm = nullptr;        // [hidden]
   Linear qkv;
@@ -36,7 +41,11 @@ struct BlockWeights {
 struct BlockInputs {
   size_t batch, seq;
   const float* h_in;          // [batch, seq, hidden]
-  const float* attended;      // [batch, seq, o.inputs]
+  const float* attended;      // [batch, seq, num_heads * head_dim], or null: computed from
+  const float* qkv;           // [batch, seq, (num_heads + 2 num_kv_heads) * head_dim]
+  const int32_t* past_lengths;  // [batch]
+  float *k_cache, *v_cache;     // [batch, num_kv_heads, cache_length, head_dim], written in place
+  size_t cache_length;
   const int32_t* exit_layer;  // [batch, seq]: kNever or the layer after which the token left
   const float* tau;           // [L]
   const bool* pinned;         // [L]
@@ -67,7 +76,7 @@ class Scratch {
     return buffer.data();
   }
 
-  std::vector<float> floats_[7];
+  std::vector<float> floats_[8];
   std::vector<int8_t> codes_;
 };
 

@@ -12,6 +12,7 @@ namespace river {
 constexpr size_t kPanel = 16;    // output columns of a panel
 constexpr size_t kMaxRows = 6;   // rows that share one read of a weight
 constexpr size_t kMaxGroup = 128;
+constexpr size_t kKeys = 64;  // keys of an attention that are looked at together
 
 // 4 or 8 bit codes with a scale and a zero point for each column and group of inputs.
 //   codes        4 bits: [panels, groups, group_size / 4, 32]; byte j holds input 4 q + j % 4 of
@@ -58,6 +59,9 @@ struct Kernels {
   float (*dot)(const float* a, const float* b, size_t size);
   // out[i] = silu(gate[i]) * up[i]
   void (*silu_mul)(const float* gate, const float* up, size_t size, float* out);
+  // out [dim] = softmax(q . k[i]) v[i] over keys k and values v, each [count, dim]; count > 0.
+  void (*attend)(const float* q, const float* k, const float* v, size_t count, size_t dim,
+                 float* out);
 };
 
 extern const Kernels kPortable;

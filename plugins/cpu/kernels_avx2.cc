@@ -336,9 +336,84 @@ void silu_mul(const float* gate, const float* up, size_t size, float* out) {
   for (; i < size; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
+// scores[i] = q . k[i]
+void key_scores(const float* q, const float* k, size_t keys, size_t dim, float* scores) {
+  const size_t whole = dim / 8 * 8;
+  size_t i = 0;
+  for (; i + 4 <= keys; i += 4, k += 4 * dim) {
+    __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+    for (size_t j = 0; j < whole; j += 8) {
+      const __m256 value = _mm256_loadu_ps(q + j);
+      a = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + j), a);
+      b = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + dim + j), b);
+      c = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 2 * dim + j), c);
+      d = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 3 * dim + j), d);
+    }
+    const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(scores + i,
+                  _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+    for (size_t j = whole; j < dim; ++j) {
+      for (size_t n = 0; n < 4; ++n) scores[i + n] += q[j] * k[n * dim + j];
+    }
+  }
+  for (; i < keys; ++i, k += dim) scores[i] = dot(q, k, dim);
+}
+
+// out[d] = out[d] * before + sum_i weights[i] * v[i][d]
+void add_values(const float* weights, const float* v, size_t keys, size_t dim, float before,
+                float* out) {
+  size_t d = 0;
+  for (; d + 32 <= dim; d += 32) {
+    __m256 sums[4];
+    for (size_t j = 0; j < 4; ++j) {
+      sums[j] = _mm256_mul_ps(_mm256_loadu_ps(out + d + 8 * j), _mm256_set1_ps(before));
+    }
+    for (size_t i = 0; i < keys; ++i) {
+      const __m256 weight = _mm256_broadcast_ss(weights + i);
+      for (size_t j = 0; j < 4; ++j) {
+        sums[j] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + i * dim + d + 8 * j), sums[j]);
+      }
+    }
+    for (size_t j = 0; j < 4; ++j) _mm256_storeu_ps(out + d + 8 * j, sums[j]);
+  }
+  for (; d < dim; ++d) {
+    float sum = out[d] * before;
+    for (size_t i = 0; i < keys; ++i) sum += weights[i] * v[i * dim + d];
+    out[d] = sum;
+  }
+}
+
+void attend(const float* q, const float* k, const float* v, size_t count, size_t dim, float* out) {
+  float largest = -INFINITY, total = 0.0f;
+  alignas(32) float weights[kKeys];
+  std::fill(out, out + dim, 0.0f);
+  for (size_t start = 0; start < count; start += kKeys) {
+    const size_t keys = std::min(kKeys, count - start);
+    key_scores(q, k + start * dim, keys, dim, weights);
+    std::fill(weights + keys, weights + kKeys, -INFINITY);
+    const float now = std::max(largest, *std::max_element(weights, weights + keys));
+    __m256 sums = _mm256_setzero_ps();
+    for (size_t i = 0; i < keys; i += 8) {
+      __m256 weight = exp_8(_mm256_sub_ps(_mm256_load_ps(weights + i), _mm256_set1_ps(now)));
+      if (i + 8 > keys) {  // exp_8 stops short of zero
+        const __m256 real = _mm256_cmp_ps(_mm256_load_ps(weights + i), _mm256_set1_ps(-INFINITY),
+                                          _CMP_GT_OQ);
+        weight = _mm256_and_ps(weight, real);
+      }
+      _mm256_store_ps(weights + i, weight);
+      sums = _mm256_add_ps(sums, weight);
+    }
+    const float before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
+    total = total * before + sum_of(sums);
+    add_values(weights, v + start * dim, keys, dim, before, out);
+    largest = now;
+  }
+  for (size_t d = 0; d < dim; ++d) out[d] /= total;
+}
+
 }  // namespace
 
-const Kernels kAvx2 = {"avx2", dense, rounded, widened, round_row, dot, silu_mul};
+const Kernels kAvx2 = {"avx2", dense, rounded, widened, round_row, dot, silu_mul, attend};
 
 }  // namespace river
 

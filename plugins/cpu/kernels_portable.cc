@@ -122,8 +122,32 @@ void silu_mul(const float* gate, const float* up, size_t size, float* out) {
   for (size_t i = 0; i < size; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
+void attend(const float* q, const float* k, const float* v, size_t count, size_t dim, float* out) {
+  float largest = -INFINITY, total = 0.0f, weights[kKeys];
+  std::fill(out, out + dim, 0.0f);
+  for (size_t start = 0; start < count; start += kKeys) {
+    const size_t keys = std::min(kKeys, count - start);
+    float now = largest;
+    for (size_t i = 0; i < keys; ++i) {
+      weights[i] = dot(q, k + (start + i) * dim, dim);
+      now = std::max(now, weights[i]);
+    }
+    // What was added up under the old maximum, brought to the new one.
+    const float before = std::exp(largest - now);
+    total *= before;
+    for (size_t d = 0; d < dim; ++d) out[d] *= before;
+    for (size_t i = 0; i < keys; ++i) {
+      const float weight = std::exp(weights[i] - now);
+      total += weight;
+      for (size_t d = 0; d < dim; ++d) out[d] += weight * v[(start + i) * dim + d];
+    }
+    largest = now;
+  }
+  for (size_t d = 0; d < dim; ++d) out[d] /= total;
+}
+
 }  // namespace
 
-const Kernels kPortable = {"portable", dense, rounded, widened, round_row, dot, silu_mul};
+const Kernels kPortable = {"portable", dense, rounded, widened, round_row, dot, silu_mul, attend};
 
 }  // namespace river

@@ -178,21 +178,22 @@ size_t panels_of(size_t columns) { return (columns + kPanel - 1) / kPanel; }
 struct BlockOperator {
   static constexpr const char* kName = "Block";
   enum Input {
-    kHIn, kAttended, kExitLayer, kTau, kPinned, kUseDirections, kDirections, kGateScope,
+    kHIn, kExitLayer, kTau, kPinned, kUseDirections, kDirections, kGateScope,
+    kAttended, kQkvIn, kPastLengths, kKCache, kVCache, kCos, kSin,
     kO, kGateUp = kO + 6, kDown = kGateUp + 6, kQkv = kDown + 6,
     kPostNorm = kQkv + 6, kInputNorm, kInputs
   };
-  static constexpr size_t kOutputs = 3;  // h_out, exit_layer, qkv
+  static constexpr size_t kOutputs = 5;  // h_out, exit_layer, qkv, caches
 
   static int input_type(size_t index) {
-    if (index == kExitLayer || index == kGateScope) return kInt32;
+    if (index == kExitLayer || index == kGateScope || index == kPastLengths) return kInt32;
     if (index == kPinned || index == kUseDirections) return kBool;
     const bool linear = index >= kO && index < kPostNorm;
     const size_t part = (index - kO) % 6;
     return linear && (part == 1 || part == 3) ? kUint8 : kFloat;
   }
   static int input_need(size_t index) {
-    return index == kAttended || index == kExitLayer || index >= kO ? kOptional : kRequired;
+    return index == kExitLayer || index >= kAttended ? kOptional : kRequired;
   }
   static int output_type(size_t index) { return index == 1 ? kInt32 : kFloat; }
   static int output_need(size_t index) { return index == 1 ? kRequired : kOptional; }
@@ -208,6 +209,19 @@ struct BlockOperator {
     w.rounds = node.integer("rounds") != 0;
     if (group == 0 || group % 32 != 0 || group > kMaxGroup) {
       throw std::invalid_argument("group_size must be 32, 64, 96 or 128");
+    }
+    w.num_heads = node.size("num_heads");
+    if (w.num_heads != 0) {
+      w.num_kv_heads = node.size("num_kv_heads");
+      w.head_dim = node.size("head_dim");
+      w.rotary = node.size("rotary_dim");
+      w.scale = node.real("scale");
+      positions = node.size("max_seq_len");
+      w.cos = node.weight<float>(kCos, {positions, w.rotary / 2});
+      w.sin = node.weight<float>(kSin, {positions, w.rotary / 2});
+      if (w.cos == nullptr || w.sin == nullptr) {
+        throw std::invalid_argument("the rotary tables are no constants");
+      }
     }
     if (w.layer > 0) {
       const size_t halves = 2 * panels_of(intermediate), out = panels_of(hidden);
@@ -232,16 +246,21 @@ struct BlockOperator {
     const OrtValue* h_in = call.value(kHIn);
     const Shape shape = call.shape(h_in);
     const int64_t batch = shape.at(0), seq = shape.at(1);
-    const BlockInputs in = {static_cast<size_t>(batch),
-                            static_cast<size_t>(seq),
-                            call.data<float>(h_in),
-                            call.data<float>(kAttended),
-                            call.data<int32_t>(kExitLayer),
-                            call.data<float>(kTau),
-                            call.data<bool>(kPinned),
-                            *call.data<bool>(kUseDirections),
-                            call.data<float>(kDirections),
-                            *call.data<int32_t>(kGateScope)};
+    BlockInputs in = {};
+    in.batch = static_cast<size_t>(batch);
+    in.seq = static_cast<size_t>(seq);
+    in.h_in = call.data<float>(h_in);
+    in.exit_layer = call.data<int32_t>(kExitLayer);
+    in.tau = call.data<float>(kTau);
+    in.pinned = call.data<bool>(kPinned);
+    in.use_directions = *call.data<bool>(kUseDirections);
+    in.directions = call.data<float>(kDirections);
+    in.gate_scope = *call.data<int32_t>(kGateScope);
+    if (w.num_heads != 0) {
+      attention_inputs(call, in);
+    } else {
+      in.attended = call.data<float>(kAttended);
+    }
     BlockOutputs out = {};
     if (w.layer > 0) {
       out.h_out = call.result<float>(0, {batch, seq, static_cast<int64_t>(w.hidden)});
@@ -253,8 +272,34 @@ struct BlockOperator {
     run_block(kernels(), w, in, out, call.pool(), scratch());
   }
 
+  void attention_inputs(const Call& call, BlockInputs& in) const {
+    in.qkv = call.data<float>(kQkvIn);
+    in.past_lengths = call.data<int32_t>(kPastLengths);
+    const OrtValue* k_cache = call.value(kKCache);
+    const Shape shape = call.shape(k_cache);
+    in.cache_length = static_cast<size_t>(shape.at(2));
+    for (size_t row = 0; row < in.batch; ++row) {
+      const size_t end = static_cast<size_t>(in.past_lengths[row]) + in.seq;
+      if (in.past_lengths[row] < 0 || end > in.cache_length || end > positions) {
+        throw std::invalid_argument("past_lengths leave no room in the cache");
+      }
+    }
+    in.k_cache = cache(call, 3, shape, call.data<float>(k_cache));
+    in.v_cache = cache(call, 4, shape, call.data<float>(kVCache));
+  }
+
+  // The output's memory is the input's, where the caller bound both to one buffer.
+  static float* cache(const Call& call, size_t output, const Shape& shape, const float* past) {
+    auto* present = call.result<float>(output, {shape.at(0), shape.at(1), shape.at(2), shape.at(3)});
+    if (present != past) {
+      std::copy(past, past + shape[0] * shape[1] * shape[2] * shape[3], present);
+    }
+    return present;
+  }
+
   const OrtApi* api;
   BlockWeights w;
+  size_t positions = 0;
 };
 
 struct HeadOperator {

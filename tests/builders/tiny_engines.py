@@ -59,6 +59,8 @@ def build_pair(
     quantiser: str = "rtn",
     group_size: int = 32,
     symmetric: bool = False,
+    kernels: str | None = None,
+    river_activation: str = "float32",  # the reference does not round activations
     **changes: Any,
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
@@ -69,7 +71,8 @@ def build_pair(
         quantiser=quantiser,
         group_size=group_size,
         symmetric=symmetric,
-        river_activation="float32",  # the reference does not round activations
+        river_activation=river_activation,
+        kernels=kernels,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))
