@@ -103,6 +103,13 @@ inline __m256 add_group(__m256 y, __m256i dots, const uint8_t* zero_points, cons
   return _mm256_fmadd_ps(scaled, _mm256_loadu_ps(scales), y);
 }
 
+// Hardware fetches ahead within a page only, and a panel is little more than a page.
+constexpr size_t kAhead = 2048;
+
+inline void prefetch(const void* at) {
+  _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
+}
+
 // 8 products of a 4-bit code and a rounded value fit 16 bits: 8 * 2 * 15 * 127 < 2^15.
 constexpr size_t kRun = 32;
 
@@ -121,6 +128,7 @@ void rounded_panel_4(const QuantisedPanels& weight, const RoundedRow* x, float* 
       __m256i run_low[kRows], run_high[kRows];
 #pragma GCC unroll 8
       for (size_t q = 0; q < kRun / 4; ++q, codes += 32) {
+        if (q % 2 == 0) prefetch(codes + kAhead);
         const __m256i bytes = load(codes);
         const __m256i w_low = _mm256_and_si256(bytes, nibble);
         const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
@@ -169,6 +177,7 @@ void rounded_panel_8(const QuantisedPanels& weight, const RoundedRow* x, float* 
       dots_low[r] = dots_high[r] = shift;
     }
     for (size_t k = g * size; k < (g + 1) * size; k += 4, codes += 64) {
+      prefetch(codes + kAhead);
       const __m256i w_low = _mm256_xor_si256(load(codes), flip);
       const __m256i w_high = _mm256_xor_si256(load(codes + 32), flip);
       const __m256i abs_low = _mm256_abs_epi8(w_low), abs_high = _mm256_abs_epi8(w_high);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "weight_memory.h"
 
 namespace river {
 
@@ -17,6 +18,17 @@ struct Linear {
   QuantisedPanels river = {};       // codes null: no river
   const float* pre_scale = nullptr;  // [inputs], of the river's input
   const float* bias = nullptr;       // [panels * 16]
+
+  // Copies the weights.
+  void take(WeightMemory& memory) {
+    const size_t grid = panels * river.groups() * kPanel;
+    memory.add(backbone, panels * inputs * kPanel);
+    memory.add(river.codes, panels * river.panel_bytes());
+    memory.add(river.scales, grid);
+    memory.add(river.zero_points, grid);
+    memory.add(pre_scale, inputs);
+    memory.add(bias, panels * kPanel);
+  }
 
   bool present() const { return outputs != 0; }
 };

@@ -239,6 +239,12 @@ struct BlockOperator {
         (w.layer < w.num_layers && w.input_norm == nullptr)) {
       throw std::invalid_argument("a norm has no constant weight");
     }
+    for (Linear* linear : {&w.o, &w.gate_up, &w.down, &w.qkv}) {
+      if (linear->present()) linear->take(memory);
+    }
+    memory.add(w.post_norm, hidden);
+    memory.add(w.input_norm, hidden);
+    memory.take();
   }
 
   void compute(OrtKernelContext* context) const {
@@ -300,6 +306,7 @@ struct BlockOperator {
   const OrtApi* api;
   BlockWeights w;
   size_t positions = 0;
+  WeightMemory memory;
 };
 
 struct HeadOperator {
@@ -317,6 +324,8 @@ struct HeadOperator {
     rounds = node.integer("rounds") != 0;
     linear = node.linear(1, node.size("hidden_size"), vocab, panels_of(vocab),
                          node.size("group_size"), static_cast<int>(node.integer("bits")));
+    linear.take(memory);
+    memory.take();
   }
 
   void compute(OrtKernelContext* context) const {
@@ -332,6 +341,7 @@ struct HeadOperator {
   const OrtApi* api;
   Linear linear;
   bool rounds;
+  WeightMemory memory;
 };
 
 // The table of functions through which ONNX Runtime sees an operator.
