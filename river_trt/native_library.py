@@ -21,7 +21,7 @@ DOMAIN = "river_trt.cpu"
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread")
 # Files of one instruction set are called only where the processor has it.
-X86_FILE_FLAGS = {"kernels_avx2.cc": ("-mavx2", "-mfma")}
+X86_FILE_FLAGS: dict[str, tuple[str, ...]] = {"kernels_avx2.cc": ("-mavx2", "-mfma")}
 REMEDY = (
     "install one (on Debian: apt-get install g++), or build the engine with --kernels onnxruntime"
 )

@@ -82,9 +82,7 @@ def build_onnxruntime(
 
     progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
-    options = LoweringOptions(
-        head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, which
-    )
+    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, which)
     native = recipe.kernels == "native"
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())

@@ -14,7 +14,7 @@ from builders.onnxruntime.fusions import pack_qkv
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
 from builders.onnxruntime.lowering import Lowering, LoweringOptions
 from builders.onnxruntime.panels import PANEL, num_panels
-from builders.onnxruntime.program import Operation, Program, read_program
+from builders.onnxruntime.program import Operation, read_program
 from builders.onnxruntime.regions import LayerRegions, find_regions
 from builders.onnxruntime.weights_file import WeightsLayout
 from river_trt.errors import CheckpointError
@@ -145,7 +145,7 @@ class _NativeLowering(Lowering):
     def _linear(self, number: int, linear: Operation, halves: int) -> list[str]:
         """The six parts of a linear of layer `number`; layer 1 never uses its river."""
         shapes = self.program.weight_shapes
-        _, _, weight, qweight, scales, *optional = linear.inputs
+        _, _, weight, qweight, _, *optional = linear.inputs
         zero_points, pre_scale, bias = (*optional, "", "", "")[:3]
         n, k = shapes[weight]
         path = weight.removesuffix(".weight")

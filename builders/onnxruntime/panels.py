@@ -30,9 +30,7 @@ def panel_layer_tensors(
             tensors[f"{path}.bias_panels"] = _panels(weights.biases[short].numpy(), halves).ravel()
         bank = river[short]
         zero_points = None if bank.zero_points is None else bank.zero_points.numpy()
-        parts = quantised_panels(
-            bank.codes().numpy(), bank.scales.numpy(), zero_points, 4, halves
-        )
+        parts = quantised_panels(bank.codes().numpy(), bank.scales.numpy(), zero_points, 4, halves)
         tensors |= {f"{path}.{part}": value for part, value in parts.items()}
         if bank.pre_scale is not None:
             tensors[f"{path}.pre_scale"] = bank.pre_scale.numpy()
