@@ -44,10 +44,10 @@ struct Kernels {
   const char* name;
 
   // y[row][16 * p + c] = sum_k x[row][k] * weight[p][k][c]; weight [panels, inputs, 16],
-  // y [rows, panels * 16], rows <= kMaxRows.
+  // y [rows, panels * 16], any number of rows.
   void (*dense)(const float* weight, size_t inputs, size_t panels, const float* const* x,
                 size_t rows, float* y);
-  // The same with rounded rows: integer products within a group, float32 across groups.
+  // The same with rounded rows, at most kMaxRows: integer products within a group, float32 across groups.
   void (*rounded)(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
                   float* y);
   // The same with float32 rows: the codes are widened.

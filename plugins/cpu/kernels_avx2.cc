@@ -8,6 +8,9 @@
 
 #include "kernels.h"
 
+// Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
+#define RIVER_UNROLL _Pragma("GCC unroll 8")
+
 namespace river {
 namespace {
 
@@ -17,6 +20,7 @@ template <size_t kRows>
 inline void dense_panel(const float* weight, size_t inputs, const float* const* x, bool add,
                         float* y, size_t y_stride) {
   __m256 low[kRows], high[kRows];
+RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) {
     low[r] = add ? _mm256_loadu_ps(y + r * y_stride) : _mm256_setzero_ps();
     high[r] = add ? _mm256_loadu_ps(y + r * y_stride + 8) : _mm256_setzero_ps();
@@ -24,12 +28,14 @@ inline void dense_panel(const float* weight, size_t inputs, const float* const* 
   for (size_t k = 0; k < inputs; ++k) {
     const __m256 w_low = _mm256_loadu_ps(weight + k * kPanel);
     const __m256 w_high = _mm256_loadu_ps(weight + k * kPanel + 8);
+RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r) {
       const __m256 value = _mm256_broadcast_ss(x[r] + k);
       low[r] = _mm256_fmadd_ps(value, w_low, low[r]);
       high[r] = _mm256_fmadd_ps(value, w_high, high[r]);
     }
   }
+RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) {
     _mm256_storeu_ps(y + r * y_stride, low[r]);
     _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
@@ -65,6 +71,8 @@ void dense_rows(const float* weight, size_t inputs, const float* const* x, size_
   }
 }
 
+constexpr size_t kPart = 256;
+
 void dense(const float* weight, size_t inputs, size_t panels, const float* const* x, size_t rows,
            float* y) {
   size_t p = 0;
@@ -73,9 +81,18 @@ void dense(const float* weight, size_t inputs, size_t panels, const float* const
       dense_pair(weight + p * inputs * kPanel, inputs, x[0], y + p * kPanel);
     }
   }
+  // Inputs in parts, so that the part of a panel that all rows read stays in the first cache.
   for (; p < panels; ++p) {
-    dense_rows(weight + p * inputs * kPanel, inputs, x, rows, false, y + p * kPanel,
-               panels * kPanel);
+    for (size_t start = 0; start < inputs; start += kPart) {
+      const float* part = weight + (p * inputs + start) * kPanel;
+      for (size_t row = 0; row < rows; row += kMaxRows) {
+        const size_t block = std::min(kMaxRows, rows - row);
+        const float* values[kMaxRows];
+        for (size_t r = 0; r < block; ++r) values[r] = x[row + r] + start;
+        dense_rows(part, std::min(kPart, inputs - start), values, block, start > 0,
+                   y + row * panels * kPanel + p * kPanel, panels * kPanel);
+      }
+    }
   }
 }
 
@@ -119,19 +136,22 @@ void rounded_panel_4(const QuantisedPanels& weight, const RoundedRow* x, float* 
   const size_t groups = weight.groups(), size = weight.group_size;
   const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   __m256 low[kRows], high[kRows];
+RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_ps();
   const uint8_t* codes = weight.codes;
   for (size_t g = 0; g < groups; ++g) {
     __m256i dots_low[kRows], dots_high[kRows];
+RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r) dots_low[r] = dots_high[r] = _mm256_setzero_si256();
     for (size_t start = g * size; start < (g + 1) * size; start += kRun) {
       __m256i run_low[kRows], run_high[kRows];
-#pragma GCC unroll 8
+RIVER_UNROLL
       for (size_t q = 0; q < kRun / 4; ++q, codes += 32) {
         if (q % 2 == 0) prefetch(codes + kAhead);
         const __m256i bytes = load(codes);
         const __m256i w_low = _mm256_and_si256(bytes, nibble);
         const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+RIVER_UNROLL
         for (size_t r = 0; r < kRows; ++r) {
           const __m256i values = four_codes(x[r].codes + start + 4 * q);
           const __m256i low_16 = _mm256_maddubs_epi16(w_low, values);
@@ -140,6 +160,7 @@ void rounded_panel_4(const QuantisedPanels& weight, const RoundedRow* x, float* 
           run_high[r] = q == 0 ? high_16 : _mm256_add_epi16(run_high[r], high_16);
         }
       }
+RIVER_UNROLL
       for (size_t r = 0; r < kRows; ++r) {
         dots_low[r] = _mm256_add_epi32(dots_low[r], _mm256_madd_epi16(run_low[r], ones));
         dots_high[r] = _mm256_add_epi32(dots_high[r], _mm256_madd_epi16(run_high[r], ones));
@@ -147,6 +168,7 @@ void rounded_panel_4(const QuantisedPanels& weight, const RoundedRow* x, float* 
     }
     const float* scales = weight.scales + g * kPanel;
     const uint8_t* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
+RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r) {
       const float sum = x[r].sums[g], scale = x[r].scales[g];
       low[r] = add_group(low[r], dots_low[r], zeros, scales, sum, scale);
@@ -154,6 +176,7 @@ void rounded_panel_4(const QuantisedPanels& weight, const RoundedRow* x, float* 
                           scale);
     }
   }
+RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) {
     _mm256_storeu_ps(y + r * y_stride, low[r]);
     _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
@@ -168,10 +191,12 @@ void rounded_panel_8(const QuantisedPanels& weight, const RoundedRow* x, float* 
   const size_t groups = weight.groups(), size = weight.group_size;
   const __m256i flip = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
   __m256 low[kRows], high[kRows];
+RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_ps();
   const uint8_t* codes = weight.codes;
   for (size_t g = 0; g < groups; ++g) {
     __m256i dots_low[kRows], dots_high[kRows];
+RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r) {
       const __m256i shift = _mm256_set1_epi32(128 * static_cast<int32_t>(x[r].sums[g]));
       dots_low[r] = dots_high[r] = shift;
@@ -181,6 +206,7 @@ void rounded_panel_8(const QuantisedPanels& weight, const RoundedRow* x, float* 
       const __m256i w_low = _mm256_xor_si256(load(codes), flip);
       const __m256i w_high = _mm256_xor_si256(load(codes + 32), flip);
       const __m256i abs_low = _mm256_abs_epi8(w_low), abs_high = _mm256_abs_epi8(w_high);
+RIVER_UNROLL
       for (size_t r = 0; r < kRows; ++r) {
         const __m256i values = four_codes(x[r].codes + k);
         const __m256i low_16 = _mm256_maddubs_epi16(abs_low, _mm256_sign_epi8(values, w_low));
@@ -191,6 +217,7 @@ void rounded_panel_8(const QuantisedPanels& weight, const RoundedRow* x, float* 
     }
     const float* scales = weight.scales + g * kPanel;
     const uint8_t* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
+RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r) {
       const float sum = x[r].sums[g], scale = x[r].scales[g];
       low[r] = add_group(low[r], dots_low[r], zeros, scales, sum, scale);
@@ -198,6 +225,7 @@ void rounded_panel_8(const QuantisedPanels& weight, const RoundedRow* x, float* 
                           scale);
     }
   }
+RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) {
     _mm256_storeu_ps(y + r * y_stride, low[r]);
     _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
@@ -304,6 +332,7 @@ float dot(const float* a, const float* b, size_t size) {
                     _mm256_setzero_ps()};
   size_t i = 0;
   for (; i + 32 <= size; i += 32) {
+RIVER_UNROLL
     for (size_t j = 0; j < 4; ++j) {
       sums[j] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8 * j), _mm256_loadu_ps(b + i + 8 * j),
                                 sums[j]);
@@ -374,15 +403,18 @@ void add_values(const float* weights, const float* v, size_t keys, size_t dim, f
   size_t d = 0;
   for (; d + 32 <= dim; d += 32) {
     __m256 sums[4];
+RIVER_UNROLL
     for (size_t j = 0; j < 4; ++j) {
       sums[j] = _mm256_mul_ps(_mm256_loadu_ps(out + d + 8 * j), _mm256_set1_ps(before));
     }
     for (size_t i = 0; i < keys; ++i) {
       const __m256 weight = _mm256_broadcast_ss(weights + i);
+RIVER_UNROLL
       for (size_t j = 0; j < 4; ++j) {
         sums[j] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + i * dim + d + 8 * j), sums[j]);
       }
     }
+RIVER_UNROLL
     for (size_t j = 0; j < 4; ++j) _mm256_storeu_ps(out + d + 8 * j, sums[j]);
   }
   for (; d < dim; ++d) {

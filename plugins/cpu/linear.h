@@ -54,6 +54,7 @@ void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows,
 // ---- implementation
 
 constexpr size_t kMaxChunkPanels = 8;
+constexpr size_t kBlock = 32;  // times kMaxRows rows of one panel: what `apply` holds at a time
 
 inline void LinearRows::clear() {
   backbone.clear();
@@ -66,7 +67,8 @@ inline void LinearRows::clear() {
 template <typename Write>
 void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows, size_t first,
            size_t count, Write&& write) {
-  float y[kMaxRows * kMaxChunkPanels * kPanel];
+  float y[kMaxRows * kBlock * kPanel];
+  const size_t most = kBlock / count * kMaxRows;
   const auto finish = [&](const std::vector<size_t>& numbers, size_t start, size_t block) {
     for (size_t r = 0; r < block; ++r) {
       float* values = y + r * count * kPanel;
@@ -76,8 +78,8 @@ void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows,
       write(numbers[start + r], values);
     }
   };
-  for (size_t start = 0; start < rows.backbone_rows.size(); start += kMaxRows) {
-    const size_t left = rows.backbone_rows.size() - start, block = left < kMaxRows ? left : kMaxRows;
+  for (size_t start = 0; start < rows.backbone_rows.size(); start += most) {
+    const size_t left = rows.backbone_rows.size() - start, block = left < most ? left : most;
     const float* backbone = linear.backbone + first * linear.inputs * kPanel;
     kernels.dense(backbone, linear.inputs, count, rows.backbone.data() + start, block, y);
     finish(rows.backbone_rows, start, block);
