@@ -24,6 +24,7 @@ _RECIPE_OPTIONS = (
     "symmetric",
     "lm_head_bits",
     "river_activation",
+    "kernels",
     "max_seq_len",
 )
 
@@ -40,6 +41,7 @@ class BuildOptions:
     symmetric: bool | None = None
     lm_head_bits: int | None = None
     river_activation: str | None = None
+    kernels: str | None = None  # onnxruntime: its own operators; native: plugins/cpu
     max_seq_len: int | None = None
     tau: float | None = None  # one tau for all layers
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer

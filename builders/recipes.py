@@ -4,12 +4,13 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.lm_head import LM_HEAD_BITS
 from builders.quantisers import GROUP_SIZES, QUANTISERS
 from river_trt.errors import RiverError
+from river_trt.manifest import Kernels
 
 RECIPE_PACKAGE = "engines"
 
@@ -26,10 +27,13 @@ class Recipe:
     river_activation: RiverActivation
     max_seq_len: int
     lm_head_bits: int | None = None  # None keeps the checkpoint's precision
+    kernels: Kernels | None = None  # None: native ones for every model that they compute
 
     def __post_init__(self) -> None:
         _check("quantiser", self.quantiser, QUANTISERS)
         _check("group size", self.group_size, GROUP_SIZES)
+        if self.kernels is not None:
+            _check("kernels", self.kernels, get_args(Kernels))
         _check("river activation", self.river_activation, ACCURACY_LEVELS)
         if self.lm_head_bits is not None:
             _check("LM head width in bits", self.lm_head_bits, LM_HEAD_BITS)

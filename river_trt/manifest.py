@@ -13,6 +13,7 @@ from river_trt.errors import EngineError
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
 SCHEMA_VERSION = 1
+Kernels = Literal["native", "onnxruntime"]
 REBUILD = "rebuild the engine with `river-trt build`"
 
 
@@ -34,6 +35,8 @@ class BackendInfo:
     version: str  # of the library the engine was built for
     target: str
     compute_capability: str | None = None
+    kernels: Kernels | None = None  # of the CPU backend
+    kernels_abi: int | None = None  # native_library.ABI_VERSION, of native kernels
 
 
 @dataclass(frozen=True, slots=True)

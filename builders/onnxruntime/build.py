@@ -13,6 +13,8 @@ from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import Banks, LoweringOptions, lower
+from builders.onnxruntime.native import choose_kernels, lower_native
+from builders.onnxruntime.panels import panel_head_tensors, panel_layer_tensors
 from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
 from builders.quantisers import make_quantiser
@@ -33,6 +35,7 @@ from river_trt.manifest import (
     PrecisionInfo,
     RiverInfo,
 )
+from river_trt.native_library import ABI_VERSION, native_library
 from river_trt.spec import ExitPolicy, ModelShape
 
 ENGINE_FILE = "model.onnx"
@@ -60,6 +63,9 @@ def build_onnxruntime(
     """
     config = source.config
     _check_head_dim(source)
+    native = choose_kernels(config, recipe.kernels) == "native"
+    if native:
+        native_library()  # without a compiler, say so now and not when the engine is loaded
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
@@ -73,18 +79,19 @@ def build_onnxruntime(
 
     progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
-    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, which)
-    graph, layout = lower(model, options)
+    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, which)
+    graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
     progress("tracing", 1, 1)
 
     with WeightsWriter(layout, directory) as weights:
-        _write_shared(weights, source, shared, head, recipe.max_seq_len)
+        _write_shared(weights, source, shared, head, recipe.max_seq_len, native)
         banks = stream_layers(
             source, quantiser, shared, calibration.token_ids if calibration else None
         )
         for index, layer in enumerate(banks):
-            weights.write_planned(layer_tensors(index, layer.weights, layer.river))
+            tensors = panel_layer_tensors if native else layer_tensors
+            weights.write_planned(tensors(index, layer.weights, layer.river))
             progress("quantising", index + 1, config.num_layers)
 
     progress("hashing", 0, 1)
@@ -92,7 +99,13 @@ def build_onnxruntime(
         river_trt_version=river_trt.__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=_model_info(source, recipe, has_tokenizer),
-        backend=BackendInfo("onnxruntime", version("onnxruntime"), recipe.target),
+        backend=BackendInfo(
+            "onnxruntime",
+            version("onnxruntime"),
+            recipe.target,
+            kernels="native" if native else "onnxruntime",
+            kernels_abi=ABI_VERSION if native else None,
+        ),
         precision=PrecisionInfo("float32", head.bits, "float32", recipe.river_activation),
         river=RiverInfo(
             quantiser=quantiser.name,
@@ -150,6 +163,7 @@ def _write_shared(
     shared: SharedWeights,
     head: HeadPrecision,
     max_seq_len: int,
+    native: bool,
 ) -> None:
     tables = position_tables(source.config, max_seq_len)
     weights.write_planned({name: table.numpy() for name, table in tables.items()})
@@ -157,7 +171,8 @@ def _write_shared(
     weights.write("embedding", stored(shared.embedding))
     if head.bits < 16:
         quantised = quantise_head(shared.lm_head, head.bits, head.group_size)
-        weights.write_planned(head_tensors(quantised))
+        tensors = panel_head_tensors if native else head_tensors
+        weights.write_planned(tensors(quantised))
     elif not head.is_embedding:
         weights.write("lm_head", stored(shared.lm_head.to(head.head_dtype)))
 
@@ -189,8 +204,13 @@ def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
     """From the file's layout: what one token reads of each part."""
     sizes = {name: planned.num_bytes for name, planned in layout.planned.items()}
     layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
-    backbone_parts = ("weight_transposed", "bias", "norm.weight")
-    river_parts = ("qweight", "scales", "zero_points_packed", "pre_scale", "bias", "norm.weight")
+    shared_parts = ("bias", "bias_panels", "norm.weight")
+    backbone_parts = ("weight_transposed", "weight_panels", *shared_parts)
+    river_parts = (
+        *("qweight", "scales", "zero_points_packed", "pre_scale"),
+        *("qweight_panels", "scales_panels", "zero_points_panels"),
+        *shared_parts,
+    )
     embedding = layout.planned["embedding"]
     head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
     return ByteCounts(

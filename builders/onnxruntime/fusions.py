@@ -9,10 +9,15 @@ from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumer
 SHAPE_OPERATORS = ("Shape", "Squeeze", "Reshape", "Concat")
 
 
+def pack_qkv(program: Program) -> Program:
+    """That fusion alone."""
+    return replace(program, operations=_pack_qkv(program.operations))
+
+
 def fuse(program: Program) -> Program:
     """All fusions, over the whole program."""
     operations = program.operations
-    for fusion in (_pack_qkv, _fuse_silu, _fuse_skip_norm):
+    for fusion in (_pack_qkv, _fuse_silu, fuse_norms):
         operations = fusion(operations)
     return _static_head_norms(replace(program, operations=operations))
 
@@ -49,7 +54,7 @@ def _fuse_silu(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
     return _replaced(operations, fused)
 
 
-def _fuse_skip_norm(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+def fuse_norms(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
     """a, b -- Add -- RMSNormalization   becomes   SkipSimplifiedLayerNormalization
 
     The sum stays an output: the residual stream and the gate read it. A norm of something that is

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto
 
 from builders.onnxruntime.emit import RegionEmitter
+from builders.onnxruntime.fusions import fuse_norms
 from builders.onnxruntime.program import Operation
 from builders.onnxruntime.scope import Scope
 
@@ -58,6 +59,16 @@ def emit_embedding(
     emitter.emit(graph, tuple(scaling), "backbone", "")
 
 
+def emit_final_norm(
+    graph: Scope, epilogue: tuple[Operation, ...], emitter: RegionEmitter
+) -> tuple[str, str]:
+    """What comes before the head; returns the names of its input and of its weight."""
+    rest, (transpose, matmul), _ = _split_epilogue(epilogue)
+    emitter.emit(graph, fuse_norms(rest), "backbone", "")
+    (weight,) = transpose.inputs
+    return matmul.inputs[0], weight
+
+
 def emit_lm_head(
     graph: Scope, epilogue: tuple[Operation, ...], emitter: RegionEmitter, head: HeadPrecision
 ) -> None:
@@ -65,19 +76,31 @@ def emit_lm_head(
 
     Replaces the traced Transpose and MatMul.
     """
-    at = next(i for i, op in enumerate(epilogue) if op.op_type == "Transpose")
-    rest, (transpose, matmul), softcap = epilogue[:at], epilogue[at : at + 2], epilogue[at + 2 :]
-    assert matmul.op_type == "MatMul"
-    emitter.emit(graph, rest, "backbone", "")
-    _emit_matmul(graph, transpose.inputs[0], matmul, emitter, head)
+    _, (_, matmul), softcap = _split_epilogue(epilogue)
+    x, weight = emit_final_norm(graph, epilogue, emitter)
+    _emit_matmul(graph, x, weight, matmul, emitter, head)
     emitter.emit(graph, softcap, "backbone", "")
 
 
+def _split_epilogue(
+    epilogue: tuple[Operation, ...],
+) -> tuple[tuple[Operation, ...], tuple[Operation, ...], tuple[Operation, ...]]:
+    """What comes before the head, its Transpose and MatMul, what comes after."""
+    at = next(i for i, op in enumerate(epilogue) if op.op_type == "Transpose")
+    assert epilogue[at + 1].op_type == "MatMul"
+    return epilogue[:at], epilogue[at : at + 2], epilogue[at + 2 :]
+
+
 def _emit_matmul(
-    graph: Scope, weight: str, matmul: Operation, emitter: RegionEmitter, head: HeadPrecision
+    graph: Scope,
+    x: str,
+    weight: str,
+    matmul: Operation,
+    emitter: RegionEmitter,
+    head: HeadPrecision,
 ) -> None:
     vocab, hidden = emitter.program.weight_shapes[weight]
-    x, outputs = matmul.inputs[0], list(matmul.outputs)
+    outputs = list(matmul.outputs)
     if head.bits < 16:
         groups = -(-hidden // head.group_size)
         packed = 8 // head.bits

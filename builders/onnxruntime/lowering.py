@@ -12,7 +12,7 @@ and the flag of layer L is never read, so neither has what it does not need.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir
@@ -54,16 +54,21 @@ class LoweringOptions:
     head: HeadPrecision
     river_activation: RiverActivation
     weights_file: str
+    group_size: int
     banks: Banks = "both"
 
 
 def lower(model: onnx_ir.Model, options: LoweringOptions) -> tuple[ModelProto, WeightsLayout]:
     """Graph and the layout of the weights file that it points into."""
     program = fuse(read_program(model))
-    return _Lowering(program, find_regions(program), options).lower(model)
+    return Lowering(program, find_regions(program), options).lower(model)
 
 
-class _Lowering:
+class Lowering:
+    """A graph under construction, layer after layer. Other kernels override its steps."""
+
+    custom_domains: ClassVar[tuple[tuple[str, int], ...]] = ()  # (domain, version)
+
     def __init__(self, program: Program, regions: Regions, options: LoweringOptions) -> None:
         self.program, self.regions, self.options = program, regions, options
         self.layout = WeightsLayout(options.weights_file)
@@ -86,7 +91,10 @@ class _Lowering:
         )
         initializers = list(self.graph.initializers.values())
         graph = helper.make_graph(self.graph.nodes, "river", inputs, outputs, initializers)
-        opsets = [helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(MICROSOFT, 1)]
+        opsets = [
+            helper.make_opsetid(domain, version)
+            for domain, version in (("", OPSET_VERSION), (MICROSOFT, 1), *self.custom_domains)
+        ]
         proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         proto.producer_name = "river-trt"
         return proto, self.layout

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from river_trt.manifest import Manifest
+from river_trt.native_library import DOMAIN, native_library
 from river_trt.spec import cache_names
 
 
@@ -31,6 +32,8 @@ class HiddenStates:
                 model.graph.output.append(value)
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
+        if manifest.backend.kernels == "native":
+            settings.register_custom_ops_library(str(native_library()))
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(directory.resolve())
         )
@@ -61,7 +64,13 @@ class HiddenStates:
 
 
 def gate_inputs(graph: GraphProto, num_layers: int) -> list[str]:
-    """Tensors h_0 .. h_(L-1): each gate's reference is the block's input (builders/.../gate.py)."""
+    """Tensors h_0 .. h_(L-1): each gate's reference is the block's input (builders/.../gate.py).
+
+    The native operator (plugins/cpu/block.h) gives each block's output first.
+    """
+    blocks = [node for node in graph.node if node.op_type == "Block" and node.domain == DOMAIN]
+    if blocks:
+        return [blocks[0].input[0], *(block.output[0] for block in blocks[1:-1])]
     inputs = {
         node.output[0]: node.input[2]
         for node in _nodes(graph)

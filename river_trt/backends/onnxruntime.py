@@ -8,6 +8,7 @@ import onnxruntime as ort
 from river_trt.backends.base import SessionOptions, StepOutput
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, Manifest
+from river_trt.native_library import ABI_VERSION, native_library
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, ExitPolicy, ModelShape, cache_names
 
 
@@ -31,6 +32,9 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     settings.log_severity_level = 3  # errors only
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
+    if manifest.backend.kernels == "native":
+        check_abi(manifest.backend.kernels_abi)
+        settings.register_custom_ops_library(str(native_library()))
     model = directory / manifest.engine_file
     try:
         session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
@@ -46,6 +50,15 @@ def check_version(built_for: str, installed: str) -> None:
         raise EngineError(
             f"the engine was built for onnxruntime {built_for} but {installed} is installed; "
             f"upgrade with `pip install -U 'onnxruntime>={built_for}'`"
+        )
+
+
+def check_abi(built_for: int | None) -> None:
+    """The operators and the layout of weights are those of one version of the kernels."""
+    if built_for != ABI_VERSION:
+        raise EngineError(
+            f"the engine was built for version {built_for} of the native kernels but this "
+            f"river-trt has version {ABI_VERSION}; {REBUILD}"
         )
 
 

@@ -19,7 +19,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect import bytes_per_token, describe
-from river_trt.manifest import Manifest, PrecisionInfo
+from river_trt.manifest import Kernels, Manifest, PrecisionInfo
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -41,6 +41,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "symmetric",
     "lm_head_bits",
     "river_activation",
+    "kernels",
     "max_seq_len",
     "tau",
     "pinned",
@@ -112,6 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the river multiplies in: int8 is faster",
     )
     bank.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        help="of the CPU engine: native ones need a C++ compiler where the engine runs, "
+        "onnxruntime's own are slower and need nothing (default: native for every model that "
+        "they compute; the result says which)",
+    )
+    bank.add_argument(
         "--lm-head-bits",
         type=int,
         choices=LM_HEAD_BITS,
@@ -148,7 +156,7 @@ def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
 def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
     full, least = bytes_per_token(manifest)
     size = sum(info.size for info in manifest.files.values())
-    river, precision = manifest.river, manifest.precision
+    river, precision, kernels = manifest.river, manifest.precision, manifest.backend.kernels
     chat = " --chat" if CHAT_TEMPLATE_FILE in manifest.files else ""
     prompt = '--prompt "Why is the sky blue?"' if manifest.model.has_tokenizer else "--prompt-ids 1"
     console = stdout_console()
@@ -162,6 +170,7 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
                     f"backbone {precision.backbone}, river {river.bits} bits ({river.quantiser}, "
                     f"groups of {river.group_size}), LM head {precision.lm_head_bits} bits",
                 ),
+                *([("kernels", kernels)] if kernels else []),
                 (
                     "reads",
                     f"{format_bytes(full)} of weights a token at full depth, "

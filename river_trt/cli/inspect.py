@@ -91,6 +91,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("tokenizer", tokenizer),
         ("backend", f"{backend.name} {backend.version}, {target}"),
+        *([("kernels", backend.kernels)] if backend.kernels else []),
         ("backbone", f"{precision.backbone}, {format_bytes(counts.backbone_layer)} a layer"),
         (
             "river",

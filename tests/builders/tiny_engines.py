@@ -60,13 +60,15 @@ def build_pair(
     group_size: int = 32,
     symmetric: bool = False,
     with_tokenizer: bool = False,
+    kernels: str | None = None,
+    river_activation: str = "float32",  # the reference does not round activations
     **changes: Any,
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
     hf = save_tiny_llama(directory / "model", **(TINY | changes)).eval()
     if with_tokenizer:
         save_word_tokenizer(directory / "model")
-    return pair_of(directory, hf, quantiser, group_size, symmetric)
+    return pair_of(directory, hf, quantiser, group_size, symmetric, kernels, river_activation)
 
 
 def pair_of(
@@ -75,6 +77,8 @@ def pair_of(
     quantiser: str = "rtn",
     group_size: int = 32,
     symmetric: bool = False,
+    kernels: str | None = None,
+    river_activation: str = "float32",  # the reference does not round activations
 ) -> Pair:
     """Engine and reference of the model that was saved in `directory`/model."""
     options = BuildOptions(
@@ -83,7 +87,8 @@ def pair_of(
         quantiser=quantiser,
         group_size=group_size,
         symmetric=symmetric,
-        river_activation="float32",  # the reference does not round activations
+        river_activation=river_activation,
+        kernels=kernels,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))

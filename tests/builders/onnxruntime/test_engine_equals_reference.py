@@ -14,9 +14,12 @@ IDS = RNG.integers(3, 112, (3, 24))
 DIRECTIONS = RNG.standard_normal((LAYERS, 64)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Pair:
-    return build_pair(tmp_path_factory.mktemp("plain"))
+KERNELS = ["native", "onnxruntime"]
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def pair(request, tmp_path_factory) -> Pair:
+    return build_pair(tmp_path_factory.mktemp("plain"), kernels=request.param)
 
 
 # What a linear may look like, each with a last group that is part filled where K is 96 or 64.
@@ -28,6 +31,7 @@ VARIANTS = {
     "awq, biases": {"quantiser": "awq", "attention_bias": True, "mlp_bias": True},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "llama-3 rope": {"rope_parameters": LLAMA3_ROPE},
+    "sizes that fill no panel": {"intermediate_size": 100, "hidden_size": 72, "head_dim": 16},
     "untied": {"tie_word_embeddings": False},
     "tied": {"tie_word_embeddings": True},
     "one layer": {"num_hidden_layers": 1},
@@ -35,9 +39,10 @@ VARIANTS = {
 }
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_of_the_model(name, tmp_path):
-    pair = build_pair(tmp_path, **VARIANTS[name])
+def test_variants_of_the_model(name, kernels, tmp_path):
+    pair = build_pair(tmp_path, kernels=kernels, **VARIANTS[name])
     layers = pair.engine.num_layers
     with torch.inference_mode():
         logits = pair.hf(torch.from_numpy(IDS)).logits.numpy()

@@ -1,0 +1,232 @@
+"""The traced program as one native operator a layer (plugins/cpu/block.h).
+
+    Block 0 ------ Block 1 ------------------------------------ ... -- Block L -- norm -- Head
+    norm, qkv      attention (slot 0), o, MLP, gate, norm, qkv
+
+Each row of a block reads its own bank, so there are no conditional regions and no selects.
+"""
+
+import numpy as np
+import onnx_ir
+from onnx import ModelProto
+
+from builders.families import ModelConfig
+from builders.onnxruntime.fusions import pack_qkv
+from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
+from builders.onnxruntime.lowering import Lowering, LoweringOptions
+from builders.onnxruntime.panels import PANEL, num_panels
+from builders.onnxruntime.program import Operation, read_program
+from builders.onnxruntime.regions import LayerRegions, find_regions
+from builders.onnxruntime.weights_file import WeightsLayout
+from river_trt.errors import CheckpointError
+from river_trt.manifest import Kernels
+from river_trt.native_library import ABI_VERSION, DOMAIN
+
+BEFORE = ("RMSNormalization", "Linear")
+AFTER = (
+    *("Linear", "Add", "RMSNormalization", "Linear", "Split", "Sigmoid", "Mul", "Mul"),
+    *("Linear", "Add"),
+)
+LINEAR_PARTS = 6  # weight, qweight, scales, zero_points, pre_scale, bias
+
+
+def choose_kernels(config: ModelConfig, asked: Kernels | None) -> Kernels:
+    """The kernels asked for; where none are, the native ones for every model that they compute.
+
+    Raises CheckpointError where native ones are asked for a model that they do not.
+    """
+    missing = missing_features(config)
+    if asked == "native" and missing:
+        raise CheckpointError(
+            f"the native kernels do not compute {' or '.join(missing)}, which this model has: "
+            "build it with --kernels onnxruntime"
+        )
+    if asked is None:
+        return "onnxruntime" if missing else "native"
+    return asked
+
+
+def missing_features(config: ModelConfig) -> list[str]:
+    """What a model has that the native operator does not compute."""
+    half = config.head_dim // 2
+    features = {
+        "q/k norms": config.qk_norms,
+        "norms after attention and MLP": config.sandwich_norms,
+        "soft caps": config.attention_softcap is not None or config.final_softcap is not None,
+        "sliding windows": any(layer.window is not None for layer in config.layers),
+        "layers without RoPE": any(layer.rope is None for layer in config.layers),
+        "partial RoPE": any(len(rope.inv_freq) != half for rope in config.ropes),
+        "queries scaled by position": config.query_scaling is not None,
+        f"the activation {config.activation}": config.activation != "silu",
+    }
+    return [feature for feature, present in features.items() if present]
+
+
+def lower_native(
+    model: onnx_ir.Model, options: LoweringOptions
+) -> tuple[ModelProto, WeightsLayout]:
+    """Graph and the layout of the weights file that it points into.
+
+    The model must be one that `choose_kernels` gives native kernels.
+    """
+    program = pack_qkv(read_program(model))
+    return _NativeLowering(program, find_regions(program), options).lower(model)
+
+
+class _NativeLowering(Lowering):
+    custom_domains = ((DOMAIN, ABI_VERSION),)
+
+    def _prologue(self) -> None:
+        emit_embedding(self.graph, self.regions.prologue, self.emitter, self.options.head)
+        for layer in self.regions.layers:
+            _check_layer(layer)
+        self._block(0)
+
+    def _layer(self, number: int, layer: LayerRegions) -> None:
+        self._block(number)
+
+    def _epilogue(self) -> None:
+        head = self.options.head
+        if head.bits >= 16:
+            emit_lm_head(self.graph, self.regions.epilogue, self.emitter, head)
+            return
+        x, weight = emit_final_norm(self.graph, self.regions.epilogue, self.emitter)
+        vocab, hidden = self.program.weight_shapes[weight]
+        parts = self._quantised(weight, num_panels(vocab), hidden, head.group_size, head.bits)
+        self.graph.add(
+            "Head",
+            [x, "", *parts, "", ""],
+            ["logits"],
+            domain=DOMAIN,
+            hidden_size=hidden,
+            vocab_size=vocab,
+            group_size=head.group_size,
+            bits=head.bits,
+            rounds=self._rounds(),
+        )
+
+    def _block(self, number: int) -> None:
+        """After the attention of layer `number` (from 1), before that of the next; see block.h."""
+        layers = self.regions.layers
+        last = number == self.num_layers
+        ended = layers[number - 1] if number else None
+        begun = None if last else layers[number]
+        h_in, exit_layer = begun.h_in if begun else "", ""
+        attention = [""] * 7  # attended by another operator, or what is attended to
+        outputs = ["", f"exit_layer.{number}", "", "", ""]
+        attributes: dict[str, float | int] = {"num_heads": 0}
+        weights: list[str] = []
+        if ended is not None:
+            h_in, exit_layer = ended.h_in, f"exit_layer.{number - 1}"
+            outputs[0] = ended.h_out
+            outputs[3:] = ended.attention.outputs[1:]
+            attention, attributes = self._attention(ended.attention)
+            linears = _linears(ended.after)
+            for linear, halves in zip(linears, (1, 2, 1), strict=True):
+                weights += self._linear(number, linear, halves)
+            attributes["attended_size"] = self._shape(linears[0])[1]
+            attributes["intermediate_size"] = self._shape(linears[2])[1]
+        else:
+            weights += [""] * 3 * LINEAR_PARTS
+            attributes["intermediate_size"] = 0
+        if begun is not None:
+            (qkv,) = _linears(begun.before)
+            outputs[2] = qkv.outputs[0]
+            weights += self._linear(number + 1, qkv, 1)
+            attributes["qkv_size"] = self._shape(qkv)[0]
+        else:
+            outputs[1] = "exit_layer"
+            weights += [""] * LINEAR_PARTS
+        norms = [_norm(ended.after) if ended else None, _norm(begun.before) if begun else None]
+        hidden = self.program.weight_shapes["norm.weight"][0]
+        weights += [
+            self.graph.weight(norm.inputs[1], np.float32, (hidden,)) if norm else ""
+            for norm in norms
+        ]
+        (epsilon,) = {norm.attributes["epsilon"] for norm in norms if norm}
+        policy = ["tau", "pinned", "use_directions", "directions", "gate_scope"]
+        self.graph.add(
+            "Block",
+            [h_in, exit_layer, *policy, *attention, *weights],
+            outputs,
+            domain=DOMAIN,
+            name=f"block.{number}",
+            layer=number,
+            num_layers=self.num_layers,
+            hidden_size=hidden,
+            group_size=self.options.group_size,
+            epsilon=epsilon,
+            rounds=self._rounds(),
+            **attributes,
+        )
+
+    def _attention(self, attention: Operation) -> tuple[list[str], dict[str, float | int]]:
+        """Inputs and attributes of the attention in a block."""
+        qkv, _, _, k_cache, v_cache, past_lengths, cos, sin = attention.inputs
+        heads, kv_heads = (attention.attributes[name] for name in ("num_heads", "num_kv_heads"))
+        positions, half = self.program.weight_shapes[cos]
+        tables = [self.graph.weight(name, np.float32, (positions, half)) for name in (cos, sin)]
+        attributes = {
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+            "head_dim": 2 * half,
+            "rotary_dim": 2 * half,
+            "scale": attention.attributes["scale"],
+            "max_seq_len": positions,
+        }
+        return ["", qkv, past_lengths, k_cache, v_cache, *tables], attributes
+
+    def _linear(self, number: int, linear: Operation, halves: int) -> list[str]:
+        """The six parts of a linear of layer `number`; layer 1 never uses its river."""
+        shapes = self.program.weight_shapes
+        _, _, weight, qweight, _, *optional = linear.inputs
+        zero_points, pre_scale, bias = (*optional, "", "", "")[:3]
+        n, k = shapes[weight]
+        path = weight.removesuffix(".weight")
+        panels = num_panels(n, halves)
+        backbone, river = "", [""] * 4
+        if self.options.banks != "river":
+            backbone = self.graph.weight(f"{weight}_panels", np.float32, (panels, k, PANEL))
+        if self.options.banks == "river" or (self.options.banks == "both" and number > 1):
+            group_size = 2 * shapes[qweight][-1]
+            river = self._quantised(path, panels, k, group_size, 4, asymmetric=bool(zero_points))
+            river.append(self.graph.weight(pre_scale, np.float32, (k,)) if pre_scale else "")
+        if bias:
+            bias = self.graph.weight(f"{bias}_panels", np.float32, (panels * PANEL,))
+        return [backbone, *river, bias]
+
+    def _quantised(
+        self, path: str, panels: int, k: int, group_size: int, bits: int, asymmetric: bool = True
+    ) -> list[str]:
+        """qweight, scales, zero_points."""
+        groups = -(-k // group_size)
+        weight, grid = self.graph.weight, (panels, groups, PANEL)
+        zero_points = ""
+        if asymmetric:
+            zero_points = weight(f"{path}.zero_points_panels", np.uint8, grid)
+        codes = (panels, groups, group_size // 4, 8 * bits)
+        return [
+            weight(f"{path}.qweight_panels", np.uint8, codes),
+            weight(f"{path}.scales_panels", np.float32, grid),
+            zero_points,
+        ]
+
+    def _shape(self, linear: Operation) -> tuple[int, ...]:
+        return self.program.weight_shapes[linear.inputs[2]]
+
+    def _rounds(self) -> int:
+        return int(self.options.river_activation == "int8")
+
+
+def _check_layer(layer: LayerRegions) -> None:
+    before = tuple(operation.op_type for operation in layer.before[: len(BEFORE)])
+    after = tuple(operation.op_type for operation in layer.after)
+    assert before == BEFORE and after == AFTER, "missing_features lets only these layers pass"
+
+
+def _linears(operations: tuple[Operation, ...]) -> list[Operation]:
+    return [operation for operation in operations if operation.op_type == "Linear"]
+
+
+def _norm(operations: tuple[Operation, ...]) -> Operation:
+    return next(op for op in operations if op.op_type == "RMSNormalization")

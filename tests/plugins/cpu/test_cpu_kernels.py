@@ -1,0 +1,46 @@
+"""The native CPU kernels under sanitizers, without ONNX Runtime and without Python."""
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from river_trt.native_library import FLAGS, X86_FILE_FLAGS
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parents[2] / "plugins" / "cpu"
+X86 = platform.machine() == "x86_64"
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: g++")
+
+
+def run_program(directory: Path, test: str, units: list[str], sanitizers: str) -> str:
+    """Compile a test with the sources it needs, as the library is compiled, and run it."""
+    options = [*FLAGS, "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    objects = []
+    for source in [HERE / test, *(SOURCES / unit for unit in units)]:
+        objects.append(str(directory / f"{source.name}.o"))
+        extra = X86_FILE_FLAGS.get(source.name, ()) if X86 else ()
+        command = ["c++", *options, *extra, "-c", str(source), "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    program = directory / "program"
+    subprocess.run(["c++", *options, *objects, "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_kernels_equal_double_precision(tmp_path):
+    units = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc"]
+    output = run_program(tmp_path, "test_kernels.cc", units, "address,undefined")
+    assert "tested: portable" in output
+    if X86 and " avx2 " in Path("/proc/cpuinfo").read_text():
+        assert "tested: avx2" in output
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_phases_run_in_order_with_late_and_missing_threads(tmp_path, sanitizers):
+    run_program(tmp_path, "test_parallel.cc", [], sanitizers)
