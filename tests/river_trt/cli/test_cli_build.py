@@ -23,9 +23,11 @@ class FakeOptions:
     symmetric: bool | None = None
     lm_head_bits: int | None = None
     river_activation: str | None = None
+    kernels: str | None = None
     max_seq_len: int | None = None
     tau: float | None = None
     pinned: tuple[int, ...] | None = None
+    policy: Path | None = None
     calibration_text: Path | None = None
     force: bool = False
     banks: str = "both"
