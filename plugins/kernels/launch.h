@@ -5,6 +5,7 @@
 // - They only enqueue on `stream`: no synchronisation, no allocation, no memory that outlives the
 //   call. So all can be captured in a CUDA graph; what may change between replays (flags, tau,
 //   pinned, lengths) is read on the device.
+// - They never change what they read, except where a comment says so.
 // - They return cudaErrorInvalidValue for parameters outside the limits; explain_* says which
 //   value broke which rule (nullptr: none did). Other errors are CUDA's own.
 // - T is the activations' type, __half or __nv_bfloat16. Arithmetic is fp32 between loads and the
@@ -38,7 +39,7 @@ enum class FlagType : int32_t // of exited and use_river in memory; anything but
 
 // The river bank in the dialect's own packing (builders/dialect.py); nothing is repacked, but
 // scales and pre_scale are fp16 whatever T is: fp32 would add 6 to 12 % to the bytes of the bank.
-// river(x)[n] = sum_k T(x[k] * pre_scale[k]) * T((code[n, k] - zero_point[n, g]) * scale[n, g])
+// river(x)[n] = sum_k T(x[k] * pre_scale[k]) * T((code[n, k] - zero_point[n, g]) * T(scale[n, g]))
 struct RiverBank
 {
     void const* qweight = nullptr;     // [n, groups, group_size / 2] uint8, low nibble = even k
@@ -107,6 +108,9 @@ struct LinearParams
 size_t linear_workspace_bytes(LinearParams const& p);
 char const* explain_linear(LinearParams const& p);
 cudaError_t launch_linear(LinearParams const& p, cudaStream_t stream);
+
+// Loads cuBLASLt now rather than at the first prefill; call it before a capture that holds one.
+cudaError_t load_prefill_library();
 
 // ---------------------------------------------------------------------------------------------
 // gate: h_out = residual + delta; score = cos(reference, h_out) in fp32; exited' = exited or
