@@ -18,23 +18,23 @@ struct Numeric<__half>
     static constexpr uint32_t kMagic = 0x64006400U;
     static constexpr float kMagicValue = 1024.F;
 
-    static __device__ __forceinline__ float2 unpack(uint32_t pair)
+    static RIVER_BOTH float2 unpack(uint32_t pair)
     {
         return __half22float2(bits<__half2>(pair));
     }
-    static __device__ __forceinline__ uint32_t pack(float low, float high)
+    static RIVER_BOTH uint32_t pack(float low, float high)
     {
         return bits<uint32_t>(__floats2half2_rn(low, high));
     }
-    static __device__ __forceinline__ float load(void const* p, size_t i)
+    static RIVER_BOTH float load(void const* p, size_t i)
     {
         return __half2float(static_cast<__half const*>(p)[i]);
     }
-    static __device__ __forceinline__ void store(void* p, size_t i, float value)
+    static RIVER_BOTH void store(void* p, size_t i, float value)
     {
         static_cast<__half*>(p)[i] = __float2half_rn(value);
     }
-    static __device__ __forceinline__ Pair both(float value)
+    static RIVER_BOTH Pair both(float value)
     {
         return __float2half2_rn(value);
     }
@@ -47,23 +47,23 @@ struct Numeric<__nv_bfloat16>
     static constexpr uint32_t kMagic = 0x43004300U;
     static constexpr float kMagicValue = 128.F;
 
-    static __device__ __forceinline__ float2 unpack(uint32_t pair)
+    static RIVER_BOTH float2 unpack(uint32_t pair)
     {
         return __bfloat1622float2(bits<__nv_bfloat162>(pair));
     }
-    static __device__ __forceinline__ uint32_t pack(float low, float high)
+    static RIVER_BOTH uint32_t pack(float low, float high)
     {
         return bits<uint32_t>(__floats2bfloat162_rn(low, high));
     }
-    static __device__ __forceinline__ float load(void const* p, size_t i)
+    static RIVER_BOTH float load(void const* p, size_t i)
     {
         return __bfloat162float(static_cast<__nv_bfloat16 const*>(p)[i]);
     }
-    static __device__ __forceinline__ void store(void* p, size_t i, float value)
+    static RIVER_BOTH void store(void* p, size_t i, float value)
     {
         static_cast<__nv_bfloat16*>(p)[i] = __float2bfloat16_rn(value);
     }
-    static __device__ __forceinline__ Pair both(float value)
+    static RIVER_BOTH Pair both(float value)
     {
         return __float2bfloat162_rn(value);
     }
@@ -109,12 +109,12 @@ __device__ __forceinline__ char* at16(void* base, size_t i)
     return static_cast<char*>(base) + 2 * i;
 }
 
-__device__ __forceinline__ bool load_flag(void const* flags, FlagType type, size_t i)
+RIVER_BOTH bool load_flag(void const* flags, FlagType type, size_t i)
 {
     return type == FlagType::kBool ? static_cast<uint8_t const*>(flags)[i] != 0
                                    : static_cast<int32_t const*>(flags)[i] != 0;
 }
-__device__ __forceinline__ void store_flag(void* flags, FlagType type, size_t i, bool value)
+RIVER_BOTH void store_flag(void* flags, FlagType type, size_t i, bool value)
 {
     if (type == FlagType::kBool)
         static_cast<uint8_t*>(flags)[i] = value ? 1 : 0;

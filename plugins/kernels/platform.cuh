@@ -16,6 +16,8 @@
 #define RIVER_SHARED(name, ...) __shared__ ::river::Identity<__VA_ARGS__> name
 #endif
 
+#define RIVER_BOTH __host__ __device__ __forceinline__ // on the device and in the host's tests
+
 namespace river
 {
 template <typename T>
@@ -25,7 +27,7 @@ constexpr int kWarpSize = 32;
 constexpr uint32_t kAllLanes = 0xffffffffU;
 
 template <typename To, typename From>
-__device__ __forceinline__ To bits(From const& from)
+RIVER_BOTH To bits(From const& from)
 {
     static_assert(sizeof(To) == sizeof(From), "same size");
     To to;

@@ -98,16 +98,17 @@ public:
 
     void run()
     {
+#if defined(RIVER_CPU_SHIM)
         if (shape.sliced_blocks > 0)
-        {
-            unsigned const edge = shape.sliced_blocks;
-            shim::block_filter() = [edge](unsigned block) {
-                return block < edge || block + edge >= shim::Block::current().grid[0];
+            shim::block_filter() = [edge = static_cast<unsigned>(shape.sliced_blocks)](unsigned b) {
+                return b < edge || b + edge >= shim::Block::current().grid[0];
             };
-        }
+#endif
         check(explain_linear(params) == nullptr, shape.name() + ": " + or_none(params));
-        check(launch_linear(params, nullptr) == cudaSuccess, shape.name() + ": launch");
+        check(finished(launch_linear(params, nullptr)), shape.name() + ": launch");
+#if defined(RIVER_CPU_SHIM)
         shim::block_filter() = nullptr;
+#endif
     }
 
     void compare()

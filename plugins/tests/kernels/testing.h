@@ -1,9 +1,5 @@
-// What the kernel tests share: memory between guard pages, random values, errors, a tally.
+// What the kernel tests share: random values, errors, a tally. Device memory is in memory.h.
 #pragma once
-
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -11,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "numeric.cuh"
+#include "memory.h"
 
 namespace river::test
 {
@@ -33,60 +29,16 @@ inline void check(bool ok, std::string const& what)
     ++failures();
     std::printf("FAIL %s\n", what.c_str());
 }
+// Arguments of every test program: the order of threads (CPU only), and `quick` for a small grid.
+inline bool is_full(int argc, char** argv)
+{
+    return argc < 3 || std::strcmp(argv[2], "quick") != 0;
+}
 inline int report(char const* name)
 {
     std::printf("%s: %d checks, %d failed\n", name, checks(), failures());
     return failures() == 0 && checks() > 0 ? 0 : 1;
 }
-
-// Device memory: its end lies against an inaccessible page (up to the 16 bytes of alignment), and
-// so does its beginning's page. forbid() makes any access to it a fault.
-class Memory
-{
-public:
-    explicit Memory(size_t bytes)
-        : bytes_(bytes)
-    {
-        size_t const page = 4096;
-        size_t const padded = (bytes + 15) / 16 * 16;
-        inside_ = (padded + page - 1) / page * page;
-        base_ = static_cast<char*>(mmap(nullptr, inside_ + 2 * page, PROT_NONE,
-            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        if (base_ == MAP_FAILED || mprotect(base_ + page, inside_, PROT_READ | PROT_WRITE) != 0)
-            std::abort();
-        data_ = base_ + page + inside_ - padded;
-    }
-    Memory(Memory const&) = delete;
-    Memory& operator=(Memory const&) = delete;
-    ~Memory()
-    {
-        munmap(base_, inside_ + 2 * 4096);
-    }
-    void forbid()
-    {
-        if (mprotect(base_, inside_ + 2 * 4096, PROT_NONE) != 0)
-            std::abort();
-    }
-    void poison() // NaN in every type, and flags that are neither 0 nor 1
-    {
-        std::memset(data_, 0xFF, bytes_);
-    }
-    template <typename T>
-    T* as()
-    {
-        return reinterpret_cast<T*>(data_);
-    }
-    size_t bytes() const
-    {
-        return bytes_;
-    }
-
-private:
-    size_t bytes_;
-    size_t inside_;
-    char* base_;
-    char* data_;
-};
 
 // A generator that is the same everywhere, unlike std::normal_distribution.
 class Random
@@ -155,21 +107,5 @@ inline double relative_error(std::vector<double> const& got, std::vector<double>
     }
     double const error = std::sqrt(difference / (norm > 0.0 ? norm : 1.0));
     return error == error ? error : INFINITY; // NaN anywhere
-}
-
-// The exit status of `body` in a process of its own, or minus the signal that ended it.
-inline int status_of_child(std::function<void()> const& body)
-{
-    std::fflush(nullptr);
-    pid_t const child = fork();
-    if (child == 0)
-    {
-        std::freopen("/dev/null", "w", stderr);
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 } // namespace river::test
