@@ -20,7 +20,7 @@ constexpr void (*kDequantiseKernels[2])(DequantiseArgs)
 constexpr void (*kEpilogueKernels[2])(EpilogueArgs)
     = {&epilogue_kernel<__half>, &epilogue_kernel<__nv_bfloat16>};
 
-constexpr size_t kSliceBytes = size_t{64} << 20; // of dequantised weights at a time
+constexpr size_t kSliceBytes = size_t{32} << 20; // of dequantised weights at a time
 
 // Where the parts lie in the workspace; a part that is not needed has no bytes.
 struct Plan

@@ -60,7 +60,7 @@ void groups_and_flags()
 // k so long that only a part of the weight fits the slice that is dequantised at a time.
 void a_weight_of_several_slices()
 {
-    run_case<__half>({.rows = 9, .n = 260, .k = 131072, .group_size = 128, .asymmetric = false,
+    run_case<__half>({.rows = 9, .n = 132, .k = 131072, .group_size = 128, .asymmetric = false,
         .banks = Banks::kRiver});
 }
 
