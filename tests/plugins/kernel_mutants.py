@@ -32,7 +32,9 @@ def _attention(old: str, new: str) -> Mutant:
 
 MUTANTS = {
     "x is read beyond its row": _linear("!active || at >= k", "!active || at > k"),
-    "the other bank's rows take part": _linear("(rows_of_bank >> g & 1U) != 0}", "g < rows}"),
+    "a bank leaves the sums of the other's rows": _linear(
+        "if (rows_of_bank >> row & 1U)", "if (row < rows)"
+    ),
     "a bank that no row needs is read": _linear("if (on_river != 0)", "if (rows != 0)"),
     "pre_scale on the backbone": _linear(
         "all_rows & ~on_river, nullptr,", "all_rows & ~on_river, p.river.pre_scale,"
