@@ -5,7 +5,6 @@ namespace river::trt
 using nvinfer1::DimensionOperation;
 using nvinfer1::Dims;
 using nvinfer1::DimsExprs;
-using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 
 std::vector<Attribute> AttentionPlugin::attributes()
@@ -20,6 +19,7 @@ std::vector<Attribute> AttentionPlugin::attributes()
         {"scale", kFLOAT, kREQUIRED, &mScale},
         {"packed_qkv", kINT, kOPTIONAL, &mPackedQkv},
         {"rotary", kINT, kOPTIONAL, &mRotary},
+        {"aliased_caches", kINT, kOPTIONAL, &mAliasedCaches},
         {"window", kINT, kOPTIONAL, &mWindow},
         {"softcap", kFLOAT, kOPTIONAL, &mSoftcap},
         {"programmatic", kINT, kOPTIONAL, &mProgrammatic},
@@ -39,7 +39,8 @@ void AttentionPlugin::checkAttributes() const
     if (mSoftcap < 0.0F)
         throw Invalid(format("softcap = %g, but must be 0 (none) or above", double(mSoftcap)));
     for (auto const& [name, value] :
-        {std::pair{"packed_qkv", mPackedQkv}, {"rotary", mRotary}, {"programmatic", mProgrammatic}})
+        {std::pair{"packed_qkv", mPackedQkv}, {"rotary", mRotary}, {"aliased_caches", mAliasedCaches},
+             {"programmatic", mProgrammatic}})
         requireChoice(name, value, {0, 1});
 }
 
@@ -123,7 +124,7 @@ int32_t AttentionPlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInpu
 
 int32_t AttentionPlugin::getAliasedInput(int32_t outputIndex) noexcept
 {
-    return outputIndex == 0 ? -1 : cacheInput() + outputIndex - 1;
+    return outputIndex == 0 || mAliasedCaches == 0 ? -1 : cacheInput() + outputIndex - 1;
 }
 
 AttentionParams AttentionPlugin::params(
@@ -153,25 +154,12 @@ void AttentionPlugin::prepare(PluginTensorDesc const* inputs)
 {
     int32_t const cache = cacheInput();
     Dims const* const rotary = mRotary != 0 ? &inputs[cache + 3].dims : nullptr;
-    mCounters.reserve(
-        attention_counters_bytes(params(inputs[0].dims, inputs[cache].dims, rotary, inputs[0].type)));
-}
-
-size_t AttentionPlugin::getWorkspaceSize(
-    DynamicPluginTensorDesc const* inputs, int32_t, DynamicPluginTensorDesc const*, int32_t) const noexcept
-{
-    size_t bytes = 0;
-    guard([&] {
-        int32_t const cache = cacheInput();
-        Dims const rotary = mRotary != 0 ? largest(inputs[cache + 3]) : Dims{};
-        bytes = attention_workspace_bytes(params(largest(inputs[0]), largest(inputs[cache]),
-            mRotary != 0 ? &rotary : nullptr, inputs[0].desc.type));
-    });
-    return bytes;
+    AttentionParams const p = params(inputs[0].dims, inputs[cache].dims, rotary, inputs[0].type);
+    mWorkspace.prepare(attention_workspace_bytes(p), {p.batch, p.seq, p.capacity, p.head_dim});
 }
 
 int32_t AttentionPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*,
-    void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+    void const* const* inputs, void* const* outputs, void*, cudaStream_t stream) noexcept
 {
     return guard([&] {
         int32_t const cache = cacheInput();
@@ -207,10 +195,8 @@ int32_t AttentionPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensor
             p.rotary_sin = static_cast<float const*>(inputs[cache + 4]);
         }
         p.out = outputs[0];
-        p.counters = mCounters.data();
-        p.counters_bytes = mCounters.bytes();
-        p.workspace = workspace;
-        p.workspace_bytes = attention_workspace_bytes(p);
+        p.workspace = mWorkspace.data();
+        p.workspace_bytes = mWorkspace.bytes();
         requireLaunched(launch_attention(p, stream), explain_attention(p));
     });
 }

@@ -15,10 +15,12 @@ namespace river::trt
 //   [rotary_cos], [rotary_sin] [positions, R / 2] float32               rotary 1
 // outputs:
 //   out [batch, seq, heads * D] T
-//   k_cache_out, v_cache_out: the caches with the new tokens, aliased to k_cache and v_cache
+//   k_cache_out, v_cache_out: the caches with the new tokens
 //
-// Where an output cache has another address than its input (the aliasing of IPluginV3OneBuildV2 is
-// off and the caller did not bind one address to both) the whole cache is copied first: right, slow.
+// The output caches are the inputs, updated in place: aliased by TensorRT with aliased_caches 1 (the
+// default; the builder needs PreviewFeature kALIASED_PLUGIN_IO_10_03 then, and refuses to build
+// without it), or by the caller, who binds one address to both. Where the addresses differ all the
+// same (TensorRT's copies, the timing of a build) the whole cache is copied first: right, but slow.
 class AttentionPlugin final : public PluginBase<AttentionPlugin>
 {
 public:
@@ -36,8 +38,6 @@ public:
         nvinfer1::DimsExprs const* shapeInputs, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs,
         int32_t nbOutputs, nvinfer1::IExprBuilder& builder) noexcept override;
     int32_t getAliasedInput(int32_t outputIndex) noexcept override;
-    size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
-        nvinfer1::DynamicPluginTensorDesc const* outputs, int32_t nbOutputs) const noexcept override;
     int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
         void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
@@ -54,11 +54,12 @@ private:
     int32_t mNumKvHeads{0};
     int32_t mPackedQkv{1};
     int32_t mRotary{1};
+    int32_t mAliasedCaches{1};
     int32_t mWindow{0};
     int32_t mProgrammatic{0};
     float mScale{0.0F};
     float mSoftcap{0.0F};
-    DeviceBuffer mCounters;
+    DeviceBuffer mWorkspace;
 };
 
 } // namespace river::trt

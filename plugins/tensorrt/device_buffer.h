@@ -1,6 +1,9 @@
-// Zeroed device memory that one plugin in one execution context owns: the counters of the kernels.
+// The kernels' workspace: zero before the first launch of a geometry, left ready for the next launch of
+// the same one. TensorRT's own workspace is scratch that layers share, so each plugin owns its memory.
 #pragma once
 #include "launch.h"
+
+#include <vector>
 
 namespace river::trt
 {
@@ -18,25 +21,26 @@ public:
             static_cast<void>(cudaFree(mData));
     }
 
-    // Grows to `bytes`, all zero. Not for enqueue: it allocates, and waits for the device.
-    void reserve(size_t bytes)
+    // At least `bytes`, all zero where the geometry is another than last time. Not for enqueue: it may
+    // allocate, and waits for the device.
+    void prepare(size_t bytes, std::vector<int64_t> const& geometry)
     {
-        if (bytes <= mBytes)
+        if (mData != nullptr && geometry == mGeometry)
             return;
-        void* data = nullptr;
-        requireCuda(cudaMalloc(&data, bytes), "cudaMalloc of a plugin's counters");
-        cudaError_t status = cudaMemset(data, 0, bytes);
-        if (status == cudaSuccess)
-            status = cudaDeviceSynchronize(); // TensorRT's stream does not wait for the default one
-        if (status != cudaSuccess)
+        mGeometry.clear(); // nothing is prepared until all below has worked
+        if (bytes > mBytes)
         {
-            static_cast<void>(cudaFree(data));
-            requireCuda(status, "clearing a plugin's counters");
+            if (mData != nullptr)
+                requireCuda(cudaFree(mData), "freeing a plugin's workspace");
+            mData = nullptr;
+            mBytes = 0;
+            requireCuda(cudaMalloc(&mData, bytes), "allocating a plugin's workspace");
+            mBytes = bytes;
         }
-        if (mData != nullptr)
-            static_cast<void>(cudaFree(mData));
-        mData = data;
-        mBytes = bytes;
+        requireCuda(cudaDeviceSynchronize(), "waiting for the device"); // earlier launches use it
+        requireCuda(cudaMemset(mData, 0, mBytes), "clearing a plugin's workspace");
+        requireCuda(cudaDeviceSynchronize(), "waiting for the device"); // TensorRT's stream does not
+        mGeometry = geometry;
     }
 
     void* data() const noexcept
@@ -51,6 +55,7 @@ public:
 private:
     void* mData{nullptr};
     size_t mBytes{0};
+    std::vector<int64_t> mGeometry;
 };
 
 } // namespace river::trt

@@ -4,8 +4,16 @@ namespace river::trt
 {
 using nvinfer1::Dims;
 using nvinfer1::DimsExprs;
-using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
+
+namespace
+{
+// The kernel reads these two as bool: the lowest byte of an int32 that is 0 or 1.
+bool const* flagPointer(void const* flag)
+{
+    return static_cast<bool const*>(flag);
+}
+} // namespace
 
 std::vector<Attribute> GatePlugin::attributes()
 {
@@ -127,19 +135,12 @@ GateParams GatePlugin::params(Dims const& h, nvinfer1::DataType type) const
 
 void GatePlugin::prepare(PluginTensorDesc const* inputs)
 {
-    mCounters.reserve(gate_counters_bytes(params(inputs[0].dims, inputs[0].type)));
-}
-
-size_t GatePlugin::getWorkspaceSize(
-    DynamicPluginTensorDesc const* inputs, int32_t, DynamicPluginTensorDesc const*, int32_t) const noexcept
-{
-    size_t bytes = 0;
-    guard([&] { bytes = gate_workspace_bytes(params(largest(inputs[0]), inputs[0].desc.type)); });
-    return bytes;
+    Dims const& h = inputs[0].dims;
+    mWorkspace.prepare(gate_workspace_bytes(params(h, inputs[0].type)), {h.d[0], h.d[1]});
 }
 
 int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*, void const* const* inputs,
-    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+    void* const* outputs, void*, cudaStream_t stream) noexcept
 {
     return guard([&] {
         Signature const tensors = signature();
@@ -155,11 +156,11 @@ int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc 
         {
             p.direction = static_cast<float const*>(pointer("directions"))
                 + static_cast<int64_t>(mLayer - 1) * p.hidden;
-            p.use_direction = pointer("use_directions");
+            p.use_direction = flagPointer(pointer("use_directions"));
         }
         p.tau = static_cast<float const*>(pointer("tau")) + (mLayer - 1);
         if (!isLast())
-            p.pinned_next = static_cast<int32_t const*>(pointer("pinned")) + mLayer;
+            p.pinned_next = flagPointer(static_cast<int32_t const*>(pointer("pinned")) + mLayer);
         p.scope = static_cast<int32_t const*>(pointer("scope"));
         p.exited = pointer("exited");
         p.exit_layer = static_cast<int32_t const*>(pointer("exit_layer"));
@@ -170,10 +171,8 @@ int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc 
         p.exit_layer_out = static_cast<int32_t*>(outputs[next++]);
         if (!isLast())
             p.use_river_next = outputs[next];
-        p.counters = mCounters.data();
-        p.counters_bytes = mCounters.bytes();
-        p.workspace = workspace;
-        p.workspace_bytes = gate_workspace_bytes(p);
+        p.workspace = mWorkspace.data();
+        p.workspace_bytes = mWorkspace.bytes();
         requireLaunched(launch_gate(p, stream), explain_gate(p));
     });
 }

@@ -24,7 +24,7 @@ namespace river::trt
 //   exit_layer_out [batch, seq] int32
 //   [use_river]  [batch, seq] int32 flags of the next layer   layer < num_layers
 //
-// The arrays come whole: the plugin reads its layer's entry, so an engine needs no slice.
+// Flags among the inputs are 0 or 1. The arrays come whole: the plugin reads its layer's entry, so an engine needs no slice.
 class GatePlugin final : public PluginBase<GatePlugin>
 {
 public:
@@ -41,8 +41,6 @@ public:
     int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs,
         nvinfer1::DimsExprs const* shapeInputs, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs,
         int32_t nbOutputs, nvinfer1::IExprBuilder& builder) noexcept override;
-    size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
-        nvinfer1::DynamicPluginTensorDesc const* outputs, int32_t nbOutputs) const noexcept override;
     int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
         void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
@@ -62,7 +60,7 @@ private:
     int32_t mResidual{0};
     int32_t mDirection{0};
     int32_t mProgrammatic{0};
-    DeviceBuffer mCounters;
+    DeviceBuffer mWorkspace;
 };
 
 } // namespace river::trt

@@ -24,7 +24,7 @@ inline constexpr char const* kVERSION = "1";
 //   Signature signature() const
 //   void checkShapes(Dims const* inputs, Dims const* outputs) const    throws Invalid; -1 is unknown
 //   void prepare(PluginTensorDesc const* inputs)   before the launches of these shapes; may allocate
-// and overrides getOutputShapes, enqueue, getWorkspaceSize (and getAliasedInput).
+// and overrides getOutputShapes, enqueue (and getAliasedInput, getWorkspaceSize).
 template <typename Plugin>
 class PluginBase : public nvinfer1::IPluginV3,
                    public nvinfer1::IPluginV3OneCore,

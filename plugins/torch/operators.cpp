@@ -88,7 +88,8 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
     p.h_in = checked(kOP, "h_in", h_in, type, {batch, seq, hidden}, device);
     p.delta = checked(kOP, "h_out", h_out, type, {batch, seq, hidden}, device);
     p.direction = static_cast<float const*>(checked(kOP, "direction", direction, at::kFloat, {hidden}, device));
-    p.use_direction = checked(kOP, "use_direction", use_direction, at::kBool, {}, device);
+    p.use_direction
+        = static_cast<bool const*>(checked(kOP, "use_direction", use_direction, at::kBool, {}, device));
     p.tau = static_cast<float const*>(checked(kOP, "tau", tau, at::kFloat, {}, device));
     p.scope = static_cast<int32_t const*>(checked(kOP, "scope", scope, at::kInt, {}, device));
     p.exited = checked(kOP, "exited", exited, at::kBool, {batch, seq}, device);
@@ -96,10 +97,7 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
         = static_cast<int32_t const*>(checked(kOP, "exit_layer", exit_layer, at::kInt, {batch, seq}, device));
     p.exited_out = exited_out.mutable_data_ptr();
     p.exit_layer_out = static_cast<int32_t*>(exit_layer_out.mutable_data_ptr());
-    Tensor const counters = zeroedScratch(gate_counters_bytes(p), device);
-    p.counters = counters.mutable_data_ptr();
-    p.counters_bytes = static_cast<size_t>(counters.numel());
-    Tensor const workspace = scratch(gate_workspace_bytes(p), device);
+    Tensor const workspace = zeroedScratch(gate_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
     requireLaunched(kOP, launch_gate(p, currentStream(device)), explain_gate(p));
@@ -164,10 +162,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
     p.k_cache = k_out.mutable_data_ptr();
     p.v_cache = v_out.mutable_data_ptr();
     p.out = out.mutable_data_ptr();
-    Tensor const counters = zeroedScratch(attention_counters_bytes(p), device);
-    p.counters = counters.mutable_data_ptr();
-    p.counters_bytes = static_cast<size_t>(counters.numel());
-    Tensor const workspace = scratch(attention_workspace_bytes(p), device);
+    Tensor const workspace = zeroedScratch(attention_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
     requireLaunched(kOP, launch_attention(p, currentStream(device)), explain_attention(p));

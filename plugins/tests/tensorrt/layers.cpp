@@ -4,13 +4,12 @@ namespace layers
 {
 namespace
 {
-constexpr int64_t kK = 72, kN = 48, kGROUP = 32, kGROUPS = 3, kHIDDEN = 64, kLAYERS = 6;
-constexpr int64_t kHEADS = 6, kKV_HEADS = 2, kHEAD_DIM = 16;
+constexpr int64_t kK = 72, kN = 48, kGROUPS = 3, kHIDDEN = 64;
 constexpr DataType kINT = DataType::kINT32, kFLOAT = DataType::kFLOAT, kHALF = DataType::kHALF;
 
 Layer linearByFlag(DataType t)
 {
-    Layer layer{"RiverLinear", "by flag", {}, {}, {}};
+    Layer layer{"RiverLinear", "by flag", {}, {}, {}, 0};
     layer.fields.add("group_size", int32_t{kGROUP});
     layer.inputs = {{"x", {kBATCH, kSEQ, kK}, t}, {"use_river", {kBATCH, kSEQ}, kINT}, {"weight", {kN, kK}, t},
         {"qweight", {kN, kGROUPS * kGROUP / 8}, kINT}, {"scales", {kN, kGROUPS}, kHALF}};
@@ -22,7 +21,7 @@ Layer linearWithEverything(DataType t)
 {
     Layer layer = linearByFlag(t);
     layer.form = "zero points, pre_scale, bias, norm, residual";
-    layer.fields.add("zero_points", 1).add("pre_scale", 1).add("bias", 1).add("norm", 1).add("norm_eps", 1e-5F);
+    layer.fields.add("zero_points", 1).add("pre_scale", 1).add("bias", 1).add("norm", 1).add("norm_eps", kNORM_EPS);
     layer.fields.add("residual", 1).add("programmatic", 1).add("prefill", 1);
     for (Tensor const& tensor : std::vector<Tensor>{{"zero_points", {kN * kGROUPS / 4}, kINT},
              {"pre_scale", {kK}, kHALF}, {"bias", {kN}, t}, {"norm_weight", {kK}, t},
@@ -42,7 +41,7 @@ Layer linearSiluMul(DataType t)
 
 Layer linearOneBank(DataType t, int32_t banks)
 {
-    Layer layer{"RiverLinear", banks == 1 ? "backbone" : "river", {}, {{"x", {kBATCH, kSEQ, kK}, t}}, {}};
+    Layer layer{"RiverLinear", banks == 1 ? "backbone" : "river", {}, {{"x", {kBATCH, kSEQ, kK}, t}}, {}, 0};
     layer.fields.add("banks", banks);
     if (banks == 1)
         layer.inputs.push_back({"weight", {kN, kK}, t});
@@ -58,7 +57,8 @@ Layer linearOneBank(DataType t, int32_t banks)
 
 Layer gate(DataType t, int32_t index, bool full)
 {
-    Layer layer{"RiverGate", "layer " + std::to_string(index) + (full ? ", residual, direction" : ""), {}, {}, {}};
+    Layer layer{"RiverGate", "layer " + std::to_string(index) + (full ? ", residual, direction" : ""), {}, {}, {},
+        index};
     layer.fields.add("layer", index).add("num_layers", int32_t{kLAYERS});
     std::vector<int64_t> const rows{kBATCH, kSEQ}, hidden{kBATCH, kSEQ, kHIDDEN};
     layer.inputs = {{"h_in", hidden, t}, {"delta", hidden, t}};
@@ -88,14 +88,15 @@ Layer gate(DataType t, int32_t index, bool full)
 
 Layer attention(DataType t, bool packed, bool rotary)
 {
-    Layer layer{"RiverAttention", std::string(packed ? "packed" : "q, k, v") + (rotary ? "" : ", no rotary"), {}, {}, {}};
-    layer.fields.add("num_heads", int32_t{kHEADS}).add("num_kv_heads", int32_t{kKV_HEADS}).add("scale", 0.25F);
+    Layer layer{"RiverAttention", std::string(packed ? "packed" : "q, k, v") + (rotary ? "" : ", no rotary"), {}, {}, {},
+        0};
+    layer.fields.add("num_heads", int32_t{kHEADS}).add("num_kv_heads", int32_t{kKV_HEADS}).add("scale", kSCALE);
     std::vector<int64_t> const cache{kBATCH, kKV_HEADS, kCAPACITY, kHEAD_DIM};
     if (packed)
         layer.inputs = {{"qkv", {kBATCH, kSEQ, (kHEADS + 2 * kKV_HEADS) * kHEAD_DIM}, t}};
     else
     {
-        layer.fields.add("packed_qkv", 0).add("window", 8).add("softcap", 30.0F).add("programmatic", 1);
+        layer.fields.add("packed_qkv", 0).add("aliased_caches", rotary ? 1 : 0).add("window", kWINDOW).add("softcap", kSOFTCAP).add("programmatic", 1);
         layer.inputs = {{"q", {kBATCH, kSEQ, kHEADS * kHEAD_DIM}, t}, {"k", {kBATCH, kSEQ, kKV_HEADS * kHEAD_DIM}, t},
             {"v", {kBATCH, kSEQ, kKV_HEADS * kHEAD_DIM}, t}};
     }

@@ -20,6 +20,7 @@ struct Layer
     host::Fields fields;
     std::vector<Tensor> inputs;
     std::vector<Tensor> outputs;
+    int32_t index{0}; // of a gate
 
     int32_t numInputs() const
     {
@@ -38,6 +39,10 @@ struct Layer
 };
 
 inline constexpr int64_t kBATCH = -1, kSEQ = -2, kCAPACITY = -3;
+
+inline constexpr int64_t kGROUP = 32, kLAYERS = 6, kHEADS = 6, kKV_HEADS = 2, kHEAD_DIM = 16;
+inline constexpr float kNORM_EPS = 1e-5F, kSCALE = 0.25F, kSOFTCAP = 30.0F;
+inline constexpr int32_t kWINDOW = 8; // of the attentions with q, k and v apart, as kSOFTCAP
 
 // Every form the checks go over. K = 72 in groups of 32: the last group is part filled.
 std::vector<Layer> everyLayer(DataType activation);
