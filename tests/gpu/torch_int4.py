@@ -64,8 +64,11 @@ def measure(n: int, k: int) -> Iterator[dict[str, Any]]:
         size = code_bytes + 4 * (k // GROUP_SIZE) * n + 2 * rows * (n + k)
         yield {
             "kernel": "torch_int4",
-            **{"n": n, "k": k, "rows": rows},
-            **{"us": us, "gb_per_s": size / us / 1000},
+            "n": n,
+            "k": k,
+            "rows": rows,
+            "us": us,
+            "gb_per_s": size / us / 1000,
         }
 
 
