@@ -37,7 +37,7 @@ class BuildOptions:
     part: str = "tensorrt"
     tensorrt_root: Path | None = None  # default: see headers.find_tensorrt_headers
     architectures: tuple[str, ...] = ("80-real", "90-real", "100-virtual")
-    jobs: int | None = None  # default: the build tool's own
+    jobs: int | None = None  # compilers at a time; default: one a core
     force: bool = False  # compile even if the cache has it
 
 
@@ -78,9 +78,9 @@ def build_library(options: BuildOptions, progress: Progress) -> tuple[Library, b
             f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(options.architectures)}",
             f"-D{part.root_option}={headers.root}",
         ]
-        compile_it = [str(toolkit.cmake), "--build", folder, "--target", part.target, "--parallel"]
-        if options.jobs is not None:
-            compile_it.append(str(options.jobs))
+        jobs = options.jobs or os.cpu_count() or 1
+        # Not by way of `cmake --build`, which would not wait for the tool when interrupted.
+        compile_it = [str(toolkit.make), "-C", folder, f"-j{jobs}", part.target]
         log: list[str] = []
         _run(configure, toolkit, log, lambda done, total: None)
         progress("compiling", 0, 0)
@@ -132,7 +132,7 @@ def _run(
     command: Sequence[str], toolkit: Toolkit, log: list[str], report: Callable[[int, int], None]
 ) -> None:
     environment = os.environ | {"CUDACXX": str(toolkit.nvcc), "CXX": str(toolkit.cxx)}
-    # A group of its own, so that an interrupt can end cmake, ninja and every compiler at once.
+    # A group of its own: a key press reaches this process alone, which ends the others in order.
     process = subprocess.Popen(  # noqa: S603 (an absolute path and our own options)
         command,
         stdin=subprocess.DEVNULL,
@@ -152,7 +152,9 @@ def _run(
                 report(int(match[1]), int(match[2] or 100))
         code = process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(
+            process.pid, signal.SIGTERM
+        )  # ninja and make end their compilers, then themselves
         process.wait()
         raise
     if code != 0:

@@ -24,6 +24,7 @@ class Toolkit:
     cxx: Path
     cxx_version: str
     generator: str  # of CMake: Ninja or Unix Makefiles
+    make: Path  # ninja or make
 
 
 def find_nvcc() -> Path | None:
@@ -57,11 +58,13 @@ def find_toolkit() -> Toolkit:
             f"no C++ compiler {os.environ.get('CXX', 'g++')!r} on this machine; "
             "install g++ or set CXX"
         )
-    generator = "Ninja" if _program("ninja") else "Unix Makefiles"
-    if generator != "Ninja" and _program("make") is None:
+    ninja, make = _program("ninja"), _program("make")
+    program = ninja or make
+    if program is None:
         raise MissingDependencyError("neither ninja nor make on this machine; pip install ninja")
     cxx_version = _version(cxx, r"([\d]+(?:\.[\d]+)+)")
-    return Toolkit(nvcc, cuda_version, cmake, cmake_version, cxx, cxx_version, generator)
+    generator = "Unix Makefiles" if ninja is None else "Ninja"
+    return Toolkit(nvcc, cuda_version, cmake, cmake_version, cxx, cxx_version, generator, program)
 
 
 def _program(name: str) -> Path | None:
