@@ -88,7 +88,7 @@ def read_kernels(binary: Path, arch: str) -> list[Kernel]:
     dump = tool("cuobjdump")
     usage = run(dump, "-arch", arch, "-res-usage", binary)
     sass = run(dump, "-arch", arch, "-sass", binary)
-    code = {part.split(None, 1)[0]: part for part in re.split(r"\n\s*Function : ", sass)[1:]}
+    code = {part.split(None, 1)[0]: part for part in sass.split("Function : ")[1:]}
     pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
     return [
         Kernel(plain_name(name), name, int(reg), int(stack), int(local), code[name])
