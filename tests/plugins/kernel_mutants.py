@@ -69,13 +69,13 @@ MUTANTS = {
     "the exit layer moves up": _gate("passed && !before ? p.layer", "passed ? p.layer"),
     "NaN is the smallest score": _gate("a < b || a != a ? a : b", "a < b ? a : b"),
     "a pinned layer takes the river": _gate(
-        "(before || passed) && !pinned_next", "(before || passed)"
+        "(before || passed) && !pinned_next", "(before || passed) && pinned_next"
     ),
     "one warp's part of the cosine is lost": _gate(
         "w < kGateWarps; ++w", "w < kGateWarps - 1; ++w"
     ),
     "sequences are decided as one": _gate("p.batch, p.seq, tau", "1, rows, tau"),
-    "the counter is not reset": Mutant("platform.cuh", "*counter = 0;", ";", "gate.cu", "gate"),
+    "the counter is not reset": Mutant("platform.cuh", "*counter = 0;", "*counter += 0;", "gate.cu", "gate"),
     "the future is visible": _attention("key <= position[q]\n", "key <= position[q] + 1\n"),
     "the window is one too short": _attention(
         "key > position[q] - p.window)", "key > position[q] - p.window + 1)"
