@@ -25,7 +25,6 @@ class Logger(trt.ILogger):
 def main(library: str, model: str, result: str, *options: str) -> int:
     logger = Logger()
     registry = trt.get_plugin_registry()
-    # The registry asks the process's first logger, so the plugins' messages come to this one.
     builder = trt.Builder(logger)
     registry.load_library(library)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

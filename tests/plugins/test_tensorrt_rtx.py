@@ -97,7 +97,7 @@ def test_a_wrong_shape_is_our_message(build):
     code, log, _ = build(graph)
     assert code == 1
     assert (
-        "ERROR: RiverLinear 'layers.1.qkv': qweight is [48, 7], but must be [48, 8]: "
+        "RiverLinear 'layers.1.qkv': qweight is [48, 7], but must be [48, 8]: "
         "N = 48, K = 64, groups of 32" in log
     )
 
