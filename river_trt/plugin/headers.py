@@ -49,9 +49,9 @@ def find_tensorrt_headers(root: Path | None = None) -> Headers:
     for name in SYSTEM_FOLDERS:
         if Path(name, TENSORRT_HEADER).is_file():
             return _tensorrt(Path(name))
-    folder = _package("kernel_lens", "include/tensorrt")
-    if folder is not None and (folder / TENSORRT_HEADER).is_file():
-        return _tensorrt(folder)
+    package = _package("kernel_lens", "include/tensorrt")
+    if package is not None and (package / TENSORRT_HEADER).is_file():
+        return _tensorrt(package)
     raise MissingDependencyError(
         "no TensorRT headers on this machine; set TENSORRT_ROOT to a TensorRT, or take the "
         "headers alone: pip install --no-deps kernel-lens==2.0.1"
