@@ -15,7 +15,7 @@ from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.decoding import Decoder
 from river_trt.engine_dir import read_directions, read_engine_dir
-from river_trt.errors import RiverError
+from river_trt.errors import PromptError, RiverError
 from river_trt.manifest import Manifest
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
@@ -237,9 +237,9 @@ class Engine:
         """The prompt as int64 [prompt_tokens], checked against the vocabulary and the cache."""
         if isinstance(prompt, str):
             if not prompt:
-                raise RiverError("the prompt is empty; give at least one character")
+                raise PromptError("the prompt is empty; give at least one character")
             if self.tokenizer is None:
-                raise RiverError(
+                raise PromptError(
                     "this engine has no tokenizer and takes token ids only; "
                     "give lists of ids in place of strings"
                 )
@@ -249,15 +249,15 @@ class Engine:
         except ValueError:  # a ragged list
             ids = np.zeros((1, 1))
         if ids.size == 0:
-            raise RiverError("the prompt is empty; give at least one token")
+            raise PromptError("the prompt is empty; give at least one token")
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise RiverError(f"a prompt is a string or a list of token ids, got {prompt!r:.60}")
+            raise PromptError(f"a prompt is a string or a list of token ids, got {prompt!r:.60}")
         vocab_size = self.manifest.model.shape.vocab_size
         if ids.min() < 0 or ids.max() >= vocab_size:
             bad = ids[(ids < 0) | (ids >= vocab_size)][0]
-            raise RiverError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
+            raise PromptError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
         if len(ids) > self.max_seq_len:
-            raise RiverError(
+            raise PromptError(
                 f"the prompt has {len(ids)} tokens but the cache has {self.max_seq_len} slots; "
                 "shorten it, or load the engine with a larger max_seq_len"
             )
