@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 import river_trt
-from river_trt.cli import bench, build, inspect, run
+from river_trt.cli import bench, build, inspect, run, triton
 from river_trt.cli.command import join_negative_tau, make_parser
 from river_trt.cli.console import stderr_console
 from river_trt.errors import RiverError
@@ -21,7 +21,7 @@ backbone for a 4-bit river as soon as a gate on its hidden state allows it.
   river-trt run --engine engine/ --chat --prompt "Why is the sky blue?" --stats
 
 `river-trt COMMAND --help` has the options and examples of a command."""
-COMMANDS = (build.COMMAND, run.COMMAND, inspect.COMMAND, bench.COMMAND)
+COMMANDS = (build.COMMAND, run.COMMAND, inspect.COMMAND, bench.COMMAND, triton.COMMAND)
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
 
 

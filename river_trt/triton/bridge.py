@@ -1,6 +1,6 @@
 """Between Triton's requests and the scheduler: one thread owns both, and all that Triton gave us.
 
-    execute() -- queue --> thread: read, submit -- step -- send responses, look for cancellations
+execute() -- queue --> thread: read, submit -- step -- send responses, look for cancellations
 """
 
 import queue
@@ -8,6 +8,8 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from river_trt.engine import Engine
 from river_trt.errors import PromptError, RiverError
@@ -19,6 +21,13 @@ from river_trt.triton.prometheus import PrometheusMetrics
 from river_trt.triton.reply import Reply
 
 CANCEL_INTERVAL = 0.05  # seconds between two looks at whether a client has gone
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    sender: Any
+    tensors: dict[str, np.ndarray]
+    parameters: str  # JSON
 
 
 @dataclass(slots=True)
@@ -40,12 +49,15 @@ class Bridge:
         self._scheduler = engine.scheduler(max_queue=max_queue)
         self._metrics = PrometheusMetrics(pb_utils, model_name)
         self._open: dict[Request, Open] = {}
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None: the end
+        self._requests: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()  # None: the end
         self._thread = threading.Thread(target=self._run, name="river-trt", daemon=True)
         self._thread.start()
 
     def put(self, request: Any) -> None:
-        self._requests.put(request)
+        """Called in execute(): a request's inputs are gone once that returns."""
+        tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
+        incoming = Incoming(request.get_response_sender(), tensors, request.parameters())
+        self._requests.put(incoming)
 
     def close(self) -> None:
         """Answer what is open with an error, and end the thread."""
@@ -79,10 +91,7 @@ class Bridge:
     def _submit(self, request: Any) -> None:
         sender = request.get_response_sender()
         try:
-            tensors = {
-                tensor.name(): tensor.as_numpy()
-                for tensor in request.inputs()
-            }
+            tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             ask = read_ask(self._layout, tensors, request.parameters())
             handle = self._scheduler.submit(ask.prompt, ask.config)
         except RejectedError as error:
@@ -134,4 +143,4 @@ class Bridge:
             request = self._requests.get()
             if request is not None:
                 message, kind = "the model is being unloaded", self._pb.TritonError.UNAVAILABLE
-                self._fail(request.get_response_sender(), message, kind)
+                self._fail(request.sender, message, kind)

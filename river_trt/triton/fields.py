@@ -49,6 +49,10 @@ RETURNS = (
     Field("return_num_output_tokens", "BOOL", "return_num_output_tokens"),
     Field("return_exit_statistics", "BOOL", "return_exit_statistics"),
 )
+POLICY = (
+    Field("tau", "FP32", "tau", many=True),
+    Field("pinned", "INT32", "pinned", many=True),
+)
 SAMPLING = (
     Field("max_tokens", "INT32", "max_tokens"),
     Field("temperature", "FP32", "temperature"),
@@ -59,10 +63,10 @@ SAMPLING = (
     Field("presence_penalty", "FP32", None, neutral=(0,)),
     Field("frequency_penalty", "FP32", None, neutral=(0,)),
     Field("ignore_eos", "BOOL", "ignore_eos"),
-    Field("tau", "FP32", "tau", many=True),
-    Field("pinned", "INT32", "pinned", many=True),
     Field("prefill", "STRING", "prefill"),
 )
+# Single values come in sampling_parameters, or beside the inputs of generate, whose parser can
+# name what is wrong with them; what is declared here, Triton parses itself. Lists must be.
 VLLM = Layout(
     "vllm",
     (
@@ -70,8 +74,7 @@ VLLM = Layout(
         Field("stream", "BOOL", "stream"),
         Field("sampling_parameters", "STRING", "sampling_parameters"),
         *RETURNS,
-        *SAMPLING,
-        Field("seed", "INT64", "seed"),
+        *POLICY,
         Field("stop", "STRING", "stop", many=True),
         Field("stop_token_ids", "INT32", "stop_token_ids", many=True),
     ),
@@ -84,6 +87,7 @@ TRTLLM = Layout(
         Field("text_input", "STRING", "text_input"),
         Field("stream", "BOOL", "stream"),
         *RETURNS,
+        *POLICY,
         *SAMPLING,
         Field("random_seed", "UINT64", "seed"),
         Field("stop_words", "STRING", "stop", many=True),

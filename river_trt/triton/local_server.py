@@ -24,7 +24,8 @@ EXIT_SECONDS = 20  # the server's own limit for requests under way
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Ports of 0 are chosen free. log: where the server's output goes, None for ours."""
+    """Ports of 0 are chosen free. log: where the server's output goes, None for ours. python: the
+    environment that has tritonserver, None for ours."""
 
     repository: Path
     host: str = LOOPBACK
@@ -33,6 +34,7 @@ class ServerOptions:
     metrics_port: int = 8002
     verbose: bool = False
     log: Path | None = None
+    python: Path | None = None
 
     def __post_init__(self) -> None:
         if not any(self.repository.glob("*/config.pbtxt")):
@@ -50,7 +52,7 @@ class LocalServer:
 
     def __init__(self, options: ServerOptions) -> None:
         """Raises RiverError when the doctor finds a problem, or a port is taken."""
-        self._installation = require_healthy()
+        self._installation = require_healthy(options.python)
         self._options = options
         asked = (options.http_port, options.grpc_port, options.metrics_port)
         self.http_port, self.grpc_port, self.metrics_port = _free_ports(options.host, asked)
@@ -103,7 +105,8 @@ class LocalServer:
                     f"tritonserver ended with code {self._process.returncode} before it was ready"
                 )
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/v2/health/live", timeout=1).close()
+                health = f"{self.url}/v2/health/live"
+                urllib.request.urlopen(health, timeout=1).close()  # noqa: S310
                 return
             time.sleep(0.05)
         raise RiverError(f"tritonserver did not answer within {timeout:g} seconds")

@@ -64,9 +64,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):
-            raise RiverError(
-                f"name must be letters, digits, '_', '-' and '.', got {self.name!r}"
-            )
+            raise RiverError(f"name must be letters, digits, '_', '-' and '.', got {self.name!r}")
         if self.engine_files not in get_args(EngineFiles):
             choices = ", ".join(get_args(EngineFiles))
             raise RiverError(f"engine-files must be one of {choices}, got {self.engine_files!r}")
