@@ -57,7 +57,7 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine-files",
         choices=get_args(EngineFiles),
         default="copy",
-        help="copy the engine, hard-link its files, or name its path (default: %(default)s)",
+        help="copy the engine, link to it, or name its path (default: %(default)s)",
     )
     for option, kind, value, text in (
         ("--max-batch-size", int, settings.max_batch_size, "requests that decode together"),
