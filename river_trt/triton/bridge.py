@@ -50,6 +50,7 @@ class Bridge:
         self._metrics = PrometheusMetrics(pb_utils, model_name)
         self._open: dict[Request, Open] = {}
         self._requests: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()  # None: the end
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="river-trt", daemon=True)
         self._thread.start()
 
@@ -58,6 +59,8 @@ class Bridge:
         tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
         incoming = Incoming(request.get_response_sender(), tensors, request.parameters())
         self._requests.put(incoming)
+        if self._ended:  # nobody will look there any more
+            self._refuse_the_rest()
 
     def close(self) -> None:
         """Answer what is open with an error, and end the thread."""
@@ -72,6 +75,7 @@ class Bridge:
                 self._metrics.report(self._scheduler.metrics())
         finally:  # an error here is a bug; even so every request gets an answer
             self._send(self._scheduler.close())
+            self._ended = True
             self._refuse_the_rest()
 
     def _take(self) -> bool:
@@ -88,11 +92,10 @@ class Bridge:
                 return False
             self._submit(request)
 
-    def _submit(self, request: Any) -> None:
-        sender = request.get_response_sender()
+    def _submit(self, incoming: Incoming) -> None:
+        sender = incoming.sender
         try:
-            tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            ask = read_ask(self._layout, tensors, request.parameters())
+            ask = read_ask(self._layout, incoming.tensors, incoming.parameters)
             handle = self._scheduler.submit(ask.prompt, ask.config)
         except RejectedError as error:
             self._fail(sender, str(error), self._pb.TritonError.UNAVAILABLE)
@@ -139,8 +142,11 @@ class Bridge:
         sender.send(response, flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _refuse_the_rest(self) -> None:
-        while not self._requests.empty():
-            request = self._requests.get()
+        while True:
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                return
             if request is not None:
                 message, kind = "the model is being unloaded", self._pb.TritonError.UNAVAILABLE
                 self._fail(request.sender, message, kind)

@@ -46,7 +46,8 @@ def make_config(values: Mapping[str, Any]) -> GenerationConfig:
         try:
             GenerationConfig(**{parameter.field: converted})
         except RiverError as error:
-            raise RiverError(f"{name}: {error}") from error
+            given = "" if str(error).startswith(f"{name} ") else f"{name}: "
+            raise RiverError(f"{given}{error}") from error
         fields[parameter.field] = converted
     return GenerationConfig(**fields)
 

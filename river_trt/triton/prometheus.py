@@ -32,20 +32,25 @@ class PrometheusMetrics:
     """Used by one thread only: the server crashes when two increment a metric at once."""
 
     def __init__(self, pb_utils: Any, model_name: str) -> None:
-        self._counters, self._gauges = (
-            {
-                source: pb_utils.MetricFamily(
-                    name=f"river_trt_{name}", description=description, kind=kind
-                ).Metric(labels={"model": model_name})
-                for name, description, source in table
-            }
-            for table, kind in (
-                (COUNTERS, pb_utils.MetricFamily.COUNTER),
-                (GAUGES, pb_utils.MetricFamily.GAUGE),
-            )
-        )
+        self._families: list[Any] = []  # a metric is gone when its family is
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._counters = self._make(pb_utils, COUNTERS, counter, model_name)
+        self._gauges = self._make(pb_utils, GAUGES, gauge, model_name)
         self._reported = dict.fromkeys(self._counters, 0.0)
         self._due = 0.0
+
+    def _make(
+        self, pb_utils: Any, table: tuple[tuple[str, str, str], ...], kind: Any, model_name: str
+    ) -> dict[str, Any]:
+        """Metrics by their place in ServingMetrics."""
+        metrics = {}
+        for name, description, source in table:
+            family = pb_utils.MetricFamily(
+                name=f"river_trt_{name}", description=description, kind=kind
+            )
+            self._families.append(family)
+            metrics[source] = family.Metric(labels={"model": model_name})
+        return metrics
 
     def report(self, metrics: ServingMetrics, *, now: bool = False) -> None:
         """At most every INTERVAL, because each value is a message to the server; or now."""
