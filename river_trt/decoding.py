@@ -1,159 +1,140 @@
-"""The one generation loop: prefill each row alone, then decode the rows together."""
+"""The one stepping code: prefill each row alone, chunk by chunk, then decode rows together.
 
-import dataclasses
+`Engine.generate` and `Engine.stream` run it to the end of a batch, the scheduler in serving/ lets
+rows join and leave between its steps.
+"""
+
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from river_trt.backends.base import Session, StepOutput
-from river_trt.config import GenerationConfig
-from river_trt.results import FinishReason, GenerationResult, TokenEvent
-from river_trt.sampling import sample
-from river_trt.spec import GATE_SCOPES, ExitPolicy, backbone_layers
-from river_trt.tokenizer import TextStream
+from river_trt.cache_rows import CacheRows, Group
+from river_trt.errors import EngineError
+from river_trt.results import TokenEvent
+from river_trt.row import Row
+from river_trt.spec import GATE_SCOPES, ExitPolicy
 
 
-@dataclass(slots=True)
-class Row:
-    """A prompt on its way: its tokens so far and what the next ones depend on."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a step gave one row: a token, or the error that ended it."""
 
-    index: int  # of the prompt in the call
-    prompt: np.ndarray  # [prompt_tokens] int64
-    generator: np.random.Generator
-    seen: np.ndarray | None  # [vocab] bool, tokens under the repetition penalty
-    text: TextStream | None
-    past_length: int = 0  # slots filled in its cache row
-    token_ids: list[int] = field(default_factory=list)
-    exit_layers: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
+    row: Row
+    event: TokenEvent | EngineError
 
 
-@dataclass(frozen=True, slots=True)
-class BatchDecoder:
-    """Runs rows, at most as many as the session's cache has, until each has finished."""
+class Decoder:
+    """Runs rows over the cache of a session.
 
-    session: Session
-    config: GenerationConfig
-    policy: ExitPolicy
-    eos_token_ids: frozenset[int]
-    cache_length: int
-    prefill_chunk: int
+    prefill_chunk: prompt tokens of a prefill step at most. batch_invariant: what a row gives does
+    not depend on the rows beside it, to the last bit; a lone row steps as one of two for it.
+    """
+
+    def __init__(
+        self, session: Session, prefill_chunk: int, *, batch_invariant: bool = False
+    ) -> None:
+        self._session = session
+        self.prefill_chunk = prefill_chunk
+        self.rows = CacheRows(session, twins=batch_invariant)
 
     def run(self, rows: list[Row]) -> Iterator[TokenEvent]:
-        active: list[Row] = []  # active[i] uses cache row i
+        """All rows together, to the end of each; no more rows than the session's cache takes."""
         for row in rows:
-            started = time.perf_counter()
-            out = self._prefill(row, len(active))
-            text = self._accept(row, out.logits[0, 0], out.exit_layer[0, -1])
-            row.prefill_seconds = time.perf_counter() - started
-            if row.finish_reason is None:
-                active.append(row)
-            yield self._event(row, text)
-        while active:
-            started = time.perf_counter()
-            batch = list(active)
-            out = self._decode(batch)
-            texts = [
-                self._accept(row, out.logits[i, 0], out.exit_layer[i, 0])
-                for i, row in enumerate(batch)
-            ]
-            self._drop_finished(active)
-            seconds = time.perf_counter() - started
-            for row in batch:
-                row.decode_seconds += seconds
-            for row, text in zip(batch, texts, strict=True):
-                yield self._event(row, text)
+            self.rows.begin(row)
+            while self.rows.prefilling is row:
+                yield from map(_event, self.prefill())
+        while self.rows.groups:
+            for group in list(self.rows.groups):
+                yield from map(_event, self.decode(group))
 
-    def _prefill(self, row: Row, cache_row: int) -> StepOutput:
-        """Fill a cache row from the prompt; the output has the last position's logits."""
-        if self.config.prefill == "off":
-            chunk = self.prefill_chunk
-            policy = ExitPolicy.full_depth(len(self.policy.tau))
-        else:  # the sequence decides as a whole, so it runs as a whole
-            chunk = len(row.prompt)
-            policy = self.policy
-        for start in range(0, len(row.prompt), chunk):
-            ids = row.prompt[None, start : start + chunk]
-            past_lengths = np.array([start], np.int32)
-            last = np.array([ids.shape[1] - 1], np.int64)
-            out = self.session.step(
-                ids, cache_row, past_lengths, last, policy, GATE_SCOPES["sequence"]
-            )
-        row.past_length = len(row.prompt)
-        return out
+    def next_chunk(self, row: Row) -> int:
+        """Tokens of the row's next prefill step."""
+        left = len(row.prompt) - row.past_length
+        # "sequence": the prompt decides as a whole, so it runs as a whole.
+        return left if row.config.prefill == "sequence" else min(left, self.prefill_chunk)
 
-    def _decode(self, batch: list[Row]) -> StepOutput:
-        """One token of every row."""
-        out = self.session.step(
-            np.array([[row.token_ids[-1]] for row in batch], np.int64),
-            0,
-            np.array([row.past_length for row in batch], np.int32),
-            np.zeros(1, np.int64),
-            self.policy,
-            GATE_SCOPES[self.config.gate_scope],
+    def prefill(self) -> list[Outcome]:
+        """One step of the row that is being prefilled; its first token, once the prompt is done."""
+        row = self.rows.prefilling
+        assert row is not None
+        started = time.perf_counter()
+        out = self._prefill_step(row)
+        if not row.prefilled:
+            row.prefill_seconds += time.perf_counter() - started
+            return []
+        text = _accept(row, out.logits[0, 0], out.exit_layer[0, -1])
+        if row.finish_reason is None and isinstance(text, str):
+            self.rows.join()
+        else:
+            self.rows.remove(row)
+        row.prefill_seconds += time.perf_counter() - started
+        return [_outcome(row, text)]
+
+    def decode(self, group: Group) -> list[Outcome]:
+        """One token of every row of a group; rows that end leave the cache."""
+        started = time.perf_counter()
+        rows = group.rows
+        out = self._decode_step(group)
+        texts = [
+            _accept(row, out.logits[i, 0], out.exit_layer[i, 0])
+            for i, row in enumerate(group.places[: len(rows)])
+        ]
+        # From the end, so that no row moves twice.
+        for row, text in reversed(list(zip(rows, texts, strict=True))):
+            if row.finish_reason is not None or not isinstance(text, str):
+                self.rows.remove(row)
+        seconds = time.perf_counter() - started
+        for row in rows:
+            row.decode_seconds += seconds
+        return [_outcome(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    def _prefill_step(self, row: Row) -> StepOutput:
+        policy = row.policy
+        if row.config.prefill == "off":
+            policy = ExitPolicy.full_depth(len(policy.tau))
+        start = row.past_length
+        ids = row.prompt[None, start : start + self.next_chunk(row)]
+        row.past_length += ids.shape[1]
+        return self._session.step(
+            ids,
+            self.rows.prefill_place,
+            np.array([start], np.int32),
+            np.array([ids.shape[1] - 1], np.int64),
+            policy,
+            GATE_SCOPES["sequence"],
         )
-        for row in batch:
+
+    def _decode_step(self, group: Group) -> StepOutput:
+        row = group.places[0]  # policy and scope are the group's
+        out = self._session.step(
+            np.array([[row.token_ids[-1]] for row in group.places], np.int64),
+            group.first,
+            np.array([row.past_length for row in group.places], np.int32),
+            np.zeros(1, np.int64),
+            row.policy,
+            row.scope,
+        )
+        for row in group.rows:
             row.past_length += 1
         return out
 
-    def _accept(self, row: Row, logits: np.ndarray, exit_layer: int) -> str:
-        """Sample the row's next token and decide whether it is the last; returns its new text.
 
-        logits: [vocab] float32.
-        """
-        token = sample(logits, self.config, row.generator, row.seen)
-        row.token_ids.append(token)
-        row.exit_layers.append(int(exit_layer))
-        if row.seen is not None:
-            row.seen[token] = True
-        text = ""
-        if token in self.eos_token_ids and not self.config.ignore_eos:
-            row.finish_reason = "eos"
-        elif token in self.config.stop_token_ids:
-            row.finish_reason = "stop"
-        else:
-            text = row.text.push(token) if row.text else ""
-            row.finish_reason = self._end(row)
-        if row.finish_reason and row.text:
-            text += row.text.flush()
-        return text
+def _accept(row: Row, logits: np.ndarray, exit_layer: int) -> str | EngineError:
+    """The row's new text; an error is the row's own and leaves the others alone."""
+    try:
+        return row.accept(logits, exit_layer)
+    except EngineError as error:
+        return error
 
-    def _end(self, row: Row) -> FinishReason | None:
-        if row.text and row.text.stopped:
-            return "stop"
-        cache_full = row.past_length == self.cache_length  # no slot for the new token
-        if cache_full or len(row.token_ids) == self.config.max_new_tokens:
-            return "length"
-        return None
 
-    def _drop_finished(self, active: list[Row]) -> None:
-        """Close the gaps that finished rows leave, so that the others do not pay for them."""
-        for index in reversed(range(len(active))):
-            if active[index].finish_reason is None:
-                continue
-            last = active.pop()
-            if index < len(active):
-                self.session.move_row(len(active), index, last.past_length)
-                active[index] = last
+def _outcome(row: Row, text: str | EngineError) -> Outcome:
+    return Outcome(row, row.event(text) if isinstance(text, str) else text)
 
-    def _event(self, row: Row, text: str) -> TokenEvent:
-        depths = backbone_layers(np.array(row.exit_layers[-1:]), self.policy.pinned)
-        event = TokenEvent(row.index, row.token_ids[-1], text, row.exit_layers[-1], int(depths[0]))
-        if row.finish_reason is None:
-            return event
-        exit_layers = np.array(row.exit_layers, np.int32)
-        result = GenerationResult(
-            text=None if row.text is None else row.text.text,
-            token_ids=row.token_ids,
-            finish_reason=row.finish_reason,
-            exit_layers=exit_layers,
-            backbone_layers=backbone_layers(exit_layers, self.policy.pinned).astype(np.int32),
-            prompt_tokens=len(row.prompt),
-            prefill_seconds=row.prefill_seconds,
-            decode_seconds=row.decode_seconds,
-        )
-        return dataclasses.replace(event, finish_reason=row.finish_reason, result=result)
+
+def _event(outcome: Outcome) -> TokenEvent:
+    if isinstance(outcome.event, EngineError):
+        raise outcome.event
+    return outcome.event

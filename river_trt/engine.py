@@ -5,21 +5,29 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from river_trt.backends import open_session
 from river_trt.backends.base import Session, SessionOptions
+from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_policy
-from river_trt.decoding import BatchDecoder, Row
+from river_trt.decoding import Decoder
 from river_trt.engine_dir import read_directions, read_engine_dir
-from river_trt.errors import RiverError
+from river_trt.errors import PromptError, RiverError
 from river_trt.manifest import Manifest
 from river_trt.results import GenerationResult, TokenEvent
+from river_trt.row import Row
 from river_trt.sampling import row_generator
 from river_trt.spec import GATE_SCOPES, ExitPolicy
 from river_trt.tokenizer import TextStream, Tokenizer
+
+if TYPE_CHECKING:
+    from river_trt.serving.scheduler import Scheduler
+    from river_trt.serving.server import Server
+
+DEFAULT_MAX_QUEUE = 64
 
 Prompt = str | Sequence[int] | np.ndarray
 Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
@@ -33,6 +41,7 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     prefill_chunk: int = 512,
+    batch_invariant: bool = False,
 ) -> "Engine":
     """Load the engine directory `path`.
 
@@ -42,7 +51,10 @@ def load(
         and used as it fills.
     threads: CPU threads of the backend, by default its own choice.
     verify: compare every file with its SHA-256 in the manifest.
-    prefill_chunk: prompt tokens run per step, which bounds the memory of a long prefill.
+    prefill_chunk: prompt tokens run per step, which bounds the memory of a long prefill and, in a
+        server, how long it holds up the others.
+    batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
+        a batch with. A lone row then steps as one of two, which costs time (docs/serving.md).
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
@@ -61,9 +73,10 @@ def load(
             raise RiverError(f"{name} must be at least 1, got {value}")
     tokenizer = Tokenizer.from_engine_dir(directory, manifest)
     policy = manifest.policy.to_policy(read_directions(directory, manifest))
-    options = SessionOptions(max_batch_size, cache_length, threads)
+    spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
+    options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
     session = open_session(directory, manifest, options)
-    return Engine(manifest, policy, tokenizer, session, options, prefill_chunk)
+    return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant)
 
 
 class Engine:
@@ -81,6 +94,7 @@ class Engine:
         session: Session,
         options: SessionOptions,
         prefill_chunk: int = 512,
+        batch_invariant: bool = False,
     ) -> None:
         self.manifest = manifest
         self.policy = policy
@@ -90,6 +104,7 @@ class Engine:
         self.max_seq_len = options.cache_length
         self._session = session
         self._prefill_chunk = prefill_chunk
+        self._batch_invariant = batch_invariant
         self._lock = threading.Lock()
 
     def generate(
@@ -117,21 +132,40 @@ class Engine:
         config are checked at once, not at the first event. Closing the iterator stops the work.
         """
         config = config or GenerationConfig()
-        if config.stop and self.tokenizer is None:
-            raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
-        policy = resolve_policy(config, self.policy, self.num_layers)
         rows = [
             self._row(index, prompt, config) for index, prompt in enumerate(_as_prompts(prompts))
         ]
-        decoder = BatchDecoder(
-            self._session,
-            config,
-            policy,
-            eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
-            cache_length=self.max_seq_len,
-            prefill_chunk=self._prefill_chunk,
-        )
-        return self._run(rows, decoder)
+        return self._run(rows)
+
+    def serve(
+        self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
+    ) -> "Server":
+        """An asyncio server over this engine, with continuous batching: `async with` it.
+
+        max_batch_size: requests that decode together, by default as many as the engine takes.
+        max_queue: requests that may wait beyond those; more are rejected. While it is open the
+        engine does nothing else. Raises RiverError for a value out of range or a busy engine.
+        """
+        from river_trt.serving.server import Server  # asyncio, for those who serve
+
+        return Server(self.scheduler(max_batch_size=max_batch_size, max_queue=max_queue))
+
+    def scheduler(
+        self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
+    ) -> "Scheduler":
+        """What `serve` runs on, for threads of one's own: see serving/scheduler.py."""
+        from river_trt.serving.scheduler import Scheduler
+
+        size = self.max_batch_size if max_batch_size is None else max_batch_size
+        if not 1 <= size <= self.max_batch_size:
+            raise RiverError(
+                f"max_batch_size must be in 1..{self.max_batch_size}, got {size}; "
+                "load the engine with a larger one"
+            )
+        if max_queue < 0:
+            raise RiverError(f"max_queue must be at least 0, got {max_queue}")
+        self._acquire()
+        return Scheduler(self._decoder(), self._row, self._lock.release, size, max_queue)
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.
@@ -207,21 +241,34 @@ class Engine:
             return self._session.read_row(row, length)
 
     def _row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
+        if config.stop and self.tokenizer is None:
+            raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
+        policy = resolve_policy(config, self.policy, self.num_layers)
         ids = self._token_ids(prompt)
         seen = None
         if config.repetition_penalty != 1.0:
             seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
             seen[ids] = True
         text = TextStream(self.tokenizer, config.stop) if self.tokenizer else None
-        return Row(index, ids, row_generator(config.seed, index), seen, text)
+        return Row(
+            index,
+            ids,
+            config,
+            policy,
+            row_generator(config.seed, index),
+            seen,
+            text,
+            eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
+            cache_length=self.max_seq_len,
+        )
 
     def _token_ids(self, prompt: Prompt) -> np.ndarray:
         """The prompt as int64 [prompt_tokens], checked against the vocabulary and the cache."""
         if isinstance(prompt, str):
             if not prompt:
-                raise RiverError("the prompt is empty; give at least one character")
+                raise PromptError("the prompt is empty; give at least one character")
             if self.tokenizer is None:
-                raise RiverError(
+                raise PromptError(
                     "this engine has no tokenizer and takes token ids only; "
                     "give lists of ids in place of strings"
                 )
@@ -231,15 +278,15 @@ class Engine:
         except ValueError:  # a ragged list
             ids = np.zeros((1, 1))
         if ids.size == 0:
-            raise RiverError("the prompt is empty; give at least one token")
+            raise PromptError("the prompt is empty; give at least one token")
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise RiverError(f"a prompt is a string or a list of token ids, got {prompt!r:.60}")
+            raise PromptError(f"a prompt is a string or a list of token ids, got {prompt!r:.60}")
         vocab_size = self.manifest.model.shape.vocab_size
         if ids.min() < 0 or ids.max() >= vocab_size:
             bad = ids[(ids < 0) | (ids >= vocab_size)][0]
-            raise RiverError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
+            raise PromptError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
         if len(ids) > self.max_seq_len:
-            raise RiverError(
+            raise PromptError(
                 f"the prompt has {len(ids)} tokens but the cache has {self.max_seq_len} slots; "
                 "shorten it, or load the engine with a larger max_seq_len"
             )
@@ -247,20 +294,26 @@ class Engine:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """The cache serves one caller: a second one fails at once instead of mixing texts."""
-        if not self._lock.acquire(blocking=False):
-            raise RiverError(
-                "the engine is busy with another generation; finish or close that stream first"
-            )
+        self._acquire()
         try:
             yield
         finally:
             self._lock.release()
 
-    def _run(self, rows: list[Row], decoder: BatchDecoder) -> Generator[TokenEvent, None, None]:
+    def _acquire(self) -> None:
+        """The cache serves one caller: a second one fails at once instead of mixing texts."""
+        if not self._lock.acquire(blocking=False):
+            raise RiverError(
+                "the engine is busy with another generation; finish or close that stream first"
+            )
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self._session, self._prefill_chunk, batch_invariant=self._batch_invariant)
+
+    def _run(self, rows: list[Row]) -> Generator[TokenEvent, None, None]:
         with self._exclusive():
             for start in range(0, len(rows), self.max_batch_size):
-                yield from decoder.run(rows[start : start + self.max_batch_size])
+                yield from self._decoder().run(rows[start : start + self.max_batch_size])
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

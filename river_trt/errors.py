@@ -5,6 +5,10 @@ class RiverError(ValueError):
     """Something the user gave is wrong; the message names the value and the rule."""
 
 
+class PromptError(RiverError):
+    """A prompt is empty, too long, or holds what the model has no token for."""
+
+
 class EngineError(RiverError):
     """An engine directory is damaged, foreign, or of another version or machine."""
 

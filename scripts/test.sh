@@ -3,6 +3,7 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 setup_venv test
+./scripts/setup_triton.sh
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -107,18 +107,19 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
 // (out [batch, seq, num_heads * D], k_cache, v_cache). The dialect's operator is a function: the caches
 // that it returns are copies. Rotary tables are float32 here.
 std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, Tensor const& v,
-    Tensor const& k_cache, Tensor const& v_cache, Tensor const& past_lengths, Tensor const& rotary_cos,
-    Tensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale)
+    Tensor const& k_cache, Tensor const& v_cache, Tensor const& past_lengths,
+    std::optional<Tensor> const& rotary_cos, std::optional<Tensor> const& rotary_sin, int64_t num_heads,
+    int64_t num_kv_heads, double scale, int64_t window, double softcap)
 {
     constexpr char const* kOP = "river_trt::attention";
     c10::DeviceGuard const guard(q.device());
-    TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4 && rotary_cos.dim() == 2, kOP,
-        ": q, k_cache and rotary_cos have ", q.dim(), ", ", k_cache.dim(), " and ", rotary_cos.dim(),
-        " dimensions, but must have 3, 4 and 2");
+    TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, kOP, ": q and k_cache have ", q.dim(), " and ", k_cache.dim(),
+        " dimensions, but must have 3 and 4");
+    TORCH_CHECK(rotary_cos.has_value() == rotary_sin.has_value(), kOP,
+        ": rotary_cos and rotary_sin go together, but one is missing");
     auto const device = q.device();
     auto const type = q.scalar_type();
     int64_t const batch = q.size(0), seq = q.size(1), capacity = k_cache.size(2), head_dim = k_cache.size(3);
-    int64_t const positions = rotary_cos.size(0), half = rotary_cos.size(1);
     checked(kOP, "k_cache", k_cache, type, {batch, num_kv_heads, capacity, head_dim}, device);
     checked(kOP, "v_cache", v_cache, type, {batch, num_kv_heads, capacity, head_dim}, device);
 
@@ -130,9 +131,21 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
     p.num_kv_heads = narrow(kOP, "num_kv_heads", num_kv_heads);
     p.head_dim = narrow(kOP, "head_dim", head_dim);
     p.capacity = narrow(kOP, "capacity", capacity);
-    p.rotary_dim = narrow(kOP, "R", 2 * half);
-    p.num_positions = narrow(kOP, "positions", positions);
     p.scale = static_cast<float>(scale);
+    p.window = narrow(kOP, "window", window);
+    p.softcap = static_cast<float>(softcap);
+    if (rotary_cos.has_value())
+    {
+        TORCH_CHECK(rotary_cos->dim() == 2, kOP, ": rotary_cos has ", rotary_cos->dim(),
+            " dimensions, but must have 2");
+        int64_t const positions = rotary_cos->size(0), half = rotary_cos->size(1);
+        p.rotary_dim = narrow(kOP, "R", 2 * half);
+        p.num_positions = narrow(kOP, "positions", positions);
+        p.rotary_cos = static_cast<float const*>(
+            checked(kOP, "rotary_cos", *rotary_cos, at::kFloat, {positions, half}, device));
+        p.rotary_sin = static_cast<float const*>(
+            checked(kOP, "rotary_sin", *rotary_sin, at::kFloat, {positions, half}, device));
+    }
     // q, k and v may be parts of one qkv tensor: each row is dense, rows lie a stride apart.
     auto const rows = [&](char const* name, Tensor const& part, int64_t heads) {
         TORCH_CHECK(part.scalar_type() == type && part.device() == device && part.dim() == 3
@@ -153,10 +166,6 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
     p.v_stride = narrow(kOP, "v's stride", v_rows.stride(1));
     p.past_lengths
         = static_cast<int32_t const*>(checked(kOP, "past_lengths", past_lengths, at::kInt, {batch}, device));
-    p.rotary_cos = static_cast<float const*>(
-        checked(kOP, "rotary_cos", rotary_cos, at::kFloat, {positions, half}, device));
-    p.rotary_sin = static_cast<float const*>(
-        checked(kOP, "rotary_sin", rotary_sin, at::kFloat, {positions, half}, device));
     Tensor out = at::empty({batch, seq, num_heads * head_dim}, q.options());
     Tensor k_out = k_cache.clone(), v_out = v_cache.clone();
     p.k_cache = k_out.mutable_data_ptr();

@@ -15,6 +15,7 @@ class SessionOptions:
     max_batch_size: int
     cache_length: int  # slots of a row
     threads: int | None = None  # None: the backend's default
+    spare_rows: int = 0  # cache rows beyond max_batch_size, for rows on the move (cache_rows.py)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +27,7 @@ class StepOutput:
 
 
 class Session(Protocol):
-    """An opened engine with a cache of max_batch_size rows, used by one caller at a time."""
+    """An opened engine with a cache of max_batch_size + spare_rows rows, one caller at a time."""
 
     def step(
         self,

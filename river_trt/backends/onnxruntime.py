@@ -71,7 +71,7 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 class OrtSession:
-    """The Session of a model.onnx, and its cache: [max_batch, num_kv_heads, T, head_dim] each."""
+    """The Session of a model.onnx, and its cache: [rows, num_kv_heads, T, head_dim] each."""
 
     def __init__(
         self, session: ort.InferenceSession, shape: ModelShape, options: SessionOptions
@@ -83,7 +83,7 @@ class OrtSession:
         self._cache_outputs = cache_names(shape.num_layers, "_out")
         self._check_signature()
         cache_shape = (
-            options.max_batch_size,
+            options.max_batch_size + options.spare_rows,
             shape.num_kv_heads,
             options.cache_length,
             shape.head_dim,

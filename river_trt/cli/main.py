@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 import river_trt
-from river_trt.cli import bench, build, calibrate, evaluate, inspect, plugin, run
+from river_trt.cli import bench, build, calibrate, evaluate, inspect, plugin, run, triton
 from river_trt.cli.command import join_negative_tau, make_parser
 from river_trt.cli.console import stderr_console
 from river_trt.errors import RiverError
@@ -29,6 +29,7 @@ COMMANDS = (
     evaluate.COMMAND,
     calibrate.COMMAND,
     plugin.COMMAND,
+    triton.COMMAND,
 )
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
 

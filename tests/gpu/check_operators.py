@@ -84,7 +84,16 @@ def gate_case(dtype: torch.dtype, batch: int, seq: int, scope: int, use_directio
     return Case(name, torch.ops.river_trt.gate, args, 0.0)
 
 
-def attention_case(dtype: torch.dtype, batch: int, seq: int, past: int, packed: bool) -> Case:
+def attention_case(
+    dtype: torch.dtype,
+    batch: int,
+    seq: int,
+    past: int,
+    packed: bool,
+    rotated: bool = True,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Case:
     heads, kv_heads, d, capacity = 6, 2, 16, 64
     sizes = [heads * d, kv_heads * d, kv_heads * d]
     qkv = torch.randn(batch, seq, sum(sizes)).to(dtype)
@@ -94,11 +103,12 @@ def attention_case(dtype: torch.dtype, batch: int, seq: int, past: int, packed: 
         *((q, k, v) if packed else (q.contiguous(), k.contiguous(), v.contiguous())),
         *(torch.randn(batch, kv_heads, capacity, d).to(dtype) for _ in range(2)),
         torch.arange(past, past + 3 * batch, 3, dtype=torch.int32),
-        angles.cos(),
-        angles.sin(),
-        *(heads, kv_heads, d**-0.5),
+        *((angles.cos(), angles.sin()) if rotated else (None, None)),
+        *(heads, kv_heads, d**-0.5, window, softcap),
     ]
     name = f"attention {dtype} [{batch}, {seq}] past {past}" + (", views of qkv" if packed else "")
+    name += "" if rotated else ", not rotated"
+    name += f", window {window}, soft cap {softcap:g}" if window or softcap else ""
     return Case(name, torch.ops.river_trt.attention, args, TOLERANCES[dtype])
 
 
@@ -113,6 +123,8 @@ def cases() -> Iterator[Case]:
         for batch, seq, past in ((1, 1, 0), (3, 1, 20), (2, 5, 11)):
             for packed in (True, False):
                 yield attention_case(dtype, batch, seq, past, packed)
+        yield attention_case(dtype, 2, 5, 11, True, rotated=False)
+        yield attention_case(dtype, 2, 5, 11, True, window=6, softcap=2.0)
 
 
 def compare(case: Case, expected: tuple[Tensor, ...], actual: tuple[Tensor, ...]) -> str | None:

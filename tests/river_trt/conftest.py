@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.cache_rows import cache_rows
 from river_trt.engine import Engine
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.manifest import (
@@ -47,7 +48,8 @@ class FakeSession:
     """A Session whose cache holds the tokens themselves: a wrong row or slot changes the logits."""
 
     def __init__(self, options: SessionOptions) -> None:
-        self.cache = np.full((options.max_batch_size, options.cache_length), -1, np.int64)
+        rows = options.max_batch_size + options.spare_rows
+        self.cache = np.full((rows, options.cache_length), -1, np.int64)
         self.steps: list[tuple[int, int, int]] = []  # first_row, rows, seq
         self.scopes: list[int] = []
 
@@ -86,7 +88,7 @@ class FakeSession:
         return np.broadcast_to(slots[:, None], (LAYERS, 2, 1, length, 4))
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        assert source > target
+        assert source != target
         self.cache[target] = -2
         self.cache[target, :length] = self.cache[source, :length]
 
@@ -135,12 +137,15 @@ def make_engine() -> Callable[..., Engine]:
         prefill_chunk: int = 512,
         with_tokenizer: bool = True,
         tau: float = 1.0,
+        batch_invariant: bool = False,
     ) -> Engine:
-        options = SessionOptions(max_batch_size, max_seq_len)
+        spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
+        options = SessionOptions(max_batch_size, max_seq_len, spare_rows=spare_rows)
         manifest = manifest_of(with_tokenizer, files={"model.onnx": FileInfo(0, "")})
         tokenizer = Tokenizer(byte_tokenizer()) if with_tokenizer else None
         policy = ExitPolicy.uniform(LAYERS, tau)
-        return Engine(manifest, policy, tokenizer, FakeSession(options), options, prefill_chunk)
+        session = FakeSession(options)
+        return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant)
 
     return make
 

@@ -130,7 +130,7 @@ def test_step_writes_the_bound_cache_rows_and_no_others(session):
     step(session, [[1], [2]], first_row=1, past=[3, 5])
     for layer in range(LAYERS):
         k, v = session.caches[2 * layer], session.caches[2 * layer + 1]
-        assert k.shape == (4, HEADS, SLOTS, DIM)
+        assert k.shape == (4 + 1, HEADS, SLOTS, DIM)  # one spare
         assert [k[row].min() for row in range(4)] == [0, 1, 1, 0]
         assert [v[row].max() for row in range(4)] == [0, 3, 5, 0]
 

@@ -1,0 +1,105 @@
+"""One prompt on its way: its tokens so far, and what the next one depends on."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from river_trt.config import GenerationConfig
+from river_trt.results import FinishReason, GenerationResult, TokenEvent
+from river_trt.sampling import sample
+from river_trt.spec import GATE_SCOPES, ExitPolicy, backbone_layers
+from river_trt.tokenizer import TextStream
+
+StepKey = tuple[bytes, bytes, int, str]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """Its results depend on nothing but its own fields and the logits it is given."""
+
+    index: int  # of the prompt in the call
+    prompt: np.ndarray  # [prompt_tokens] int64
+    config: GenerationConfig
+    policy: ExitPolicy
+    generator: np.random.Generator
+    seen: np.ndarray | None  # [vocab] bool, tokens under the repetition penalty
+    text: TextStream | None
+    eos_token_ids: frozenset[int]
+    cache_length: int
+    step_key: StepKey = field(init=False)  # rows of equal keys may share a step
+    past_length: int = 0  # slots filled in its cache row
+    token_ids: list[int] = field(default_factory=list)
+    exit_layers: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        policy = self.policy
+        directions = 0 if policy.directions is None else id(policy.directions)
+        self.step_key = (
+            policy.tau.tobytes(),
+            policy.pinned.tobytes(),
+            directions,
+            self.config.gate_scope,
+        )
+
+    @property
+    def scope(self) -> int:
+        """A value of spec.GATE_SCOPES."""
+        return GATE_SCOPES[self.config.gate_scope]
+
+    @property
+    def prefilled(self) -> bool:
+        return self.past_length >= len(self.prompt)
+
+    def accept(self, logits: np.ndarray, exit_layer: int) -> str:
+        """Sample the next token and decide whether it is the last; returns the new text.
+
+        logits: [vocab] float32. Raises EngineError for logits that are no numbers.
+        """
+        token = sample(logits, self.config, self.generator, self.seen)
+        self.token_ids.append(token)
+        self.exit_layers.append(int(exit_layer))
+        if self.seen is not None:
+            self.seen[token] = True
+        text = ""
+        if token in self.eos_token_ids and not self.config.ignore_eos:
+            self.finish_reason = "eos"
+        elif token in self.config.stop_token_ids:
+            self.finish_reason = "stop"
+        else:
+            text = self.text.push(token) if self.text else ""
+            self.finish_reason = self._end()
+        if self.finish_reason and self.text:
+            text += self.text.flush()
+        return text
+
+    def _end(self) -> FinishReason | None:
+        if self.text and self.text.stopped:
+            return "stop"
+        cache_full = self.past_length == self.cache_length  # no slot for the new token
+        if cache_full or len(self.token_ids) == self.config.max_new_tokens:
+            return "length"
+        return None
+
+    def event(self, text: str) -> TokenEvent:
+        """The event of the last accepted token."""
+        depths = backbone_layers(np.array(self.exit_layers[-1:]), self.policy.pinned)
+        exit_layer = self.exit_layers[-1]
+        event = TokenEvent(self.index, self.token_ids[-1], text, exit_layer, int(depths[0]))
+        if self.finish_reason is None:
+            return event
+        exit_layers = np.array(self.exit_layers, np.int32)
+        result = GenerationResult(
+            text=None if self.text is None else self.text.text,
+            token_ids=self.token_ids,
+            finish_reason=self.finish_reason,
+            exit_layers=exit_layers,
+            backbone_layers=backbone_layers(exit_layers, self.policy.pinned).astype(np.int32),
+            prompt_tokens=len(self.prompt),
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+        )
+        return dataclasses.replace(event, finish_reason=self.finish_reason, result=result)

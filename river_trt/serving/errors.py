@@ -1,0 +1,11 @@
+"""How a request can fail that was itself right."""
+
+from river_trt.errors import RiverError
+
+
+class RejectedError(RiverError):
+    """The server has as many requests as it may; try again later."""
+
+
+class ServerClosedError(RiverError):
+    """The server was closed before the request was done."""

@@ -1,0 +1,1 @@
+"""Serve an engine inside NVIDIA Triton Inference Server, through its Python backend."""

@@ -1,0 +1,175 @@
+"""A tritonserver process on this machine, started, watched and ended with all that is its own."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from river_trt.errors import RiverError
+from river_trt.triton.doctor import SHARED_MEMORY, require_healthy
+from river_trt.triton.installation import Installation
+
+LOOPBACK = "127.0.0.1"
+EXIT_SECONDS = 20  # the server's own limit for requests under way
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Ports of 0 are chosen free. log: where the server's output goes, None for ours. python: the
+    environment that has tritonserver, None for ours."""
+
+    repository: Path
+    host: str = LOOPBACK
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    verbose: bool = False
+    log: Path | None = None
+    python: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not any(self.repository.glob("*/config.pbtxt")):
+            raise RiverError(
+                f"{self.repository} is no model repository: it has no */config.pbtxt; "
+                "make one with `river-trt triton export`"
+            )
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise RiverError(f"{name} must be in 0..65535, got {getattr(self, name)}")
+
+
+class LocalServer:
+    """Use inside `with`: leaving it ends the server, its stubs and its shared memory."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Raises RiverError when the doctor finds a problem, or a port is taken."""
+        self._installation = require_healthy(options.python)
+        self._options = options
+        asked = (options.http_port, options.grpc_port, options.metrics_port)
+        self.http_port, self.grpc_port, self.metrics_port = _free_ports(options.host, asked)
+        self.shared_memory_prefix = f"river_trt_{os.getpid()}_{self.http_port}_"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._options.host}:{self.http_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> "LocalServer":
+        self._files = contextlib.ExitStack()
+        folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="river-trt-")))
+        _link_backend(self._installation, folder)
+        log: IO[bytes] | None = None
+        if self._options.log is not None:
+            log = self._files.enter_context(self._options.log.open("ab"))
+        self._process = subprocess.Popen(  # noqa: S603
+            self._command(folder),
+            env=self._installation.environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # so that a terminal's ^C reaches us alone
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Until the server answers and every model has been tried; its models may be unavailable.
+
+        Raises RiverError when it ends or does not answer in time.
+        """
+        assert self._process is not None
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RiverError(
+                    f"tritonserver ended with code {self._process.returncode} before it was ready"
+                )
+            with contextlib.suppress(OSError):
+                health = f"{self.url}/v2/health/live"
+                urllib.request.urlopen(health, timeout=1).close()  # noqa: S310
+                return
+            time.sleep(0.05)
+        raise RiverError(f"tritonserver did not answer within {timeout:g} seconds")
+
+    def wait(self) -> int:
+        """Until it ends by itself; its exit code."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Let requests under way end, for EXIT_SECONDS at most."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_SECONDS + 5)
+        with contextlib.suppress(ProcessLookupError):  # stubs of a server that did not end well
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for segment in self.shared_memory():
+            segment.unlink(missing_ok=True)
+        self._files.close()
+
+    def shared_memory(self) -> Iterable[Path]:
+        return list(SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
+
+    def _command(self, backends: Path) -> list[str]:
+        host = self._options.host
+        return [
+            str(self._installation.server),
+            f"--model-repository={self._options.repository.resolve()}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
+            f"--http-address={host}",
+            f"--http-port={self.http_port}",
+            f"--grpc-address={host}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={host}",
+            f"--metrics-port={self.metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--exit-on-error=false",  # a broken model leaves the others, and its reason, to see
+            f"--exit-timeout-secs={EXIT_SECONDS}",
+            f"--log-verbose={int(self._options.verbose)}",
+        ]
+
+
+def _link_backend(installation: Installation, folder: Path) -> None:
+    """The stub beside the backend. A link, because the stub finds its libraries relative to it."""
+    (folder / "python").mkdir()
+    for file in (*installation.backend_files, installation.stub):
+        (folder / "python" / file.name).symlink_to(file)
+
+
+def _free_ports(host: str, asked: tuple[int, ...]) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for port in asked:
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host, port))
+            except OSError as error:
+                raise RiverError(f"{host}:{port} cannot be used: {error.strerror}") from error
+            ports.append(listener.getsockname()[1])
+        return ports

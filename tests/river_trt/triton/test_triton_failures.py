@@ -1,0 +1,45 @@
+"""A real tritonserver: an engine that is broken, and a shutdown that leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import psutil
+
+from river_trt.triton.repository import ExportOptions, export
+from tests.river_trt.triton.clients import generate, post, stream
+
+BODY = {"text_input": "hello", "max_tokens": 4}
+
+
+def test_broken_engine_is_unavailable_with_its_reason(start_server, settings, tmp_path):
+    export(ExportOptions(settings, tmp_path))
+    broken = export(ExportOptions(settings, tmp_path, name="broken"))
+    with (broken / "1" / "engine" / "model.data").open("r+b") as file:
+        file.write(b"\xff" * 8)
+    missing = export(ExportOptions(settings, tmp_path, name="missing"))
+    shutil.rmtree(missing / "1" / "engine")
+    with start_server(tmp_path) as server:
+        entries = json.loads(post(server, "repository/index", {})[1])
+        index = {entry["name"]: entry for entry in entries}
+        assert index["river_llm"]["state"] == "READY"
+        for name, reason in (("broken", "model.data"), ("missing", "engine")):
+            assert index[name]["state"] == "UNAVAILABLE"
+            assert reason in index[name]["reason"], index[name]
+            assert "Traceback" not in index[name]["reason"]
+            assert generate(server, BODY, name)[0] != 200
+        assert generate(server, BODY)[0] == 200
+
+
+def test_shutdown_ends_requests_and_leaves_nothing(start_server, settings, tmp_path):
+    export(ExportOptions(settings, tmp_path))
+    with start_server(tmp_path) as server:
+        assert server.shared_memory()
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        assert len(family) > 1  # the stub
+        events = stream(server, BODY | {"max_tokens": 400})
+        next(events)
+        events.close()
+    assert not server.shared_memory()
+    assert not [process for process in family if process.is_running()]
+    assert not list(Path("/tmp").glob("river-trt-*/python/triton_python_backend_stub"))
