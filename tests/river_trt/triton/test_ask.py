@@ -117,7 +117,7 @@ def test_error_names_the_field_of_the_trtllm_layout(values, message):
 
 
 def test_seed_is_called_random_seed_where_the_client_knows_it_so():
-    with pytest.raises(RiverError, match="random_seed: seed must be a whole number"):
+    with pytest.raises(RiverError, match="random_seed must be a whole number"):
         ask(TRTLLM, text_input="a", random_seed=-1)
 
 
