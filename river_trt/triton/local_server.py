@@ -71,6 +71,7 @@ class LocalServer:
     def __enter__(self) -> "LocalServer":
         self._files = contextlib.ExitStack()
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="river-trt-")))
+        self.folder = folder
         _link_backend(self._installation, folder)
         log: IO[bytes] | None = None
         if self._options.log is not None:

@@ -66,7 +66,7 @@ def test_perplexity_is_that_of_decoding_token_by_token(subject, pieces, chosen):
                 log_total = row.max() + np.log(np.exp(row - row.max()).sum())
                 nats.append(log_total - row[ids[position + 1]])
                 exits.append(int(exit_layer[0]))
-    assert result.positions == len(nats) == len(pieces) * (48 - 1 - SKIP)
+    assert result.positions == len(nats) == sum(len(ids) - 1 - SKIP for ids in pieces)
     assert result.perplexity.value == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
     assert result.exit_counts == tuple(np.bincount(exits, minlength=LAYERS + 1)[1:])
 

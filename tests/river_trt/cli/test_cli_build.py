@@ -61,6 +61,7 @@ def test_options_not_given_keep_the_builder_s_defaults(capsys, builder):
 def test_every_option_reaches_the_builder(capsys, builder):
     argv = "build --model m --out e --target h100 --quantiser awq --group-size 32 --symmetric"
     argv += " --lm-head-bits 8 --river-activation float32 --max-seq-len 99 --tau -inf --pinned 1,4"
+    argv += " --kernels native --policy p.json"
     argv += " --calibration-text t.txt --force --backend onnxruntime"
     assert main(argv.split()) == 0
     assert builder.calls == [
@@ -73,9 +74,11 @@ def test_every_option_reaches_the_builder(capsys, builder):
             True,
             8,
             "float32",
+            "native",
             99,
             float("-inf"),
             (1, 4),
+            Path("p.json"),
             Path("t.txt"),
             True,
         )

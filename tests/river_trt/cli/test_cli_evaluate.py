@@ -1,6 +1,7 @@
 """`evaluate` from its arguments to its table, JSON and page, on a tiny engine."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,7 +168,7 @@ sys.exit(main(["evaluate", "engine", *{argv!r}]))
         capture_output=True,
         text=True,
         cwd=work,
-        env={"PYTHONPATH": str(root), "PATH": ""},
+        env=os.environ | {"PYTHONPATH": str(root)},
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].endswith(

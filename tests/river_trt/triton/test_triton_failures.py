@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import psutil
 
@@ -40,9 +39,11 @@ def test_shutdown_ends_requests_and_leaves_nothing(start_server, settings, tmp_p
         events = stream(server, BODY | {"max_tokens": 400})
         next(events)
         events.close()
+        folder = server.folder
+        assert list(folder.glob("python/triton_python_backend_stub"))
     assert not server.shared_memory()
     assert not [process for process in family if _runs(process)]
-    assert not list(Path("/tmp").glob("river-trt-*/python/triton_python_backend_stub"))
+    assert not folder.exists()
 
 
 def _runs(process: psutil.Process) -> bool:
