@@ -204,11 +204,12 @@ def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
     """From the file's layout: what one token reads of each part."""
     sizes = {name: planned.num_bytes for name, planned in layout.planned.items()}
     layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
-    shared_parts = ("bias", "bias_panels", "norm.weight")
-    backbone_parts = ("weight_transposed", "weight_panels", *shared_parts)
+    # With the dot before it: qweight_panels ends with weight_panels too.
+    shared_parts = (".bias", ".bias_panels", "norm.weight")
+    backbone_parts = (".weight_transposed", ".weight_panels", *shared_parts)
     river_parts = (
-        *("qweight", "scales", "zero_points_packed", "pre_scale"),
-        *("qweight_panels", "scales_panels", "zero_points_panels"),
+        *(".qweight", ".scales", ".zero_points_packed", ".pre_scale"),
+        *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
         *shared_parts,
     )
     embedding = layout.planned["embedding"]
