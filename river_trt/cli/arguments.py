@@ -53,6 +53,21 @@ def load_engine(args: argparse.Namespace, max_batch_size: int = 1) -> Engine:
     )
 
 
+def add_text_arguments(group: argparse._ActionsContainer, pieces: int, pieces_help: str) -> None:
+    """The text that is scored, and how it is cut into pieces."""
+    group.add_argument(
+        "--text", type=Path, metavar="FILE", help="UTF-8 text, or .jsonl with a field `text`"
+    )
+    for name, default, help_text in (
+        ("pieces", pieces, pieces_help),
+        ("piece-tokens", 256, "tokens of a piece: the longest context"),
+        ("skip", 32, "first positions of a piece, not scored"),
+        ("seed", 0, "of the bootstrap that gives the intervals"),
+    ):
+        help_text += " (default: %(default)s)"
+        group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+
+
 def add_chat_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--chat", action="store_true", help="apply the chat template: the prompt is a user's turn"

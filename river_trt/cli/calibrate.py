@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from river_trt.cli.arguments import add_load_arguments, engine_path
+from river_trt.cli.arguments import add_load_arguments, add_text_arguments, engine_path
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -53,9 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser)
     parser.add_argument("--model", help="calibrate a model's torch reference, not an engine")
     parser.add_argument("--quantiser", metavar="NAME", help="river of --model (default: recipe's)")
-    parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="UTF-8 text, or .jsonl with a field `text`"
-    )
     budget = parser.add_argument_group("budget, one of")
     for name, (metavar, help_text) in BUDGETS.items():
         budget.add_argument(f"--{name}", type=float, metavar=metavar, help=help_text)
@@ -65,14 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="calibrated",
         help="paper: similarity gate, one tau, no pins (default: %(default)s)",
     )
-    for name, default, help_text in (
-        ("pieces", 64, "pieces of text, spread over the file; half of them are held out"),
-        ("piece-tokens", 256, "tokens of a piece: the longest context"),
-        ("skip", 32, "first positions of a piece, not scored"),
-        ("seed", 0, "of the bootstrap that gives the intervals"),
-    ):
-        help_text += " (default: %(default)s)"
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+    add_text_arguments(
+        parser, 64, "pieces of text, spread over the file; half of them are held out"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="leave the engine as it is, only show what was found"
     )

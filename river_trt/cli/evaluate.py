@@ -6,6 +6,7 @@ from pathlib import Path
 
 from river_trt.cli.arguments import (
     add_load_arguments,
+    add_text_arguments,
     engine_path,
     load_engine,
     parse_pinned,
@@ -56,17 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
     text = parser.add_argument_group("text")
-    text.add_argument(
-        "--text", type=Path, metavar="FILE", help="UTF-8 text, or .jsonl with a field `text`"
-    )
-    for name, default, help_text in (
-        ("pieces", 16, "pieces of text, spread over the file"),
-        ("piece-tokens", 256, "tokens of a piece: the longest context"),
-        ("skip", 32, "first positions of a piece, not scored"),
-        ("seed", 0, "of the bootstrap that gives the intervals"),
-    ):
-        help_text += " (default: %(default)s)"
-        text.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+    add_text_arguments(text, 16, "pieces of text, spread over the file")
     text.add_argument(
         "--report", type=Path, metavar="HTML", help="write a page with charts; takes minutes more"
     )
