@@ -18,22 +18,15 @@ from builders.calibration.material import Split
 from builders.calibration.paper import PaperSearch
 from builders.calibration.search import Search, pin_counts
 from builders.evaluation.command import TextRun, open_subject
+from builders.evaluation.policies import fixed_exit
 from builders.evaluation.results import NamedPolicy
-from builders.evaluation.text import (
-    ALL_RIVER,
-    BACKBONE,
-    TextOptions,
-    evaluate_policies,
-    read_pieces,
-)
+from builders.evaluation.text import ALL_RIVER, BACKBONE, evaluate_policies, read_pieces
 from builders.report import PolicyPoint, ReportData, write_report
-from builders.report.collect import fixed_exit, point_of
+from builders.report.collect import point_of
 from builders.report.data import Series
 from river_trt.cli.console import show_progress
 from river_trt.cli.evaluate_tables import describe
 from river_trt.spec import ExitPolicy
-
-SKIP = 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,15 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     run = TextRun(args.engine, None, args.text, pieces=args.pieces, threads=args.threads)
-    options = TextOptions(run.text, run.pieces, run.piece_tokens, SKIP)
+    options = run.options
     budgets = [float(layers) for layers in args.layers.split(",")]
     with show_progress() as progress:
         subject = open_subject(run)
         layers = subject.num_layers
         split = Split.of(read_pieces(subject, options), str(run.text))
         counts = {n for b in budgets for n in pin_counts(Budget("target-layers", b), layers)}
-        search = Search(subject, split, sorted(counts), SKIP, progress)
-        paper = PaperSearch(subject, split.choose, SKIP, progress)
+        search = Search(subject, split, sorted(counts), run.skip, progress)
+        paper = PaperSearch(subject, split.choose, run.skip, progress)
         rows: list[tuple[Series, NamedPolicy]] = [
             ("full depth", NamedPolicy(BACKBONE, ExitPolicy.full_depth(layers))),
             ("all river", NamedPolicy(ALL_RIVER, ExitPolicy.uniform(layers, float("-inf")))),

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from builders.calibration.directions import cosine, fit_direction
-from builders.calibration.material import GateInputs, pinned_only
-from river_trt.spec import ExitPolicy, GateKind
+from builders.calibration.directions import fit_direction
+from builders.calibration.material import GateInputs
+from builders.evaluation.metrics import cosine
+from builders.evaluation.policies import pinned_only
+from river_trt.spec import ExitPolicy
 
 MIN_STAY = 0.02  # a smaller share of staying tokens is no gate worth having
 
@@ -44,10 +46,6 @@ class Gate:
     direction: np.ndarray | None  # [hidden]; None: similarity
     fit_scores: np.ndarray  # [positions], by directions that have not seen the token
     choose_scores: np.ndarray  # [positions]
-
-    @property
-    def kind(self) -> GateKind:
-        return "similarity" if self.direction is None else "direction"
 
     def policy(self, pinned: np.ndarray, tau: float) -> ExitPolicy:
         num_layers = len(pinned)

@@ -11,19 +11,16 @@ from builders.calibration.material import Split, sensitivity
 from builders.calibration.paper import PaperSearch
 from builders.calibration.search import RANKING_PIECES, Measured, Search, pin_counts, within_budget
 from builders.evaluation.command import TextRun, open_subject
+from builders.evaluation.policies import fixed_exit
 from builders.evaluation.results import NamedPolicy, PolicyResult
 from builders.evaluation.scores import Progress
 from builders.evaluation.subject import Subject
 from builders.evaluation.text import (
     ALL_RIVER,
     BACKBONE,
-    TextOptions,
     evaluate_policies,
     read_pieces,
 )
-from builders.evaluation.texts import read_documents
-from builders.report.collect import fixed_exit
-from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
 
 PolicyKind = Literal["calibrated", "paper"]
@@ -45,10 +42,7 @@ class Calibration:
 
 def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress) -> Calibration:
     """Choose a policy within the budget. Raises RiverError for bad input, before any work."""
-    options = TextOptions(run.text, run.pieces, run.piece_tokens, run.skip, run.seed)
-    if run.report is not None and not run.report.parent.is_dir():
-        raise RiverError(f"cannot write {run.report}: {run.report.parent} is not a directory")
-    read_documents(run.text)  # a bad file is refused before a model is loaded
+    options = run.check()
     subject = open_subject(run)
     budget.check(subject.num_layers)
     split = Split.of(read_pieces(subject, options), str(run.text))
@@ -64,13 +58,8 @@ def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress
     policies = rivals(subject, chosen, kind, paper, ranking)
     results = evaluate_policies(subject, split.report, policies, options, progress)
     own = next(result for result in results if result.name == CHOSEN)
-    if run.report is not None:
-        from builders.report.collect import collect
-        from builders.report.page import write_report
-
-        subject.policy = chosen.policy
-        data = collect(subject, split.report, results, options, progress, (run.command,))
-        write_report(data, run.report)
+    subject.policy = chosen.policy  # the report is about the chosen one
+    run.write_report(subject, split.report, results, progress)
     return Calibration(
         policy=chosen.policy,
         description=chosen.description,

@@ -24,14 +24,3 @@ def fit_direction(
     vector = -np.linalg.solve(gram, moment.astype(np.float64))
     direction: np.ndarray = (vector / max(np.linalg.norm(vector), 1e-30)).astype(np.float32)
     return direction
-
-
-def cosine(
-    a: np.ndarray,  # [positions, hidden]
-    b: np.ndarray,  # [positions, hidden] or [hidden]
-) -> np.ndarray:
-    """The gate's score, float32 [positions]."""
-    dot = (a * b).sum(-1)
-    norms: np.ndarray = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    score: np.ndarray = dot / norms.clip(1e-30)
-    return score

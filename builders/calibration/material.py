@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from builders.evaluation.policies import pinned_only
 from builders.evaluation.scores import PieceScores, Progress, score
 from builders.evaluation.subject import Subject
 from river_trt.errors import RiverError
-from river_trt.spec import ExitPolicy
 
 PARTS = "rfrfrfrc"  # piece by piece, again and again: parts from all over the text
 GATE_DEPTHS = (0.03, 0.07, 0.13, 0.2, 0.27)  # share of the layers before a candidate decides
@@ -93,15 +93,6 @@ def sensitivity(
         policies.append(pinned_only(pinned))
     found = score(subject, pieces, policies, skip, renamed(progress, "sensitivity"))
     return np.array([np.inf, *(mean_kl(scores) for scores in found)])
-
-
-def pinned_only(
-    pinned: np.ndarray,  # bool [L]
-) -> ExitPolicy:
-    """Every token exits after layer 1, so that the pinned layers alone run the backbone."""
-    tau = np.full(len(pinned), np.inf, np.float32)
-    tau[0] = -np.inf
-    return ExitPolicy(tau, pinned)
 
 
 def mean_kl(scores: Sequence[PieceScores]) -> float:

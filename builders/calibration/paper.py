@@ -6,9 +6,9 @@ import numpy as np
 
 from builders.calibration.material import renamed
 from builders.calibration.search import Measured, measured
+from builders.evaluation.policies import gate_scores, paper_taus
 from builders.evaluation.scores import Progress, score
 from builders.evaluation.subject import Subject
-from builders.report.collect import gate_scores, paper_taus
 from river_trt.spec import ExitPolicy
 
 

@@ -26,10 +26,10 @@ from builders.calibration.material import (
     gate_layers,
     mean_agreement,
     mean_kl,
-    pinned_only,
     renamed,
     sensitivity,
 )
+from builders.evaluation.policies import pinned_only
 from builders.evaluation.scores import PieceScores, Progress, score
 from builders.evaluation.subject import Subject
 from river_trt.spec import ExitPolicy, backbone_layers

@@ -1,7 +1,10 @@
 """`river-trt evaluate --text`: open what is evaluated, score it, write the report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 import river_trt
 from builders.evaluation.results import PolicyResult
@@ -41,26 +44,47 @@ class TextRun:
     report: Path | None = None
     command: str = ""
 
+    @property
+    def options(self) -> TextOptions:
+        return TextOptions(self.text, self.pieces, self.piece_tokens, self.skip, self.seed)
+
+    def check(self) -> TextOptions:
+        """The options of the text. What is bad about the files is said before a model is loaded."""
+        options = self.options
+        read_documents(self.text)
+        if self.report is not None:
+            folder = self.report.parent
+            if not folder.is_dir():
+                raise RiverError(f"cannot write {self.report}: {folder} is not a directory")
+            if self.report.is_dir():
+                raise RiverError(f"cannot write {self.report}: it is a directory")
+        return options
+
+    def write_report(
+        self,
+        subject: Subject,
+        pieces: Sequence[np.ndarray],
+        results: Sequence[PolicyResult],
+        progress: Progress,
+    ) -> None:
+        """The page about the subject's policy, if one is wanted."""
+        if self.report is None:
+            return
+        from builders.report.collect import collect
+        from builders.report.page import write_report
+
+        data = collect(subject, pieces, results, self.options, progress, (self.command,))
+        write_report(data, self.report)
+
 
 def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     """Backbone, all river, the own policy and each tau. Raises RiverError for bad input."""
-    options = TextOptions(run.text, run.pieces, run.piece_tokens, run.skip, run.seed)
-    read_documents(run.text)  # a bad file is refused before a model is loaded
-    if run.report is not None:
-        if not run.report.parent.is_dir():
-            raise RiverError(f"cannot write {run.report}: {run.report.parent} is not a directory")
-        if run.report.is_dir():
-            raise RiverError(f"cannot write {run.report}: it is a directory")
+    options = run.check()
     subject = open_subject(run)
     policies = compared_policies(subject, run.taus, run.pinned)
     pieces = read_pieces(subject, options)
     results = evaluate_policies(subject, pieces, policies, options, progress)
-    if run.report is not None:
-        from builders.report.collect import collect
-        from builders.report.page import write_report
-
-        data = collect(subject, pieces, results, options, progress, (run.command,))
-        write_report(data, run.report)
+    run.write_report(subject, pieces, results, progress)
     return results
 
 

@@ -1,5 +1,6 @@
-"""What two next-token distributions have to do with each other, position by position."""
+"""How alike two next-token distributions are, or two hidden states, position by position."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,3 +22,13 @@ def surprise(
 ) -> Tensor:
     """Negative log-likelihood of the tokens that follow, in nats, [positions]."""
     return torch.nn.functional.cross_entropy(logits.float(), next_ids, reduction="none")
+
+
+def cosine(
+    a: np.ndarray,  # [..., hidden]
+    b: np.ndarray,  # [..., hidden], broadcast against a
+) -> np.ndarray:
+    """A gate's score, float32 [...]; 0 where either vector is zero."""
+    norms: np.ndarray = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    score: np.ndarray = (a * b).sum(-1) / norms.clip(1e-30)
+    return score

@@ -1,11 +1,12 @@
 """Everything a report shows of an engine, found from its policy and a text alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from tokenizers.decoders import DecodeStream
 
+from builders.evaluation.policies import fixed_exit, gate_scores, paper_taus, tau_shifts
 from builders.evaluation.results import NamedPolicy, PolicyResult
 from builders.evaluation.scores import Progress
 from builders.evaluation.subject import Subject
@@ -99,52 +100,9 @@ def point_of(
     )
 
 
-def gate_scores(
-    subject: Subject,
-    pieces: Sequence[np.ndarray],
-    directions: np.ndarray | None,  # [L, hidden]; None: the similarity gate
-) -> np.ndarray:
-    """Scores at full depth, float32 [layers, positions]; of the last layer nobody asks."""
-    found = []
-    for ids in pieces:
-        h = subject.hidden_states(ids)[: subject.num_layers]  # [L, tokens, hidden]: h_0 .. h_(L-1)
-        reference = h[:-1] if directions is None else directions[: len(h) - 1, None]
-        norms = np.linalg.norm(reference, axis=-1) * np.linalg.norm(h[1:], axis=-1)
-        found.append((reference * h[1:]).sum(-1) / np.maximum(norms, 1e-30))
-    return np.concatenate(found, axis=1)
-
-
 def layer_scores(scores: np.ndarray, gate: str) -> LayerScores:
     low, median, high = np.percentile(scores, [LOW, MEDIAN, HIGH], axis=1).tolist()
     return LayerScores(gate, tuple(low), tuple(median), tuple(high))
-
-
-def mean_depth(scores: np.ndarray, tau: np.ndarray, pinned: np.ndarray) -> float:
-    """Mean backbone layers if the scores [layers, positions] are what the gate sees."""
-    passed = scores > tau[: len(scores), None]
-    exit_layer = np.where(passed.any(0), passed.argmax(0) + 1, len(tau))
-    return float(backbone_layers(exit_layer, pinned).mean())
-
-
-def paper_taus(scores: np.ndarray, targets: Sequence[float], num_layers: int) -> list[float]:
-    """One tau for all layers that gives each mean depth, without repeats."""
-    nobody = np.zeros(num_layers, np.bool_)
-    return _solve(
-        lambda tau: mean_depth(scores, np.full(num_layers, tau), nobody), -1.0, 1.0, targets
-    )
-
-
-def tau_shifts(policy: ExitPolicy, scores: np.ndarray, targets: Sequence[float]) -> list[float]:
-    """What to add to tau for each mean depth; none where no tau is finite."""
-    if not np.isfinite(policy.tau[:-1]).any():
-        return []
-    return _solve(lambda d: mean_depth(scores, policy.tau + d, policy.pinned), -2, 2, targets)
-
-
-def fixed_exit(num_layers: int, layer: int) -> ExitPolicy:
-    policy = ExitPolicy.full_depth(num_layers)
-    policy.tau[layer - 1] = -np.inf
-    return policy
 
 
 def token_depths(subject: Subject, ids: np.ndarray, options: TextOptions) -> TokenDepths:
@@ -171,19 +129,3 @@ def decode_speedups(subject: Subject, ids: np.ndarray, progress: Progress) -> li
     plan = replace(SPEED, new_tokens=max(2, min(SPEED.new_tokens, room)))
     rounds = measure(subject.engine, [prompt], arms, plan, progress)
     return [summary.ratio for summary in summarise(arms, rounds)]
-
-
-def _solve(
-    depth: Callable[[float], float], low: float, high: float, targets: Sequence[float]
-) -> list[float]:
-    """Arguments that bring an increasing `depth` nearest to each target; each depth once."""
-    found: dict[float, float] = {}
-    for target in targets:
-        if not depth(low) < target < depth(high):
-            continue
-        left, right = low, high
-        for _ in range(40):
-            middle = (left + right) / 2
-            left, right = (middle, right) if depth(middle) < target else (left, middle)
-        found.setdefault(round(depth(right), 2), right)
-    return list(found.values())

@@ -11,8 +11,8 @@ from builders.calibration.candidates import (
     most_sensitive,
     static_mask,
 )
-from builders.calibration.directions import cosine
 from builders.calibration.material import GateInputs, gate_layers
+from builders.evaluation.metrics import cosine
 from river_trt.spec import backbone_layers
 
 LAYERS, HIDDEN, POSITIONS = 12, 8, 400
@@ -78,7 +78,7 @@ def test_fit_scores_are_of_directions_that_have_not_seen_the_token():
     (fit, _), (choose, _) = inputs(0), inputs(1)
     noise = np.random.default_rng(5).random(POSITIONS)
     for gate in make_gates(fit, choose, noise, np.arange(POSITIONS) % 2):
-        if gate.kind == "direction":
+        if gate.direction is not None:
             seen = cosine(fit.after[gate.layer], gate.direction)
             assert np.corrcoef(seen, noise)[0, 1] < -0.1
             assert np.corrcoef(gate.fit_scores, noise)[0, 1] > -0.1

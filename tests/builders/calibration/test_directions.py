@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from builders.calibration.directions import cosine, fit_direction
+from builders.calibration.directions import fit_direction
+from builders.evaluation.metrics import cosine
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import pytest
 
 from builders.calibration.budget import Budget
 from builders.calibration.command import CHOSEN, calibrate
-from builders.calibration.material import Split, mean_kl, pinned_only, sensitivity
+from builders.calibration.material import Split, mean_kl, sensitivity
 from builders.calibration.paper import PaperSearch
 from builders.calibration.search import Search, pin_counts
 from builders.evaluation.command import TextRun
+from builders.evaluation.policies import pinned_only
 from builders.evaluation.scores import score
 from builders.evaluation.subject import EngineSubject
 from river_trt.errors import RiverError

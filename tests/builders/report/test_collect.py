@@ -1,17 +1,16 @@
 import numpy as np
 import pytest
 
-from builders.evaluation.subject import EngineSubject
-from builders.evaluation.text import TextOptions, compared_policies, evaluate_policies
-from builders.report.collect import (
-    collect,
+from builders.evaluation.policies import (
     fixed_exit,
     gate_scores,
-    layer_scores,
     mean_depth,
     paper_taus,
     tau_shifts,
 )
+from builders.evaluation.subject import EngineSubject
+from builders.evaluation.text import TextOptions, compared_policies, evaluate_policies
+from builders.report.collect import collect, layer_scores
 from builders.report.page import render
 from river_trt.spec import ExitPolicy
 from tests.builders.tiny_engines import build_pair, policy
