@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from river_trt.errors import RiverError
+from river_trt.user_cache import user_cache
 
 # Of the operators and the weight layout that engines name; engines of another one do not load.
 ABI_VERSION = 1
@@ -33,14 +34,17 @@ def native_library() -> Path:
 
     Raises RiverError where there is no C++ compiler or it cannot compile the sources.
     """
+    from river_trt.plugin.sources import source_directory  # not for engines without native kernels
+
     compiler = _compiler()
-    sources = {path.name: path.read_bytes() for path in sorted(_source_directory().iterdir())}
+    folder = source_directory() / "cpu"
+    sources = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     version = subprocess.run(  # noqa: S603
         [compiler, "--version"], capture_output=True, text=True, check=False
     ).stdout
     identity = repr((sources, FLAGS, _file_flags(), compiler, version, platform.machine()))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    library = _cache_directory() / f"libriver_cpu-{digest}.so"
+    library = user_cache() / f"libriver_cpu-{digest}.so"
     if not library.exists():
         _compile(compiler, sources, library)
     return library
@@ -99,18 +103,6 @@ def _compiler() -> str:
             return found
     what = f"CXX names {given!r}, which is no command" if given else "none was found"
     raise RiverError(f"the native CPU kernels need a C++ compiler and {what}: {REMEDY}")
-
-
-def _source_directory() -> Path:
-    """plugins/cpu of a checkout, or the copy of it that the wheel carries."""
-    package = Path(__file__).parent
-    carried = package / "plugins" / "cpu"
-    return carried if carried.is_dir() else package.parent / "plugins" / "cpu"
-
-
-def _cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "river-trt"
 
 
 def _file_flags() -> dict[str, tuple[str, ...]]:

@@ -7,17 +7,17 @@ import argparse
 import concurrent.futures
 import json
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from temporary_server import temporary_server
+
 from river_trt import Engine, GenerationConfig
 from river_trt.errors import RiverError
-from river_trt.triton.local_server import LocalServer, ServerOptions
-from river_trt.triton.repository import ExportOptions, export
+from river_trt.triton.local_server import LocalServer
 from river_trt.triton.settings import ModelSettings
 
 SUBJECTS = (
@@ -105,25 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     engine = settings.load_engine(Path())
     config = GenerationConfig(max_new_tokens=args.tokens, ignore_eos=True)
-    with tempfile.TemporaryDirectory() as folder:
-        export(ExportOptions(settings, Path(folder), engine_files="reference"))
-        options = ServerOptions(
-            Path(folder),
-            http_port=0,
-            grpc_port=0,
-            metrics_port=0,
-            log=Path(folder) / "log",
-            python=args.python,
-        )
-        with LocalServer(options) as server:
-            server.wait_until_ready(120)
-            check_equality(server, engine, args.tokens)
-            text = prompts(1)[0]
-            runtime, one, eight = [], [], []
-            for _ in range(args.rounds):
-                runtime.append(seconds(lambda: engine.generate(text, config)))
-                one.append(seconds(lambda: serve_many(server, 1, args.tokens)))
-                eight.append(seconds(lambda: serve_many(server, 8, args.tokens)))
+    with temporary_server(settings, args.python) as server:
+        check_equality(server, engine, args.tokens)
+        text = prompts(1)[0]
+        runtime, one, eight = [], [], []
+        for _ in range(args.rounds):
+            runtime.append(seconds(lambda: engine.generate(text, config)))
+            one.append(seconds(lambda: serve_many(server, 1, args.tokens)))
+            eight.append(seconds(lambda: serve_many(server, 8, args.tokens)))
     added = 1e3 * (median(one) - median(runtime)) / args.tokens
     speeds = args.tokens / median(one), 8 * args.tokens / median(eight)
     print(f"runtime, one stream:   {args.tokens / median(runtime):7.1f} tokens/s")

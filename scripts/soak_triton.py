@@ -5,10 +5,10 @@ python scripts/soak_triton.py --engine engine/ --python .venv-triton/bin/python
 
 import argparse
 import concurrent.futures
+import dataclasses
 import json
 import random
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from temporary_server import temporary_server
+
 from river_trt.errors import RiverError
-from river_trt.triton.local_server import LocalServer, ServerOptions
-from river_trt.triton.repository import ExportOptions, export
+from river_trt.triton.local_server import LocalServer
 from river_trt.triton.settings import ModelSettings
 
 MALFORMED: tuple[Any, ...] = (
@@ -111,40 +112,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds of a request")
     args = parser.parse_args(argv)
     plan = Plan(args.clients, args.requests, args.max_tokens, args.max_prompt, args.timeout)
-    with tempfile.TemporaryDirectory() as folder:
-        settings = ModelSettings(str(args.engine), max_seq_len=args.max_seq_len)
-        export(ExportOptions(settings, Path(folder), engine_files="reference"))
-        options = ServerOptions(
-            Path(folder),
-            http_port=0,
-            grpc_port=0,
-            metrics_port=0,
-            log=Path(folder) / "log",
-            python=args.python,
-        )
-        with LocalServer(options) as server:
-            server.wait_until_ready(120)
-            # The same load once before: it fills the caches and the allocators' pools.
-            warm = Plan(plan.clients, max(1, plan.requests // 3), *_sizes(plan))
-            soak(server, warm, seed=1)
-            before, started = memory(server), time.perf_counter()
-            endings = soak(server, plan, seed=2)
-            seconds = time.perf_counter() - started
-            time.sleep(2)
-            after = memory(server)
-        for ending, count in sorted(endings.items()):
-            print(f"{count:6}  {ending}")
-        growth = after / before - 1
-        sizes = f"{before / 2**20:.0f} -> {after / 2**20:.0f} MiB, {growth:+.1%}"
-        print(f"{seconds:.0f} s; memory {sizes}")
-        left = list(server.shared_memory())
-        print(f"shared-memory segments left: {len(left)}")
+    settings = ModelSettings(str(args.engine), max_seq_len=args.max_seq_len)
+    with temporary_server(settings, args.python) as server:
+        # The same load once before: it fills the caches and the allocators' pools.
+        warm = dataclasses.replace(plan, requests=max(1, plan.requests // 3))
+        soak(server, warm, seed=1)
+        before, started = memory(server), time.perf_counter()
+        endings = soak(server, plan, seed=2)
+        seconds = time.perf_counter() - started
+        time.sleep(2)
+        after = memory(server)
+    for ending, count in sorted(endings.items()):
+        print(f"{count:6}  {ending}")
+    growth = after / before - 1
+    sizes = f"{before / 2**20:.0f} -> {after / 2**20:.0f} MiB, {growth:+.1%}"
+    print(f"{seconds:.0f} s; memory {sizes}")
+    left = list(server.shared_memory())
+    print(f"shared-memory segments left: {len(left)}")
     bad = sum(count for ending, count in endings.items() if ending.startswith(("HANG", "WRONG")))
     return int(bad > 0 or abs(growth) > 0.05 or bool(left))
-
-
-def _sizes(plan: Plan) -> tuple[int, int, float]:
-    return plan.max_tokens, plan.max_prompt, plan.timeout
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from river_trt.user_cache import user_cache
+
 INFO_FILE = "info.json"
 
 
@@ -43,8 +45,7 @@ class Library:
 
 
 def cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "river-trt" / "plugin"
+    return user_cache() / "plugin"
 
 
 def read_libraries() -> list[Library]:

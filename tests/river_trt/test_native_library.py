@@ -58,9 +58,9 @@ def test_no_compiler_stops_a_build_before_anything_is_written(monkeypatch, tmp_p
 @needs_compiler
 def test_a_source_that_does_not_compile_leaves_no_library(monkeypatch, tmp_path):
     sources = tmp_path / "sources"
-    sources.mkdir()
-    (sources / "broken.cc").write_text("int main( {")
-    monkeypatch.setattr(module, "_source_directory", lambda: sources)
+    (sources / "cpu").mkdir(parents=True)
+    (sources / "cpu" / "broken.cc").write_text("int main( {")
+    monkeypatch.setattr("river_trt.plugin.sources.source_directory", lambda: sources)
     with pytest.raises(RiverError, match="cannot compile the native CPU kernels.*error"):
         module.native_library()
     assert not list((tmp_path / "river-trt").iterdir())
