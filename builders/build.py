@@ -2,13 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.onnxruntime.build import Progress, build_onnxruntime
-from builders.onnxruntime.lowering import Banks
+from builders.job import Banks, BuildJob, Progress
 from builders.recipes import load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
@@ -18,7 +18,10 @@ from river_trt.policy_file import PolicyFile
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
+# A backend's `build_engine(job)`; its libraries are imported when it is asked for.
+BUILDERS = {"onnxruntime": "builders.onnxruntime.build"}
 _RECIPE_OPTIONS = (
+    "backend",
     "quantiser",
     "group_size",
     "symmetric",
@@ -36,6 +39,7 @@ class BuildOptions:
     model: str  # Hugging Face directory, hub id, .gguf file, or `demo`
     out: Path
     recipe: str = "cpu"
+    backend: str | None = None
     quantiser: str | None = None
     group_size: int | None = None
     symmetric: bool | None = None
@@ -48,7 +52,7 @@ class BuildOptions:
     policy: Path | None = None  # written by `calibrate --save`; in place of tau and pinned
     calibration_text: Path | None = None
     force: bool = False
-    banks: Banks = "both"  # one bank alone is a plain model, to measure the River engine against
+    banks: Banks = "both"
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -60,6 +64,10 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     given = {name: getattr(options, name) for name in _RECIPE_OPTIONS}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(options.recipe, changes)
+    if recipe.backend not in BUILDERS:
+        raise RiverError(
+            f"backend {recipe.backend!r} is not offered; choose one of {', '.join(BUILDERS)}"
+        )
     if options.policy is not None and (options.tau is not None or options.pinned is not None):
         raise RiverError("a saved policy has its own tau and pins; leave tau and pinned out")
     saved = None if options.policy is None else PolicyFile.read(options.policy)
@@ -71,7 +79,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         longest = engine_positions(config, recipe.max_seq_len, options.max_seq_len)
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
-        manifest = build_onnxruntime(
+        job = BuildJob(
             source,
             recipe,
             policy,
@@ -80,6 +88,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             progress or _silent,
             options.banks,
         )
+        manifest: Manifest = import_module(BUILDERS[recipe.backend]).build_engine(job)
         if saved is None:
             return manifest
         return replace_policy(directory, saved.policy, saved.calibration)

@@ -1,88 +1,59 @@
 """A River engine for ONNX Runtime: trace, lower, then fill the weights file layer by layer."""
 
-import datetime
-from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
-import river_trt
-from builders.calibration_text import read_calibration
+from builders.job import BuildJob
 from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
 from builders.onnxruntime.lm_head import HeadPrecision
-from builders.onnxruntime.lowering import Banks, LoweringOptions, lower
+from builders.onnxruntime.lowering import LoweringOptions, lower
 from builders.onnxruntime.native import choose_kernels, lower_native
 from builders.onnxruntime.panels import panel_head_tensors, panel_layer_tensors
 from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
-from builders.quantisers import make_quantiser
 from builders.quantisers.lm_head import quantise_head
 from builders.recipes import Recipe
 from builders.river_bank import river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from builders.weights import SharedWeights
-from river_trt.engine_dir import hash_files, write_manifest
-from river_trt.errors import CheckpointError, RiverError
-from river_trt.manifest import (
-    BackendInfo,
-    ByteCounts,
-    Manifest,
-    ModelInfo,
-    PolicyInfo,
-    PrecisionInfo,
-    RiverInfo,
-)
+from river_trt.errors import CheckpointError
+from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
 from river_trt.native_library import ABI_VERSION, native_library
-from river_trt.spec import ExitPolicy, ModelShape
 
 ENGINE_FILE = "model.onnx"
 WEIGHTS_FILE = "model.data"
-TOKENIZER_FILE = "tokenizer.json"
 HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention with rotary embeddings takes no other head_dim
 
-# Called with a stage, the steps done and their total.
-Progress = Callable[[str, int, int], None]
 
+def build_engine(job: BuildJob) -> Manifest:
+    """Fill the job's directory with a complete engine and return its manifest.
 
-def build_onnxruntime(
-    source: ModelSource,
-    recipe: Recipe,
-    policy: ExitPolicy,
-    directory: Path,
-    calibration_text: Path | None,
-    progress: Progress,
-    which: Banks = "both",
-) -> Manifest:
-    """Fill `directory` with a complete engine and return its manifest.
-
-    `which` other than "both" gives a plain model of one bank, to measure the River engine against.
     Raises CheckpointError for a model that ONNX Runtime cannot run, RiverError for the options.
     """
+    source, recipe, directory = job.source, job.recipe, job.directory
     config = source.config
     _check_head_dim(source)
     native = choose_kernels(config, recipe.kernels) == "native"
     if native:
         native_library()  # without a compiler, say so now and not when the engine is loaded
-    quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
+    quantiser = job.quantiser()
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     head = _head_precision(source, recipe, shared)
-    has_tokenizer = source.checkpoint.write_tokenizer(directory)
-    calibration = None
-    if calibration_text is not None and not quantiser.needs_inputs:
-        raise RiverError(f"{quantiser.name} looks at no text; leave the calibration text out")
-    if quantiser.needs_inputs:
-        calibration = read_calibration(directory / TOKENIZER_FILE, config, calibration_text)
+    source.checkpoint.write_tokenizer(directory)
+    calibration = job.read_calibration(quantiser)
 
-    progress("tracing", 0, 1)
+    job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
-    options = LoweringOptions(head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, which)
+    options = LoweringOptions(
+        head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, job.banks
+    )
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
-    progress("tracing", 1, 1)
+    job.progress("tracing", 1, 1)
 
     with WeightsWriter(layout, directory) as weights:
         _write_shared(weights, source, shared, head, recipe.max_seq_len, native)
@@ -92,36 +63,18 @@ def build_onnxruntime(
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
             weights.write_planned(tensors(index, layer.weights, layer.river))
-            progress("quantising", index + 1, config.num_layers)
+            job.progress("quantising", index + 1, config.num_layers)
 
-    progress("hashing", 0, 1)
-    manifest = Manifest(
-        river_trt_version=river_trt.__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        model=_model_info(source, recipe, has_tokenizer),
-        backend=BackendInfo(
-            "onnxruntime",
-            version("onnxruntime"),
-            recipe.target,
-            kernels="native" if native else "onnxruntime",
-            kernels_abi=ABI_VERSION if native else None,
-        ),
-        precision=PrecisionInfo("float32", head.bits, "float32", recipe.river_activation),
-        river=RiverInfo(
-            quantiser=quantiser.name,
-            bits=4,
-            group_size=recipe.group_size,
-            symmetric=recipe.symmetric,
-            calibration=calibration.source if calibration else None,
-        ),
-        policy=PolicyInfo.from_policy(policy),
-        bytes_per_layer=_byte_counts(layout, config.num_layers),
-        engine_file=ENGINE_FILE,
-        files=hash_files(directory),
+    backend = BackendInfo(
+        "onnxruntime",
+        version("onnxruntime"),
+        recipe.target,
+        kernels="native" if native else "onnxruntime",
+        kernels_abi=ABI_VERSION if native else None,
     )
-    write_manifest(directory, manifest)
-    progress("hashing", 1, 1)
-    return manifest
+    precision = PrecisionInfo("float32", head.bits, "float32", recipe.river_activation)
+    sizes = _byte_counts(layout, config.num_layers)
+    return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
 
 
 def _check_head_dim(source: ModelSource) -> None:
@@ -175,29 +128,6 @@ def _write_shared(
         weights.write_planned(tensors(quantised))
     elif not head.is_embedding:
         weights.write("lm_head", stored(shared.lm_head.to(head.head_dtype)))
-
-
-def _model_info(source: ModelSource, recipe: Recipe, has_tokenizer: bool) -> ModelInfo:
-    config, checkpoint = source.config, source.checkpoint
-    shape = ModelShape(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        vocab_size=config.vocab_size,
-        max_seq_len=recipe.max_seq_len,
-    )
-    return ModelInfo(
-        name=checkpoint.name,
-        family=config.family,
-        config_sha256=source.config_sha256,
-        shape=shape,
-        eos_token_ids=config.eos_token_ids,
-        bos_token_id=config.bos_token_id,
-        has_tokenizer=has_tokenizer,
-        num_parameters=source.num_parameters,
-    )
 
 
 def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:

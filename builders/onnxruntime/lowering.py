@@ -12,12 +12,13 @@ and the flag of layer L is never read, so neither has what it does not need.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from builders.job import Banks
 from builders.onnxruntime.emit import (
     ACCURACY_LEVELS,
     Bank,
@@ -44,9 +45,6 @@ from builders.onnxruntime.weights_file import WeightsLayout
 
 OPSET_VERSION = 24
 IR_VERSION = 10
-
-# "both" is the River engine. The single-bank graphs are the plain models to measure it against.
-Banks = Literal["both", "backbone", "river"]
 
 
 @dataclass(frozen=True, slots=True)

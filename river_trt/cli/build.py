@@ -36,6 +36,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "model",
     "out",
     "recipe",
+    "backend",
     "quantiser",
     "group_size",
     "symmetric",
@@ -67,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=tuple(BACKENDS),
-        default="onnxruntime",
-        help="what runs the engine (default: %(default)s)",
+        help="what runs the engine (default: the target's)",
     )
     parser.add_argument(
         "--max-seq-len",

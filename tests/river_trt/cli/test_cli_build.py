@@ -18,6 +18,7 @@ class FakeOptions:
     model: str
     out: Path
     recipe: str = "cpu"
+    backend: str | None = None
     quantiser: str | None = None
     group_size: int | None = None
     symmetric: bool | None = None
@@ -66,21 +67,22 @@ def test_every_option_reaches_the_builder(capsys, builder):
     assert main(argv.split()) == 0
     assert builder.calls == [
         FakeOptions(
-            "m",
-            Path("e"),
-            "h100",
-            "awq",
-            32,
-            True,
-            8,
-            "float32",
-            "native",
-            99,
-            float("-inf"),
-            (1, 4),
-            Path("p.json"),
-            Path("t.txt"),
-            True,
+            model="m",
+            out=Path("e"),
+            recipe="h100",
+            backend="onnxruntime",
+            quantiser="awq",
+            group_size=32,
+            symmetric=True,
+            lm_head_bits=8,
+            river_activation="float32",
+            kernels="native",
+            max_seq_len=99,
+            tau=float("-inf"),
+            pinned=(1, 4),
+            policy=Path("p.json"),
+            calibration_text=Path("t.txt"),
+            force=True,
         )
     ]
 

@@ -1,0 +1,113 @@
+"""What every backend's build takes, and the parts of it that do not depend on the backend."""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import river_trt
+from builders.calibration_text import Calibration, read_calibration
+from builders.quantisers import make_quantiser
+from builders.quantisers.base import Quantiser
+from builders.recipes import Recipe
+from builders.source import ModelSource
+from river_trt.engine_dir import hash_files, write_manifest
+from river_trt.errors import RiverError
+from river_trt.manifest import (
+    BackendInfo,
+    ByteCounts,
+    Manifest,
+    ModelInfo,
+    PolicyInfo,
+    PrecisionInfo,
+    RiverInfo,
+)
+from river_trt.spec import ExitPolicy, ModelShape
+from river_trt.tokenizer import TOKENIZER_FILE
+
+# Called with a stage, the steps done and their total.
+Progress = Callable[[str, int, int], None]
+# One bank alone is a plain model, to measure the River engine against.
+Banks = Literal["both", "backbone", "river"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildJob:
+    """One build: a checked model, what to build for, and the directory to fill."""
+
+    source: ModelSource
+    recipe: Recipe
+    policy: ExitPolicy
+    directory: Path
+    calibration_text: Path | None
+    progress: Progress
+    banks: Banks = "both"
+
+    def quantiser(self) -> Quantiser:
+        recipe = self.recipe
+        return make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
+
+    def read_calibration(self, quantiser: Quantiser) -> Calibration | None:
+        """The text that the quantiser looks at, through the tokenizer in `directory`."""
+        if quantiser.needs_inputs:
+            tokenizer = self.directory / TOKENIZER_FILE
+            return read_calibration(tokenizer, self.source.config, self.calibration_text)
+        if self.calibration_text is not None:
+            raise RiverError(f"{quantiser.name} looks at no text; leave the calibration text out")
+        return None
+
+    def write_manifest(
+        self,
+        backend: BackendInfo,
+        precision: PrecisionInfo,
+        calibration: Calibration | None,
+        bytes_per_layer: ByteCounts,
+        engine_file: str,
+    ) -> Manifest:
+        """Hash what `directory` holds by now and write its manifest.json."""
+        self.progress("hashing", 0, 1)
+        recipe = self.recipe
+        manifest = Manifest(
+            river_trt_version=river_trt.__version__,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            model=self._model_info(),
+            backend=backend,
+            precision=precision,
+            river=RiverInfo(
+                quantiser=recipe.quantiser,
+                bits=4,
+                group_size=recipe.group_size,
+                symmetric=recipe.symmetric,
+                calibration=calibration.source if calibration else None,
+            ),
+            policy=PolicyInfo.from_policy(self.policy),
+            bytes_per_layer=bytes_per_layer,
+            engine_file=engine_file,
+            files=hash_files(self.directory),
+        )
+        write_manifest(self.directory, manifest)
+        self.progress("hashing", 1, 1)
+        return manifest
+
+    def _model_info(self) -> ModelInfo:
+        config, checkpoint = self.source.config, self.source.checkpoint
+        shape = ModelShape(
+            num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            vocab_size=config.vocab_size,
+            max_seq_len=self.recipe.max_seq_len,
+        )
+        return ModelInfo(
+            name=checkpoint.name,
+            family=config.family,
+            config_sha256=self.source.config_sha256,
+            shape=shape,
+            eos_token_ids=config.eos_token_ids,
+            bos_token_id=config.bos_token_id,
+            has_tokenizer=(self.directory / TOKENIZER_FILE).exists(),
+            num_parameters=self.source.num_parameters,
+        )
