@@ -124,8 +124,7 @@ public:
                 expected.push_back(reference(row, n));
             }
         double const error = relative_error(got, expected);
-        double const factors = shape.silu_mul ? 2.0 : 1.0; // each of the two brings its error
-        check(error <= factors * tolerance<T>(), shape.name() + " error " + std::to_string(error));
+        check(error <= tolerance<T>(), shape.name() + " error " + std::to_string(error));
     }
 
     double reference(int row, int n) const
