@@ -1,7 +1,8 @@
 """The native CPU kernels: compiled from the shipped sources on first need, then kept.
 
-A library is known by the hash of its sources, flags and compiler, so an upgrade of any of them
-compiles anew. Instruction sets are chosen when the library runs, never by this machine's flags.
+A library is known by the hash of its sources and flags, so an upgrade of river-trt compiles anew.
+Once it is there no compiler is needed: an image may be made with one and run without.
+Instruction sets are chosen when the library runs, never by this machine's flags.
 """
 
 import functools
@@ -32,21 +33,17 @@ REMEDY = (
 def native_library() -> Path:
     """The compiled library; compiles it (some seconds) unless that was done before.
 
-    Raises RiverError where there is no C++ compiler or it cannot compile the sources.
+    Raises RiverError where it must be compiled and no C++ compiler can.
     """
     from river_trt.plugin.sources import source_directory  # not for engines without native kernels
 
-    compiler = _compiler()
     folder = source_directory() / "cpu"
     sources = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    version = subprocess.run(  # noqa: S603
-        [compiler, "--version"], capture_output=True, text=True, check=False
-    ).stdout
-    identity = repr((sources, FLAGS, _file_flags(), compiler, version, platform.machine()))
+    identity = repr((sources, FLAGS, _file_flags(), platform.machine()))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     library = user_cache() / f"libriver_cpu-{digest}.so"
     if not library.exists():
-        _compile(compiler, sources, library)
+        _compile(_compiler(), sources, library)
     return library
 
 

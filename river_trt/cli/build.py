@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bank.add_argument(
         "--kernels",
         choices=get_args(Kernels),
-        help="of the CPU engine: native ones need a C++ compiler where the engine runs, "
+        help="of the CPU engine: native ones are compiled once where the engine runs, "
         "onnxruntime's own are slower and need nothing (default: native for every model that "
         "they compute; the result says which)",
     )

@@ -36,6 +36,14 @@ def test_compiles_once_and_leaves_nothing_else(monkeypatch, tmp_path):
     assert library.stat().st_mtime_ns == written
 
 
+@needs_compiler
+def test_a_library_that_is_there_needs_no_compiler(monkeypatch):
+    library = module.native_library()
+    module.native_library.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert module.native_library() == library
+
+
 def test_no_compiler_names_both_remedies(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RiverError, match=r"C\+\+ compiler.*apt-get install g\+\+.*--kernels onnx"):
