@@ -73,11 +73,12 @@ def test_scores_of_an_earlier_run_are_taken(capsys, directory, tmp_path, refused
     assert "is not the --json" in refused("bench", directory, *A, "--quality", stored)
 
 
-def test_a_peer_asked_for_by_name_that_is_missing_ends_the_run(directory, refused, no_peers):
-    message = refused(
-        "bench", directory, *A, "--peer", "llama.cpp-f16", "--model", "demo", "--work", no_peers
-    )
-    assert message == 'llama.cpp-f16 is not installed: pip install "river-trt[llama]"'
+def test_a_peer_asked_for_by_name_that_is_missing_ends_the_run(capsys, directory, no_peers):
+    argv = ["bench", str(directory), *A, "--peer", "llama.cpp-f16", "--model", "demo"]
+    assert main([*argv, "--work", str(no_peers)]) == 2
+    captured = capsys.readouterr()
+    message = 'error: llama.cpp-f16 is not installed: pip install "river-trt[llama]"\n'
+    assert captured.out == "" and captured.err.endswith(message)
 
 
 def test_all_peers_names_those_that_are_missing(capsys, directory, no_peers):
