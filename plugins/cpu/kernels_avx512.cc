@@ -1,4 +1,4 @@
-// AVX-512 with VNNI: the products of weights; all else is AVX2's. Compiled with the flags of
+// AVX-512 with VNNI: the products of weights, and attention; all else is AVX2's. Compiled with the flags of
 // native_library.py, and called only where the processor has all of it.
 //
 // A panel's 16 columns are one register of float32 or int32. One instruction multiplies four
@@ -14,6 +14,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels.h"
 
@@ -134,80 +135,210 @@ inline __m512i four_values(const int8_t* at) {
 // Hardware fetches ahead within a page only, and a panel is little more than a page.
 constexpr size_t kAhead = 2048;
 
-template <int kBits, size_t kRows>
-void rounded_panel(const QuantisedPanels& weight, const RoundedRow* x, float* y,
-                   size_t y_stride) {
+inline void prefetch(const void* at) {
+  _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
+}
+
+template <int kBits, size_t kRows, size_t kPanels>
+void rounded_tile(const QuantisedPanels* weight, const RoundedRow* x, float* y, size_t y_stride) {
   constexpr size_t kBytes = 8 * kBits;  // of four inputs
-  const size_t groups = weight.groups(), size = weight.group_size;
-  __m512 sums[kRows];
+  // Two chains where there are few; of whole numbers, so their order does not matter.
+  constexpr size_t kTile = kRows * kPanels, kChains = kTile < 4 ? 2 : 1;
+  const size_t groups = weight->groups(), size = weight->group_size;
+  __m512 sums[kTile];
 RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) sums[r] = _mm512_setzero_ps();
-  const uint8_t* codes = weight.codes;
+  for (size_t i = 0; i < kTile; ++i) sums[i] = _mm512_setzero_ps();
+  const uint8_t* codes[kPanels];
+RIVER_UNROLL
+  for (size_t p = 0; p < kPanels; ++p) codes[p] = weight[p].codes;
   for (size_t g = 0; g < groups; ++g) {
-    // Two chains a row: whole numbers, so their order does not matter.
-    __m512i even[kRows], odd[kRows];
+    __m512i dots[kTile * kChains];
 RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) even[r] = odd[r] = _mm512_setzero_si512();
-    for (size_t k = g * size; k < (g + 1) * size; k += 8, codes += 2 * kBytes) {
-      for (size_t line = 0; line < 2 * kBytes; line += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(codes + line + kAhead), _MM_HINT_T0);
+    for (size_t i = 0; i < kTile * kChains; ++i) dots[i] = _mm512_setzero_si512();
+    for (size_t k = g * size; k < (g + 1) * size; k += 8) {
+RIVER_UNROLL
+      for (size_t half = 0; half < 2; ++half) {
+        __m512i w[kPanels];
+RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p) {
+          if (kBits == 8 || half == 0) prefetch(codes[p] + kAhead);
+          w[p] = four_inputs<kBits>(codes[p]);
+          codes[p] += kBytes;
+        }
+        const size_t chain = half % kChains * kTile;
+RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r) {
+          const __m512i values = four_values(x[r].codes + k + 4 * half);
+RIVER_UNROLL
+          for (size_t p = 0; p < kPanels; ++p) {
+            __m512i& to = dots[chain + r * kPanels + p];
+            to = _mm512_dpbusd_epi32(to, w[p], values);
+          }
+        }
       }
-      const __m512i first = four_inputs<kBits>(codes);
-      const __m512i second = four_inputs<kBits>(codes + kBytes);
+    }
+RIVER_UNROLL
+    for (size_t p = 0; p < kPanels; ++p) {
+      __m512 zero = _mm512_set1_ps(8.0f);
+      if (weight[p].zero_points != nullptr) {
+        const auto* at = reinterpret_cast<const __m128i*>(weight[p].zero_points + g * kPanel);
+        zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
+      }
+      const __m512 scales = _mm512_loadu_ps(weight[p].scales + g * kPanel);
 RIVER_UNROLL
       for (size_t r = 0; r < kRows; ++r) {
-        even[r] = _mm512_dpbusd_epi32(even[r], first, four_values(x[r].codes + k));
-        odd[r] = _mm512_dpbusd_epi32(odd[r], second, four_values(x[r].codes + k + 4));
+        const size_t i = r * kPanels + p;
+        __m512i whole = dots[i];
+        if (kChains == 2) whole = _mm512_add_epi32(whole, dots[(kChains - 1) * kTile + i]);
+        // Exact: both terms are whole numbers below 2^24.
+        const __m512 centred =
+            _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]), _mm512_cvtepi32_ps(whole));
+        const __m512 scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
+        sums[i] = _mm512_fmadd_ps(scaled, scales, sums[i]);
       }
-    }
-    __m512 zero = _mm512_set1_ps(8.0f);
-    if (weight.zero_points != nullptr) {
-      const auto* at = reinterpret_cast<const __m128i*>(weight.zero_points + g * kPanel);
-      zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
-    }
-    const __m512 scales = _mm512_loadu_ps(weight.scales + g * kPanel);
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) {
-      const __m512 dots = _mm512_cvtepi32_ps(_mm512_add_epi32(even[r], odd[r]));
-      // Exact: both terms are whole numbers below 2^24.
-      const __m512 centred = _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]), dots);
-      const __m512 scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
-      sums[r] = _mm512_fmadd_ps(scaled, scales, sums[r]);
     }
   }
 RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) _mm512_storeu_ps(y + r * y_stride, sums[r]);
+  for (size_t r = 0; r < kRows; ++r) {
+RIVER_UNROLL
+    for (size_t p = 0; p < kPanels; ++p) {
+      _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
+    }
+  }
+}
+
+template <int kBits, size_t kPanels>
+void rounded_rows(const QuantisedPanels* weight, const RoundedRow* x, size_t rows, float* y,
+                  size_t y_stride) {
+  switch (rows) {
+    case 1: return rounded_tile<kBits, 1, kPanels>(weight, x, y, y_stride);
+    case 2: return rounded_tile<kBits, 2, kPanels>(weight, x, y, y_stride);
+    case 3: return rounded_tile<kBits, 3, kPanels>(weight, x, y, y_stride);
+    case 4: return rounded_tile<kBits, 4, kPanels>(weight, x, y, y_stride);
+    case 5: return rounded_tile<kBits, 5, kPanels>(weight, x, y, y_stride);
+    default: return rounded_tile<kBits, 6, kPanels>(weight, x, y, y_stride);
+  }
 }
 
 template <int kBits>
-void rounded_rows(const QuantisedPanels& weight, const RoundedRow* x, size_t rows, float* y,
-                  size_t y_stride) {
-  switch (rows) {
-    case 1: return rounded_panel<kBits, 1>(weight, x, y, y_stride);
-    case 2: return rounded_panel<kBits, 2>(weight, x, y, y_stride);
-    case 3: return rounded_panel<kBits, 3>(weight, x, y, y_stride);
-    case 4: return rounded_panel<kBits, 4>(weight, x, y, y_stride);
-    case 5: return rounded_panel<kBits, 5>(weight, x, y, y_stride);
-    default: return rounded_panel<kBits, 6>(weight, x, y, y_stride);
+void rounded_panels(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
+                    float* y) {
+  size_t p = 0;
+  if (rows > 1) {  // one row reads one stream of memory
+    for (; p + 2 <= panels; p += 2) {
+      const QuantisedPanels two[2] = {weight.from(p), weight.from(p + 1)};
+      rounded_rows<kBits, 2>(two, x, rows, y + p * kPanel, panels * kPanel);
+    }
+  }
+  for (; p < panels; ++p) {
+    const QuantisedPanels one = weight.from(p);
+    rounded_rows<kBits, 1>(&one, x, rows, y + p * kPanel, panels * kPanel);
   }
 }
 
 void rounded(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
              float* y) {
-  for (size_t p = 0; p < panels; ++p) {
-    const QuantisedPanels panel = weight.from(p);
-    if (weight.bits == 4) {
-      rounded_rows<4>(panel, x, rows, y + p * kPanel, panels * kPanel);
-    } else {
-      rounded_rows<8>(panel, x, rows, y + p * kPanel, panels * kPanel);
+  if (weight.bits == 4) return rounded_panels<4>(weight, panels, x, rows, y);
+  rounded_panels<8>(weight, panels, x, rows, y);
+}
+
+// e^x for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], to a few units in the last
+// place (Cephes' coefficients). Far below zero it is zero.
+inline __m512 exp_16(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                  5.0000001201e-1f}) {
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+  }
+  p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+inline __m256 sum_halves(__m512 v) {
+  return _mm256_add_ps(_mm512_castps512_ps256(v),
+                       _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+}
+
+// scores[i] = q . k[i]; dim is a multiple of 16.
+void key_scores(const float* q, const float* k, size_t keys, size_t dim, float* scores) {
+  size_t i = 0;
+  for (; i + 4 <= keys; i += 4, k += 4 * dim) {
+    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
+    for (size_t j = 0; j < dim; j += 16) {
+      const __m512 value = _mm512_loadu_ps(q + j);
+      a = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + j), a);
+      b = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + dim + j), b);
+      c = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 2 * dim + j), c);
+      d = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 3 * dim + j), d);
+    }
+    const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(sum_halves(a), sum_halves(b)),
+                                       _mm256_hadd_ps(sum_halves(c), sum_halves(d)));
+    _mm_storeu_ps(scores + i,
+                  _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+  }
+  for (; i < keys; ++i, k += dim) scores[i] = kAvx2.dot(q, k, dim);
+}
+
+// out[d] = out[d] * before + sum_i weights[i] * v[i][d], for 16 kWide values of out.
+template <size_t kWide>
+void add_values(const float* weights, const float* v, size_t keys, size_t dim, float before,
+                float* out) {
+  __m512 sums[kWide];
+RIVER_UNROLL
+  for (size_t j = 0; j < kWide; ++j) {
+    sums[j] = _mm512_mul_ps(_mm512_loadu_ps(out + 16 * j), _mm512_set1_ps(before));
+  }
+  for (size_t i = 0; i < keys; ++i, v += dim) {
+    const __m512 weight = _mm512_set1_ps(weights[i]);
+RIVER_UNROLL
+    for (size_t j = 0; j < kWide; ++j) {
+      sums[j] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(v + 16 * j), sums[j]);
     }
   }
+RIVER_UNROLL
+  for (size_t j = 0; j < kWide; ++j) _mm512_storeu_ps(out + 16 * j, sums[j]);
+}
+
+void attend(const float* q, const float* k, const float* v, size_t count, size_t dim, float* out) {
+  if (dim % 16 != 0) return kAvx2.attend(q, k, v, count, dim, out);
+  float largest = -INFINITY, total = 0.0f;
+  alignas(64) float weights[kKeys];
+  std::fill(out, out + dim, 0.0f);
+  for (size_t start = 0; start < count; start += kKeys) {
+    const size_t keys = std::min(kKeys, count - start);
+    key_scores(q, k + start * dim, keys, dim, weights);
+    std::fill(weights + keys, weights + kKeys, -INFINITY);
+    const float now = std::max(largest, *std::max_element(weights, weights + keys));
+    __m512 sums = _mm512_setzero_ps();
+    for (size_t i = 0; i < keys; i += 16) {
+      const __m512 score = _mm512_load_ps(weights + i);
+      const __m512 weight = exp_16(_mm512_sub_ps(score, _mm512_set1_ps(now)));
+      _mm512_store_ps(weights + i, weight);
+      sums = _mm512_add_ps(sums, weight);
+    }
+    const float before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
+    total = total * before + _mm512_reduce_add_ps(sums);
+    size_t d = 0;
+    for (; d + 64 <= dim; d += 64) {
+      add_values<4>(weights, v + start * dim + d, keys, dim, before, out + d);
+    }
+    for (; d < dim; d += 16) {
+      add_values<1>(weights, v + start * dim + d, keys, dim, before, out + d);
+    }
+    largest = now;
+  }
+  for (size_t d = 0; d < dim; ++d) out[d] /= total;
 }
 
 }  // namespace
 
 const Kernels kAvx512 = {"avx512 vnni",   dense,     rounded,        kAvx2.widened,
-                         kAvx2.round_row, kAvx2.dot, kAvx2.silu_mul, kAvx2.attend};
+                         kAvx2.round_row, kAvx2.dot, kAvx2.silu_mul, attend};
 
 }  // namespace river
 

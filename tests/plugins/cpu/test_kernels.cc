@@ -249,12 +249,40 @@ void test_vectors(const Kernels& kernels) {
   }
 }
 
+void test_attend(const Kernels& kernels) {
+  for (size_t dim : {4, 16, 32, 40, 64, 80, 128}) {
+    for (size_t count : {1, 3, 15, 16, 63, 64, 65, 200}) {
+      for (float scale : {1.0f, 30.0f}) {  // of the scores: all keys count, or one
+        auto q = normals(dim);
+        for (float& value : q) value *= scale;
+        const auto k = normals(count * dim), v = normals(count * dim);
+        std::vector<double> weights(count), wanted(dim);
+        double largest = -INFINITY, total = 0.0;
+        for (size_t i = 0; i < count; ++i) {
+          for (size_t d = 0; d < dim; ++d) weights[i] += double{q[d]} * k[i * dim + d];
+          largest = std::max(largest, weights[i]);
+        }
+        for (double& weight : weights) total += weight = std::exp(weight - largest);
+        for (size_t i = 0; i < count; ++i) {
+          for (size_t d = 0; d < dim; ++d) wanted[d] += weights[i] / total * v[i * dim + d];
+        }
+        std::vector<float> out(dim, NAN);
+        kernels.attend(q.data(), k.data(), v.data(), count, dim, out.data());
+        for (size_t d = 0; d < dim; ++d) {
+          expect(near(out[d], wanted[d], scale * 1e-5), "attend: wrong value");
+        }
+      }
+    }
+  }
+}
+
 void test_all(const Kernels& kernels) {
   test_dense(kernels, false);
   test_dense(kernels, true);
   test_quantised(kernels);
   test_round_row(kernels);
   test_vectors(kernels);
+  test_attend(kernels);
   std::printf("tested: %s\n", kernels.name);
 }
 
