@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from river_trt.benchmark.arms import MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
@@ -26,6 +25,7 @@ from river_trt.cli.command import Command
 from river_trt.cli.console import ProgressCallback, print_json, show_progress, stderr_console
 from river_trt.engine import Engine, Prompt, load
 from river_trt.errors import MissingDependencyError, RiverError
+from river_trt.user_cache import user_cache
 
 EXAMPLES = """\
   river-trt bench engine/                          full depth, the engine's policy, all river
@@ -99,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="MODEL", help="the weights that peers are built from, as for `build`"
     )
     modes.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps what peers build (default: nothing is kept)"
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keeps what peers build (default: peers/ in the user's cache)",
     )
 
     load_group = parser.add_argument_group("the load")
@@ -281,7 +284,7 @@ def _peers(
     """Running peers, and what is missing of `all`; one asked for by name must be there."""
     if not args.peer:
         return [], []
-    work = args.work or Path(stack.enter_context(TemporaryDirectory()))
+    work = args.work or user_cache() / "peers"
     names = list(INSTALL) if "all" in args.peer else list(dict.fromkeys(args.peer))
     peers, missing = [], []
     for number, name in enumerate(names):

@@ -8,7 +8,8 @@ from river_trt.benchmark.summary import ArmSummary
 from river_trt.cli.console import format_bytes, format_seconds, plain_table, stdout_console
 from river_trt.cli.inspect import summarise_tau
 
-COLUMNS = ("tokens/s", "min-max", "ratio", "depth", "reads", "GB/s", "roof", "of it", "TTFT")
+MODE_WIDTH = 15
+COLUMNS = ("tokens/s", "ratio", "depth", "reads", "roof", "of it")
 
 
 def print_result(result: BenchResult) -> None:
@@ -28,10 +29,10 @@ def print_result(result: BenchResult) -> None:
         f"Medians of {plan.rounds} alternating rounds: {result.cases[0].num_prompts} x "
         f"{plan.new_tokens} tokens, decode steps only. This machine reads "
         f"{result.bandwidth / 1e9:.1f} GB/s.",
+        "tokens/s: with half the distance of the fastest round from the slowest",
         f"depth: mean backbone layers a token, of {result.engines[0].num_layers}",
         "reads: weights and cache a step; a step is a token of every row, whose tokens/s add up",
-        "roof:  tokens/s if reading at that speed were all there is to do",
-        "TTFT:  time to first token",
+        "roof: tokens/s if reading at that speed were all there is to do",
     ]
     if any(case.plan.batch > 1 for case in result.cases):
         lines.append(
@@ -40,7 +41,9 @@ def print_result(result: BenchResult) -> None:
         if result.peers:
             lines.append("Other runtimes take part with batch 1 only.")
     if result.quality:
-        lines.append("KL, top-1: against the first engine's full depth")
+        lines.append("KL (nats), top-1: against the first engine's full depth")
+    else:
+        lines.append("TTFT: time to first token")
     lines += [f"Not measured: {text}" for text in result.missing]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -49,20 +52,19 @@ def print_result(result: BenchResult) -> None:
 def _print_case(console: Console, result: BenchResult, case: BenchCase) -> None:
     several = len(result.cases) > 1 or case.plan.batch > 1 or case.context is not None
     table = plain_table(case.title() if several else None)
-    table.add_column("mode", overflow="fold", min_width=len(FULL_DEPTH.name))
+    table.add_column("mode", overflow="fold", min_width=MODE_WIDTH)
     mixed = case.plan.batch > 1
-    for header in (
-        *COLUMNS,
-        *(("mixed",) if mixed else ()),
-        *(("KL", "top-1") if result.quality else ()),
-    ):
+    last = ("KL", "top-1") if result.quality else ("TTFT",)
+    for header in (*COLUMNS, *(("mixed",) if mixed else ()), *last):
         table.add_column(header, justify="right", no_wrap=True)
     for summary in case.summaries:
         cells = _cells(result, summary)
         if mixed:
             loss = result.mixed(case, summary)
             cells.append("" if loss is None else f"{loss:+.0%}")
-        if result.quality:
+        if not result.quality:
+            cells.append(format_seconds(summary.first_token_seconds))
+        else:
             quality = result.quality.get(summary.name)
             cells += ["", ""] if quality is None else [
                 f"{quality.kl:.4f}",
@@ -74,21 +76,14 @@ def _print_case(console: Console, result: BenchResult, case: BenchCase) -> None:
 
 def _cells(result: BenchResult, summary: ArmSummary) -> list[str]:
     speed, roof = summary.tokens_per_second, summary.roof(result.bandwidth)
-    depth, reads, rate = (
-        summary.mean_backbone_layers,
-        summary.bytes_per_step,
-        summary.bytes_per_second,
-    )
+    depth, reads = summary.mean_backbone_layers, summary.bytes_per_step
     return [
-        f"{speed.median:.1f}",
-        f"{speed.least:.1f}-{speed.most:.1f}",
+        f"{speed.median:.1f} \u00b1{(speed.most - speed.least) / 2 / speed.median:.0%}",
         f"{summary.ratio:.2f}x",
         "" if depth is None else f"{depth:.1f}",
         "" if reads is None else format_bytes(reads),
-        "" if rate is None else f"{rate / 1e9:.1f}",
         "" if roof is None else f"{roof:.0f}",
         "" if roof is None else f"{speed.median / roof:.0%}",
-        format_seconds(summary.first_token_seconds),
     ]
 
 
