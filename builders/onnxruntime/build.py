@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import torch
 
-from builders.job import BuildJob
+from builders.job import Banks, BuildJob
 from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import (
     BackboneFormat,
@@ -92,7 +92,7 @@ def build_engine(job: BuildJob) -> Manifest:
     precision = PrecisionInfo(
         BACKBONE_NAMES[recipe.backbone_bits], head.bits, "float32", recipe.river_activation
     )
-    sizes = _byte_counts(layout, config.num_layers)
+    sizes = _byte_counts(layout, config.num_layers, job.banks)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
 
 
@@ -149,8 +149,8 @@ def _write_shared(
         weights.write("lm_head", stored(shared.lm_head.to(head.head_dtype)))
 
 
-def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
-    """From the file's layout: what one token reads of each part."""
+def _byte_counts(layout: WeightsLayout, num_layers: int, banks: Banks) -> ByteCounts:
+    """From the file's layout: what one token reads of each part. One bank alone stands for both."""
     sizes = {name: planned.num_bytes for name, planned in layout.planned.items()}
     layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
     # With the dot before it: qweight_panels ends with weight_panels too.
@@ -168,9 +168,12 @@ def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
     )
     embedding = layout.planned["embedding"]
     head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
+    backbone, river = (
+        _mean_bytes(layers, parts, num_layers) for parts in (backbone_parts, river_parts)
+    )
     return ByteCounts(
-        backbone_layer=_mean_bytes(layers, backbone_parts, num_layers),
-        river_layer=_mean_bytes(layers, river_parts, num_layers),
+        backbone_layer=river if banks == "river" else backbone,
+        river_layer=backbone if banks == "backbone" else river,
         lm_head=head or embedding.num_bytes,
         embedding=embedding.num_bytes // embedding.shape[0],
     )

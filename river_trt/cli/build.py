@@ -51,6 +51,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "policy",
     "force",
     "calibration_text",
+    "banks",
 )
 
 
@@ -133,6 +134,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=LM_HEAD_BITS,
         help="precision of the LM head (default: the checkpoint's)",
+    )
+    bank.add_argument(
+        "--banks",
+        choices=("both", "backbone", "river"),
+        help="one bank alone is a plain model, to measure the River engine against (default: both)",
     )
     bank.add_argument(
         "--calibration-text",

@@ -58,7 +58,7 @@ def test_eight_bits_with_rounded_activations_stay_near_float32(tmp_path):
     full = ExitPolicy.full_depth(LAYERS)
     logits, wanted = (engine.forward(IDS, full)[0] for engine in (eight, exact))
     error = np.abs(logits - wanted).mean() / np.abs(wanted).mean()
-    assert 1e-5 < error < 0.05
+    assert 1e-3 < error < 0.1
 
 
 def test_manifest_states_precision_and_bytes(tmp_path):
@@ -83,6 +83,21 @@ def test_manifest_states_precision_and_bytes(tmp_path):
     assert counts[8].backbone_layer == weights + 5 * groups + norms
     assert len({c.river_layer for c in counts.values()}) == 1
     assert len({c.lm_head for c in counts.values()}) == 1
+
+
+@pytest.mark.parametrize("banks", ["backbone", "river"])
+def test_one_bank_alone_reads_as_much_at_any_depth(tmp_path, banks):
+    save_tiny_llama(tmp_path / "model", **TINY)
+    options = BuildOptions(
+        str(tmp_path / "model"), tmp_path / "engine", quantiser="rtn", group_size=32, banks=banks
+    )
+    counts = build(options).bytes_per_layer
+    assert counts.backbone_layer == counts.river_layer
+    weights = 64 * (128 + 64 + 192 + 96)
+    assert (counts.backbone_layer > 4 * weights) == (banks == "backbone")
+    engine = river_trt.load(tmp_path / "engine")
+    config = river_trt.GenerationConfig(max_new_tokens=3, tau=np.inf, ignore_eos=True)
+    assert len(engine.generate([[5, 6]], config)[0].token_ids) == 3
 
 
 def test_sixteen_bits_without_native_kernels_are_refused(tmp_path):
