@@ -34,9 +34,9 @@ class PreparedRows {
         rounds_(rounds),
         groups_(chunks(inputs, group_size)),
         width_(groups_ * group_size),
-        codes_(scratch.codes(rows * width_)),
-        scales_(scratch.floats(0, rows * groups_)),
-        sums_(scratch.floats(1, rows * groups_)),
+        codes_(scratch.codes(kMost * rows * width_)),
+        scales_(scratch.floats(0, kMost * rows * groups_)),
+        sums_(scratch.floats(1, kMost * rows * groups_)),
         scaled_(scratch.floats(2, rows * width_)) {}
 
   // Lists the rows of x [rows, inputs] by bank; what is in x does not matter yet.
@@ -50,25 +50,42 @@ class PreparedRows {
       LinearRows::OfBank& rows = lists.banks[number];
       rows.numbers.push_back(row);
       rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
-      rows.rounded.push_back({codes_ + row * width_, scales_ + row * groups_,
-                              sums_ + row * groups_});
+      for (size_t digit = 0; digit < kDigits[number]; ++digit) {
+        const size_t place = kMost * row + digit;
+        rows.rounded.push_back({codes_ + place * width_, scales_ + place * groups_,
+                                sums_ + place * groups_});
+      }
     }
   }
 
   // x: the row [inputs].
   void prepare(const Linear& linear, bool use_river, const float* x, size_t row) const {
-    const Bank& bank = linear.banks[use_river ? kRiver : kBackbone];
+    const size_t number = use_river ? kRiver : kBackbone, inputs = linear.inputs;
+    const Bank& bank = linear.banks[number];
+    float* scaled = scaled_ + row * width_;
     if (bank.pre_scale != nullptr) {
-      float* scaled = scaled_ + row * width_;
-      for (size_t k = 0; k < linear.inputs; ++k) scaled[k] = x[k] * bank.pre_scale[k];
+      for (size_t k = 0; k < inputs; ++k) scaled[k] = x[k] * bank.pre_scale[k];
       x = scaled;
     }
     if (!rounds_ || bank.dense.present()) return;
-    kernels_.round_row(x, linear.inputs, bank.quantised.group_size, codes_ + row * width_,
-                       scales_ + row * groups_, sums_ + row * groups_);
+    const size_t size = bank.quantised.group_size;
+    for (size_t digit = 0; digit < kDigits[number]; ++digit) {
+      const size_t place = kMost * row + digit;
+      int8_t* codes = codes_ + place * width_;
+      float* scales = scales_ + place * groups_;
+      kernels_.round_row(x, inputs, size, codes, scales, sums_ + place * groups_);
+      if (digit + 1 == kDigits[number]) return;
+      for (size_t start = 0, g = 0; start < inputs; start += size, ++g) {
+        const size_t end = std::min(inputs, start + size);
+        for (size_t k = start; k < end; ++k) scaled[k] = x[k] - codes[k] * scales[g];
+      }
+      x = scaled;
+    }
   }
 
  private:
+  static constexpr size_t kMost = 2;  // digits
+
   const Kernels& kernels_;
   const bool rounds_;
   const size_t groups_, width_;  // of the widest linear

@@ -25,7 +25,7 @@ struct BlockWeights {
   int32_t num_layers = 0;
   size_t hidden = 0;
   float epsilon = 0.0f;  // of the norms
-  bool rounds = true;    // quantised banks round their inputs to 8 bits a group
+  bool rounds = true;    // quantised banks round their inputs, see kDigits
   size_t group_size = kMaxGroup;  // of the quantised banks
   size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0;  // rotary: values of a head
   float scale = 0.0f;               // of the scores

@@ -32,6 +32,9 @@ struct Bank {
 };
 
 constexpr size_t kBackbone = 0, kRiver = 1;  // places of the banks
+// Rounded rows a row: the river rounds to 8 bits a group. The backbone adds what that loses, rounded
+// to 8 bits in turn: it is the bank of quality, and the weights are read once for both.
+constexpr size_t kDigits[2] = {2, 1};
 
 struct Linear {
   size_t inputs = 0;   // K
@@ -53,7 +56,7 @@ struct LinearRows {
   struct OfBank {
     std::vector<size_t> numbers;
     std::vector<const float*> floats;  // the input of each, times pre_scale,
-    std::vector<RoundedRow> rounded;   // and rounded: for quantised banks
+    std::vector<RoundedRow> rounded;   // and rounded: kDigits each, for quantised banks
   };
   OfBank banks[2];
   bool rounds = true;  // quantised banks take rounded rows
@@ -87,19 +90,24 @@ void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows,
   for (size_t number : {kBackbone, kRiver}) {
     const Bank& bank = linear.banks[number];
     const LinearRows::OfBank& chosen = rows.banks[number];
-    const size_t most = bank.dense.present() ? kBlock / count * kMaxRows : kMaxRows;
+    const bool rounds = rows.rounds && !bank.dense.present();
+    const size_t digits = rounds ? kDigits[number] : 1;
+    const size_t most = bank.dense.present() ? kBlock / count * kMaxRows : kMaxRows / digits;
     for (size_t start = 0; start < chosen.numbers.size(); start += most) {
       const size_t block = std::min(most, chosen.numbers.size() - start);
       if (bank.dense.present()) {
         kernels.dense(bank.dense.from(first), count, chosen.floats.data() + start, block, y);
-      } else if (rows.rounds) {
-        kernels.rounded(bank.quantised.from(first), count, chosen.rounded.data() + start, block,
-                        y);
+      } else if (rounds) {
+        kernels.rounded(bank.quantised.from(first), count, chosen.rounded.data() + digits * start,
+                        digits * block, y);
       } else {
         kernels.widened(bank.quantised.from(first), count, chosen.floats.data() + start, block, y);
       }
       for (size_t r = 0; r < block; ++r) {
-        float* values = y + r * count * kPanel;
+        float* values = y + r * digits * count * kPanel;
+        if (digits == 2) {
+          for (size_t i = 0; i < count * kPanel; ++i) values[i] += values[count * kPanel + i];
+        }
         if (linear.bias != nullptr) {
           for (size_t i = 0; i < count * kPanel; ++i) values[i] += linear.bias[first * kPanel + i];
         }
