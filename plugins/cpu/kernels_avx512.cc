@@ -100,11 +100,13 @@ template <typename Value>
 void dense_values(const Value* weight, size_t inputs, size_t panels, const float* const* x,
                   size_t rows, float* y) {
   size_t p = 0;
-  for (; p + 2 <= panels; p += 2) {
+  // One row of halves has enough to do with one stream of memory; of floats it has not.
+  const bool pairs = rows > 1 || sizeof(Value) == 4;
+  for (; pairs && p + 2 <= panels; p += 2) {
     dense_panels<2>(weight + p * inputs * kPanel, inputs, x, rows, y + p * kPanel,
                     panels * kPanel);
   }
-  if (p < panels) {
+  for (; p < panels; ++p) {
     dense_panels<1>(weight + p * inputs * kPanel, inputs, x, rows, y + p * kPanel,
                     panels * kPanel);
   }
@@ -224,7 +226,7 @@ template <int kBits>
 void rounded_panels(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
                     float* y) {
   size_t p = 0;
-  if (rows > 1) {  // one row reads one stream of memory
+  if (rows > 2) {  // few rows read one stream of memory
     for (; p + 2 <= panels; p += 2) {
       const QuantisedPanels two[2] = {weight.from(p), weight.from(p + 1)};
       rounded_rows<kBits, 2>(two, x, rows, y + p * kPanel, panels * kPanel);
