@@ -26,6 +26,7 @@ _RECIPE_OPTIONS = (
     "group_size",
     "symmetric",
     "lm_head_bits",
+    "backbone_bits",
     "river_activation",
     "kernels",
     "max_seq_len",
@@ -44,6 +45,7 @@ class BuildOptions:
     group_size: int | None = None
     symmetric: bool | None = None
     lm_head_bits: int | None = None
+    backbone_bits: int | None = None
     river_activation: str | None = None
     kernels: str | None = None  # onnxruntime: its own operators; native: plugins/cpu
     max_seq_len: int | None = None

@@ -18,12 +18,19 @@ from river_trt.errors import RiverError
 from river_trt.user_cache import user_cache
 
 # Of the operators and the weight layout that engines name; engines of another one do not load.
-ABI_VERSION = 1
+ABI_VERSION = 2
 DOMAIN = "river_trt.cpu"
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread")
 # Files of one instruction set are called only where the processor has it.
-X86_FILE_FLAGS: dict[str, tuple[str, ...]] = {"kernels_avx2.cc": ("-mavx2", "-mfma")}
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+X86_FILE_FLAGS: dict[str, tuple[str, ...]] = {
+    "kernels_avx2.cc": AVX2_FLAGS,
+    "kernels_avx512.cc": (
+        *(*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+        "-mprefer-vector-width=512",
+    ),
+}
 REMEDY = (
     "install one (on Debian: apt-get install g++), or build the engine with --kernels onnxruntime"
 )

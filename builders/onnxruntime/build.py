@@ -4,27 +4,33 @@ from importlib.metadata import version
 
 import torch
 
-from builders.job import BuildJob
+from builders.job import Banks, BuildJob
 from builders.onnxruntime.emit import ACCURACY_LEVELS
-from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
+from builders.onnxruntime.layer_tensors import (
+    BackboneFormat,
+    head_tensors,
+    layer_tensors,
+    stored,
+)
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import LoweringOptions, lower
 from builders.onnxruntime.native import choose_kernels, lower_native
 from builders.onnxruntime.panels import panel_head_tensors, panel_layer_tensors
 from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
-from builders.quantisers.lm_head import quantise_head
+from builders.quantisers.integer import quantise_integer
 from builders.recipes import Recipe
 from builders.river_bank import river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from builders.weights import SharedWeights
-from river_trt.errors import CheckpointError
+from river_trt.errors import CheckpointError, RiverError
 from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
 from river_trt.native_library import ABI_VERSION, native_library
 
 ENGINE_FILE = "model.onnx"
 WEIGHTS_FILE = "model.data"
+BACKBONE_NAMES = {8: "int8", 16: "float16", 32: "float32"}
 HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention with rotary embeddings takes no other head_dim
 
 
@@ -37,6 +43,11 @@ def build_engine(job: BuildJob) -> Manifest:
     config = source.config
     _check_head_dim(source)
     native = choose_kernels(config, recipe.kernels) == "native"
+    if recipe.backbone_bits == 16 and not native:
+        raise RiverError(
+            "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
+            "weights to 32 bits: choose 8 or 32"
+        )
     if native:
         native_library()  # without a compiler, say so now and not when the engine is loaded
     quantiser = job.quantiser()
@@ -49,7 +60,12 @@ def build_engine(job: BuildJob) -> Manifest:
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
     options = LoweringOptions(
-        head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, job.banks
+        head,
+        recipe.river_activation,
+        WEIGHTS_FILE,
+        recipe.group_size,
+        job.banks,
+        recipe.backbone_bits,
     )
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
@@ -60,9 +76,10 @@ def build_engine(job: BuildJob) -> Manifest:
         banks = stream_layers(
             source, quantiser, shared, calibration.token_ids if calibration else None
         )
+        backbone = BackboneFormat(recipe.backbone_bits, recipe.group_size)
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
-            weights.write_planned(tensors(index, layer.weights, layer.river))
+            weights.write_planned(tensors(index, layer.weights, layer.river, backbone))
             job.progress("quantising", index + 1, config.num_layers)
 
     backend = BackendInfo(
@@ -72,8 +89,10 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels="native" if native else "onnxruntime",
         kernels_abi=ABI_VERSION if native else None,
     )
-    precision = PrecisionInfo("float32", head.bits, "float32", recipe.river_activation)
-    sizes = _byte_counts(layout, config.num_layers)
+    precision = PrecisionInfo(
+        BACKBONE_NAMES[recipe.backbone_bits], head.bits, "float32", recipe.river_activation
+    )
+    sizes = _byte_counts(layout, config.num_layers, job.banks)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
 
 
@@ -123,20 +142,25 @@ def _write_shared(
     weights.write("norm.weight", shared.final_norm.numpy())
     weights.write("embedding", stored(shared.embedding))
     if head.bits < 16:
-        quantised = quantise_head(shared.lm_head, head.bits, head.group_size)
+        quantised = quantise_integer(shared.lm_head, head.bits, head.group_size)
         tensors = panel_head_tensors if native else head_tensors
         weights.write_planned(tensors(quantised))
     elif not head.is_embedding:
         weights.write("lm_head", stored(shared.lm_head.to(head.head_dtype)))
 
 
-def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
-    """From the file's layout: what one token reads of each part."""
+def _byte_counts(layout: WeightsLayout, num_layers: int, banks: Banks) -> ByteCounts:
+    """From the file's layout: what one token reads of each part. One bank alone stands for both."""
     sizes = {name: planned.num_bytes for name, planned in layout.planned.items()}
     layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
     # With the dot before it: qweight_panels ends with weight_panels too.
     shared_parts = (".bias", ".bias_panels", "norm.weight")
-    backbone_parts = (".weight_transposed", ".weight_panels", *shared_parts)
+    backbone_parts = (
+        *(".weight_transposed", ".weight_panels", ".weight_float16_panels"),
+        *(".backbone_qweight", ".backbone_scales", ".backbone_zero_points"),
+        *(".backbone_qweight_panels", ".backbone_scales_panels", ".backbone_zero_points_panels"),
+        *shared_parts,
+    )
     river_parts = (
         *(".qweight", ".scales", ".zero_points_packed", ".pre_scale"),
         *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
@@ -144,9 +168,12 @@ def _byte_counts(layout: WeightsLayout, num_layers: int) -> ByteCounts:
     )
     embedding = layout.planned["embedding"]
     head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
+    backbone, river = (
+        _mean_bytes(layers, parts, num_layers) for parts in (backbone_parts, river_parts)
+    )
     return ByteCounts(
-        backbone_layer=_mean_bytes(layers, backbone_parts, num_layers),
-        river_layer=_mean_bytes(layers, river_parts, num_layers),
+        backbone_layer=river if banks == "river" else backbone,
+        river_layer=backbone if banks == "backbone" else river,
         lm_head=head or embedding.num_bytes,
         embedding=embedding.num_bytes // embedding.shape[0],
     )

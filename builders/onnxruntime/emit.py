@@ -28,6 +28,7 @@ class RegionEmitter:
     program: Program
     readers: dict[str, list[Operation]]  # of the whole program
     accuracy_level: int
+    backbone_group_size: int | None = None  # of an 8-bit backbone; None: float32
 
     def emit(
         self, scope: Scope, operations: tuple[Operation, ...], bank: Bank, suffix: str
@@ -80,10 +81,13 @@ class RegionEmitter:
                 scope.weight(tensor, np.float32, self.program.weight_shapes[stored])
 
     def _backbone_linear(self, scope: Scope, linear: Operation) -> None:
-        """x -- MatMul [K, N] -- (Add bias) -- y"""
+        """x -- MatMul [K, N] -- (Add bias) -- y, or MatMulNBits(+ bias)"""
         x, _, weight, *_ = linear.inputs
         (y,) = linear.outputs
         n, k = self.program.weight_shapes[weight]
+        if self.backbone_group_size is not None:
+            self._integer_backbone(scope, linear, self.backbone_group_size)
+            return
         transposed = scope.weight(f"{weight}_transposed", np.float32, (k, n))
         bias = self._optional(linear, 7)
         if bias:
@@ -92,6 +96,31 @@ class RegionEmitter:
             scope.add("Add", [product, bias], [y], name=linear.name)
         else:
             scope.add("MatMul", [x, transposed], [y], name=linear.name)
+
+    def _integer_backbone(self, scope: Scope, linear: Operation, group_size: int) -> None:
+        """x -- MatMulNBits(+ bias) -- y"""
+        x, _, weight, *_ = linear.inputs
+        n, k = self.program.weight_shapes[weight]
+        groups, path = -(-k // group_size), weight.removesuffix(".weight")
+        inputs = [
+            x,
+            scope.weight(f"{path}.backbone_qweight", np.uint8, (n, groups, group_size)),
+            scope.weight(f"{path}.backbone_scales", np.float32, (n, groups)),
+            scope.weight(f"{path}.backbone_zero_points", np.uint8, (n, groups)),
+        ]
+        if bias := self._optional(linear, 7):
+            inputs += ["", scope.weight(bias, np.float32, (n,))]
+        scope.contrib(
+            "MatMulNBits",
+            inputs,
+            list(linear.outputs),
+            name=linear.name,
+            K=k,
+            N=n,
+            bits=8,
+            block_size=group_size,
+            accuracy_level=self.accuracy_level,
+        )
 
     def _river_linear(self, scope: Scope, linear: Operation) -> None:
         """x -- (Mul pre_scale) -- MatMulNBits(+ bias) -- y"""

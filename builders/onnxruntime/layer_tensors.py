@@ -1,13 +1,24 @@
 """One layer's weights as the arrays that the engine's weights file holds."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from builders.decoder import NORM_PATHS
 from builders.onnxruntime.emit import PRE_SCALED
 from builders.quantisers.base import RiverWeight
-from builders.quantisers.lm_head import QuantisedHead
+from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneFormat:
+    """How the backbone's weights are stored."""
+
+    bits: int  # one of recipes.BACKBONE_BITS
+    group_size: int  # of 8-bit ones
+
 
 # Short names of a layer's parts to their paths in RiverDecoder.
 MODULES = {
@@ -21,13 +32,19 @@ NORMED = {"input_norm": "qkv", "post_attention_norm": "gate_up"}
 
 
 def layer_tensors(
-    layer: int, weights: LayerWeights, river: dict[str, RiverWeight]
+    layer: int, weights: LayerWeights, river: dict[str, RiverWeight], backbone: BackboneFormat
 ) -> dict[str, np.ndarray]:
     """Everything a layer (0-based) may need, under the names of the layout."""
     tensors = {}
     for short, module in MODULES.items():
         path = f"layers.{layer}.{module}"
-        tensors[f"{path}.weight_transposed"] = weights.linears[short].numpy().T
+        if backbone.bits == 8:
+            codes = quantise_integer(weights.linears[short], 8, backbone.group_size)
+            tensors[f"{path}.backbone_qweight"] = codes.codes.numpy()
+            tensors[f"{path}.backbone_scales"] = codes.scales.numpy()
+            tensors[f"{path}.backbone_zero_points"] = codes.zero_points.numpy()
+        else:
+            tensors[f"{path}.weight_transposed"] = weights.linears[short].numpy().T
         if short in weights.biases:
             tensors[f"{path}.bias"] = weights.biases[short].numpy()
         tensors |= {f"{path}.{part}": value for part, value in _river(river[short]).items()}
@@ -40,7 +57,7 @@ def layer_tensors(
     return tensors
 
 
-def head_tensors(head: QuantisedHead) -> dict[str, np.ndarray]:
+def head_tensors(head: IntegerWeight) -> dict[str, np.ndarray]:
     """A 4- or 8-bit LM head."""
     codes = head.codes.numpy()
     eight_bits = int(head.bits) == 8

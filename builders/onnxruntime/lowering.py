@@ -54,6 +54,7 @@ class LoweringOptions:
     weights_file: str
     group_size: int
     banks: Banks = "both"
+    backbone_bits: int = 32  # one of recipes.BACKBONE_BITS
 
 
 def lower(model: onnx_ir.Model, options: LoweringOptions) -> tuple[ModelProto, WeightsLayout]:
@@ -72,7 +73,8 @@ class Lowering:
         self.layout = WeightsLayout(options.weights_file)
         self.readers = consumers(program.operations)
         accuracy_level = ACCURACY_LEVELS[options.river_activation]
-        self.emitter = RegionEmitter(program, self.readers, accuracy_level)
+        group_size = options.group_size if options.backbone_bits == 8 else None
+        self.emitter = RegionEmitter(program, self.readers, accuracy_level, group_size)
         self.graph = Scope(self.layout)
         self.num_layers = len(regions.layers)
         self.state = GateState.after(0)  # of the layers emitted so far

@@ -27,7 +27,9 @@ AFTER = (
     *("Linear", "Add", "RMSNormalization", "Linear", "Split", "Sigmoid", "Mul", "Mul"),
     *("Linear", "Add"),
 )
-LINEAR_PARTS = 6  # weight, qweight, scales, zero_points, pre_scale, bias
+# Of the backbone: weight (float32), weight (float16), qweight, scales, zero_points. Of the river:
+# qweight, scales, zero_points, pre_scale. Then bias.
+LINEAR_PARTS = 10
 
 
 def choose_kernels(config: ModelConfig, asked: Kernels | None) -> Kernels:
@@ -95,7 +97,7 @@ class _NativeLowering(Lowering):
         parts = self._quantised(weight, num_panels(vocab), hidden, head.group_size, head.bits)
         self.graph.add(
             "Head",
-            [x, "", *parts, "", ""],
+            [x, *[""] * 5, *parts, "", ""],
             ["logits"],
             domain=DOMAIN,
             hidden_size=hidden,
@@ -177,37 +179,55 @@ class _NativeLowering(Lowering):
         return ["", qkv, past_lengths, k_cache, v_cache, *tables], attributes
 
     def _linear(self, number: int, linear: Operation, halves: int) -> list[str]:
-        """The six parts of a linear of layer `number`; layer 1 never uses its river."""
+        """The parts of a linear of layer `number`; layer 1 never uses its river."""
         shapes = self.program.weight_shapes
         _, _, weight, qweight, _, *optional = linear.inputs
         zero_points, pre_scale, bias = (*optional, "", "", "")[:3]
         n, k = shapes[weight]
         path = weight.removesuffix(".weight")
         panels = num_panels(n, halves)
-        backbone, river = "", [""] * 4
+        backbone, river = [""] * 5, [""] * 4
         if self.options.banks != "river":
-            backbone = self.graph.weight(f"{weight}_panels", np.float32, (panels, k, PANEL))
+            backbone = self._backbone(path, panels, k)
         if self.options.banks == "river" or (self.options.banks == "both" and number > 1):
             group_size = 2 * shapes[qweight][-1]
             river = self._quantised(path, panels, k, group_size, 4, asymmetric=bool(zero_points))
             river.append(self.graph.weight(pre_scale, np.float32, (k,)) if pre_scale else "")
         if bias:
             bias = self.graph.weight(f"{bias}_panels", np.float32, (panels * PANEL,))
-        return [backbone, *river, bias]
+        return [*backbone, *river, bias]
+
+    def _backbone(self, path: str, panels: int, k: int) -> list[str]:
+        """The five parts of a backbone."""
+        weight, shape = self.graph.weight, (panels, k, PANEL)
+        match self.options.backbone_bits:
+            case 32:
+                return [weight(f"{path}.weight_panels", np.float32, shape), *[""] * 4]
+            case 16:
+                return ["", weight(f"{path}.weight_float16_panels", np.float16, shape), *[""] * 3]
+        group_size = self.options.group_size
+        return ["", "", *self._quantised(f"{path}.backbone", panels, k, group_size, 8, joint="_")]
 
     def _quantised(
-        self, path: str, panels: int, k: int, group_size: int, bits: int, asymmetric: bool = True
+        self,
+        path: str,
+        panels: int,
+        k: int,
+        group_size: int,
+        bits: int,
+        asymmetric: bool = True,
+        joint: str = ".",  # between path and the name of a part
     ) -> list[str]:
         """qweight, scales, zero_points."""
         groups = -(-k // group_size)
         weight, grid = self.graph.weight, (panels, groups, PANEL)
         zero_points = ""
         if asymmetric:
-            zero_points = weight(f"{path}.zero_points_panels", np.uint8, grid)
+            zero_points = weight(f"{path}{joint}zero_points_panels", np.uint8, grid)
         codes = (panels, groups, group_size // 4, 8 * bits)
         return [
-            weight(f"{path}.qweight_panels", np.uint8, codes),
-            weight(f"{path}.scales_panels", np.float32, grid),
+            weight(f"{path}{joint}qweight_panels", np.uint8, codes),
+            weight(f"{path}{joint}scales_panels", np.float32, grid),
             zero_points,
         ]
 

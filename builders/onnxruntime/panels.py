@@ -1,11 +1,13 @@
 """Weights as the native kernels read them: panels of 16 output columns (plugins/cpu/kernels.h)."""
 
 import numpy as np
+import torch
 
-from builders.onnxruntime.layer_tensors import MODULES
+from builders.onnxruntime.layer_tensors import MODULES, BackboneFormat
 from builders.quantisers.base import RiverWeight
-from builders.quantisers.lm_head import QuantisedHead
+from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights
+from river_trt.errors import CheckpointError
 
 PANEL = 16
 
@@ -16,16 +18,15 @@ def num_panels(rows: int, halves: int = 1) -> int:
 
 
 def panel_layer_tensors(
-    layer: int, weights: LayerWeights, river: dict[str, RiverWeight]
+    layer: int, weights: LayerWeights, river: dict[str, RiverWeight], backbone: BackboneFormat
 ) -> dict[str, np.ndarray]:
     """Everything a layer (0-based) may need, under the names of the layout."""
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for short, module in MODULES.items():
         path = f"layers.{layer}.{module}"
         # Panels of gate and of up take turns, so that one thread has both of an activation.
         halves = 2 if short == "gate_up" else 1
-        backbone = _panels(weights.linears[short].numpy(), halves)  # [P, 16, K]
-        tensors[f"{path}.weight_panels"] = backbone.transpose(0, 2, 1)
+        tensors |= _backbone_panels(path, weights.linears[short], backbone, halves)
         if short in weights.biases:
             tensors[f"{path}.bias_panels"] = _panels(weights.biases[short].numpy(), halves).ravel()
         bank = river[short]
@@ -39,7 +40,27 @@ def panel_layer_tensors(
     return tensors
 
 
-def panel_head_tensors(head: QuantisedHead) -> dict[str, np.ndarray]:
+def _backbone_panels(
+    path: str, weight: torch.Tensor, backbone: BackboneFormat, halves: int
+) -> dict[str, np.ndarray]:
+    if backbone.bits == 8:
+        integer = quantise_integer(weight, 8, backbone.group_size)
+        arrays = (integer.codes.numpy(), integer.scales.numpy(), integer.zero_points.numpy())
+        parts = quantised_panels(*arrays, 8, halves)
+        return {f"{path}.backbone_{part}": value for part, value in parts.items()}
+    panels = _panels(weight.numpy(), halves).transpose(0, 2, 1)  # [P, K, 16]
+    if backbone.bits == 32:
+        return {f"{path}.weight_panels": panels}
+    largest = float(np.abs(panels).max())
+    if largest > np.finfo(np.float16).max:
+        raise CheckpointError(
+            f"{path}.weight holds {largest:g}, which float16 does not: "
+            "build with --backbone-bits 32"
+        )
+    return {f"{path}.weight_float16_panels": panels.astype(np.float16)}
+
+
+def panel_head_tensors(head: IntegerWeight) -> dict[str, np.ndarray]:
     """A 4- or 8-bit LM head."""
     parts = quantised_panels(
         head.codes.numpy(), head.scales.numpy(), head.zero_points.numpy(), head.bits

@@ -128,4 +128,4 @@ def decode_speedups(subject: Subject, ids: np.ndarray, progress: Progress) -> li
     room = subject.max_seq_len - len(prompt) + 1
     plan = replace(SPEED, new_tokens=max(2, min(SPEED.new_tokens, room)))
     rounds = measure(subject.engine, [prompt], arms, plan, progress)
-    return [summary.ratio for summary in summarise(arms, rounds)]
+    return [summary.ratio for summary in summarise([arm.name for arm in arms], rounds)]

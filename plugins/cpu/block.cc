@@ -25,18 +25,18 @@ void store(const float* values, size_t first, size_t count, size_t columns, floa
   std::copy(values, values + (end - start), out + start);
 }
 
-// The river's form of the rows of a linear: scaled, rounded. One linear's at a time.
-class RiverRows {
+// The rows of a linear in the form that their bank takes: scaled, rounded. One linear's at a time.
+class PreparedRows {
  public:
-  RiverRows(const Kernels& kernels, bool rounds, size_t rows, size_t inputs, size_t group_size,
+  PreparedRows(const Kernels& kernels, bool rounds, size_t rows, size_t inputs, size_t group_size,
             Scratch& scratch)
       : kernels_(kernels),
         rounds_(rounds),
         groups_(chunks(inputs, group_size)),
         width_(groups_ * group_size),
-        codes_(scratch.codes(rows * width_)),
-        scales_(scratch.floats(0, rows * groups_)),
-        sums_(scratch.floats(1, rows * groups_)),
+        codes_(scratch.codes(kMost * rows * width_)),
+        scales_(scratch.floats(0, kMost * rows * groups_)),
+        sums_(scratch.floats(1, kMost * rows * groups_)),
         scaled_(scratch.floats(2, rows * width_)) {}
 
   // Lists the rows of x [rows, inputs] by bank; what is in x does not matter yet.
@@ -45,32 +45,47 @@ class RiverRows {
     lists.clear();
     lists.rounds = rounds_;
     for (size_t row = 0; row < use_river.size(); ++row) {
-      const float* values = x + row * linear.inputs;
-      if (!use_river[row]) {
-        lists.backbone.push_back(values);
-        lists.backbone_rows.push_back(row);
-        continue;
+      const size_t number = use_river[row] ? kRiver : kBackbone;
+      const bool scaled = linear.banks[number].pre_scale != nullptr;
+      LinearRows::OfBank& rows = lists.banks[number];
+      rows.numbers.push_back(row);
+      rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
+      for (size_t digit = 0; digit < kDigits[number]; ++digit) {
+        const size_t place = kMost * row + digit;
+        rows.rounded.push_back({codes_ + place * width_, scales_ + place * groups_,
+                                sums_ + place * groups_});
       }
-      lists.river.push_back({codes_ + row * width_, scales_ + row * groups_,
-                             sums_ + row * groups_});
-      lists.river_floats.push_back(linear.pre_scale ? scaled_ + row * width_ : values);
-      lists.river_rows.push_back(row);
     }
   }
 
   // x: the row [inputs].
-  void prepare(const Linear& linear, const float* x, size_t row) const {
-    if (linear.pre_scale != nullptr) {
-      float* scaled = scaled_ + row * width_;
-      for (size_t k = 0; k < linear.inputs; ++k) scaled[k] = x[k] * linear.pre_scale[k];
+  void prepare(const Linear& linear, bool use_river, const float* x, size_t row) const {
+    const size_t number = use_river ? kRiver : kBackbone, inputs = linear.inputs;
+    const Bank& bank = linear.banks[number];
+    float* scaled = scaled_ + row * width_;
+    if (bank.pre_scale != nullptr) {
+      for (size_t k = 0; k < inputs; ++k) scaled[k] = x[k] * bank.pre_scale[k];
       x = scaled;
     }
-    if (!rounds_) return;
-    kernels_.round_row(x, linear.inputs, linear.river.group_size, codes_ + row * width_,
-                       scales_ + row * groups_, sums_ + row * groups_);
+    if (!rounds_ || bank.dense.present()) return;
+    const size_t size = bank.quantised.group_size;
+    for (size_t digit = 0; digit < kDigits[number]; ++digit) {
+      const size_t place = kMost * row + digit;
+      int8_t* codes = codes_ + place * width_;
+      float* scales = scales_ + place * groups_;
+      kernels_.round_row(x, inputs, size, codes, scales, sums_ + place * groups_);
+      if (digit + 1 == kDigits[number]) return;
+      for (size_t start = 0, g = 0; start < inputs; start += size, ++g) {
+        const size_t end = std::min(inputs, start + size);
+        for (size_t k = start; k < end; ++k) scaled[k] = x[k] - codes[k] * scales[g];
+      }
+      x = scaled;
+    }
   }
 
  private:
+  static constexpr size_t kMost = 2;  // digits
+
   const Kernels& kernels_;
   const bool rounds_;
   const size_t groups_, width_;  // of the widest linear
@@ -89,8 +104,8 @@ class Block : public PhasedWork {
         rows_(in.batch * in.seq),
         scratch_(scratch),
         use_river_(scratch.use_river),
-        river_rows_(kernels, weights.rounds, rows_,
-                    std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), least_group(), scratch),
+        prepared_(kernels, weights.rounds, rows_,
+                  std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), w_.group_size, scratch),
         attended_(in.attended),
         normed_(scratch.floats(3, rows_ * w_.hidden)),
         active_(scratch.floats(4, rows_ * w_.intermediate())),
@@ -99,9 +114,9 @@ class Block : public PhasedWork {
     if (w_.o.present()) {
       if (in_.attended == nullptr) plan_attention(threads);
       choose_banks(w_.layer, w_.o, in_.exit_layer);
-      river_rows_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
-      river_rows_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
-      river_rows_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
+      prepared_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
+      prepared_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
+      prepared_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
       step(&Block::prepare_o, rows_, kRowChunk);
       step(&Block::run_o, w_.o.panels, chunk_panels(w_.o, rows_, threads));
       step(&Block::norm_mlp, rows_, kRowChunk);
@@ -139,17 +154,12 @@ class Block : public PhasedWork {
 
   LinearRows& lists(Scratch::Of linear) const { return scratch_.rows[linear]; }
 
-  // Linears of one block may have none of the river, so groups of another size do not occur.
-  size_t least_group() const {
-    const Linear& any = w_.o.river.codes != nullptr ? w_.o : w_.qkv;
-    return any.river.codes != nullptr ? any.river.group_size : kMaxGroup;
-  }
-
   void choose_banks(int32_t layer, const Linear& linear, const int32_t* exit_layer) {
-    const bool both = linear.backbone != nullptr && linear.river.codes != nullptr;
+    const bool backbone = linear.banks[kBackbone].present();
+    const bool both = backbone && linear.banks[kRiver].present();
     for (size_t row = 0; row < rows_; ++row) {
       use_river_[row] = both ? exit_layer[row] < layer && !in_.pinned[layer - 1]
-                             : linear.backbone == nullptr;
+                             : !backbone;
     }
   }
 
@@ -214,7 +224,7 @@ class Block : public PhasedWork {
 
   void prepare(const Linear& linear, const float* x, size_t first, size_t count) const {
     for (size_t row = first; row < first + count; ++row) {
-      if (use_river_[row]) river_rows_.prepare(linear, x + row * linear.inputs, row);
+      prepared_.prepare(linear, use_river_[row] != 0, x + row * linear.inputs, row);
     }
   }
 
@@ -292,7 +302,7 @@ class Block : public PhasedWork {
     }
     if (w_.qkv.present()) {
       choose_banks(w_.layer + 1, w_.qkv, out_.exit_layer);
-      river_rows_.list(w_.qkv, normed_, use_river_, lists(Scratch::kQkv));
+      prepared_.list(w_.qkv, normed_, use_river_, lists(Scratch::kQkv));
     }
   }
 
@@ -334,7 +344,7 @@ class Block : public PhasedWork {
   const size_t rows_;
   Scratch& scratch_;
   std::vector<char>& use_river_;
-  const RiverRows river_rows_;
+  const PreparedRows prepared_;
   const float* attended_;
   float *const normed_, *const active_, *const scores_;
   float *queries_ = nullptr, *result_ = nullptr;
@@ -352,10 +362,11 @@ class OneLinear : public PhasedWork {
         rows_(rows),
         y_(y),
         lists_(scratch.rows[0]),
-        river_rows_(kernels, rounds, rows, linear.inputs, linear.river.group_size, scratch),
+        prepared_(kernels, rounds, rows, linear.inputs,
+                  linear.banks[kRiver].quantised.group_size, scratch),
         each_(chunk_panels(linear, rows, threads)) {
     scratch.use_river.assign(rows, 1);
-    river_rows_.list(linear, x, scratch.use_river, lists_);
+    prepared_.list(linear, x, scratch.use_river, lists_);
     add_phase(chunks(rows, kRowChunk));
     add_phase(chunks(linear.panels, each_));
   }
@@ -363,7 +374,7 @@ class OneLinear : public PhasedWork {
   void chunk(size_t phase, size_t index) noexcept override {
     if (phase == 0) {
       for (size_t row = index * kRowChunk; row < std::min(rows_, (index + 1) * kRowChunk); ++row) {
-        river_rows_.prepare(linear_, x_ + row * linear_.inputs, row);
+        prepared_.prepare(linear_, true, x_ + row * linear_.inputs, row);
       }
       return;
     }
@@ -380,7 +391,7 @@ class OneLinear : public PhasedWork {
   const size_t rows_;
   float* const y_;
   LinearRows& lists_;
-  const RiverRows river_rows_;
+  const PreparedRows prepared_;
   const size_t each_;
 };
 

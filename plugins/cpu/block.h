@@ -25,7 +25,8 @@ struct BlockWeights {
   int32_t num_layers = 0;
   size_t hidden = 0;
   float epsilon = 0.0f;  // of the norms
-  bool rounds = true;    // the river rounds its inputs to 8 bits a group
+  bool rounds = true;    // quantised banks round their inputs, see kDigits
+  size_t group_size = kMaxGroup;  // of the quantised banks
   size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0;  // rotary: values of a head
   float scale = 0.0f;               // of the scores
   const float* cos = nullptr;       // [positions, rotary / 2]
@@ -83,7 +84,7 @@ class Scratch {
 void run_block(const Kernels& kernels, const BlockWeights& weights, const BlockInputs& in,
                const BlockOutputs& out, const Pool& pool, Scratch& scratch);
 
-// Rows [rows, inputs] through one linear that has only a river: an LM head.
+// Rows [rows, inputs] through one linear that has one quantised bank, the river's: an LM head.
 void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const float* x,
                 size_t rows, float* y, const Pool& pool, Scratch& scratch);
 

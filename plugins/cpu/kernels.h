@@ -14,6 +14,19 @@ constexpr size_t kMaxRows = 6;   // rows that share one read of a weight
 constexpr size_t kMaxGroup = 128;
 constexpr size_t kKeys = 64;  // keys of an attention that are looked at together
 
+// Float weights [panels, inputs, 16]: float32, or IEEE half precision. One of the two, or neither.
+struct DensePanels {
+  const float* single = nullptr;
+  const uint16_t* half = nullptr;
+  size_t inputs = 0;  // K
+
+  bool present() const { return single != nullptr || half != nullptr; }
+  DensePanels from(size_t panel) const {
+    const size_t skipped = panel * inputs * kPanel;
+    return {single ? single + skipped : nullptr, half ? half + skipped : nullptr, inputs};
+  }
+};
+
 // 4 or 8 bit codes with a scale and a zero point for each column and group of inputs.
 //   codes        4 bits: [panels, groups, group_size / 4, 32]; byte j holds input 4 q + j % 4 of
 //                column j / 4 in its low half and of column 8 + j / 4 in its high half
@@ -43,10 +56,10 @@ struct RoundedRow {
 struct Kernels {
   const char* name;
 
-  // y[row][16 * p + c] = sum_k x[row][k] * weight[p][k][c]; weight [panels, inputs, 16],
-  // y [rows, panels * 16], any number of rows.
-  void (*dense)(const float* weight, size_t inputs, size_t panels, const float* const* x,
-                size_t rows, float* y);
+  // y[row][16 * p + c] = sum_k x[row][k] * weight[p][k][c]; y [rows, panels * 16], any number of
+  // rows.
+  void (*dense)(const DensePanels& weight, size_t panels, const float* const* x, size_t rows,
+                float* y);
   // The same with rounded rows, at most kMaxRows: integer products within a group, float32 across groups.
   void (*rounded)(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
                   float* y);
@@ -67,10 +80,26 @@ struct Kernels {
 extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
+extern const Kernels kAvx512;
 #endif
 
 // The best table that this processor runs.
 const Kernels& kernels();
+
+// A half-precision number as float32, exactly.
+inline float widen_half(uint16_t half) {
+  const uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
+  // The exponent is 112 less than float32's, which a product with 2^112 makes good for all numbers.
+  const uint32_t bits = rest << 13;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  value *= 0x1p112f;
+  uint32_t widened;
+  __builtin_memcpy(&widened, &value, 4);
+  widened |= sign;
+  __builtin_memcpy(&value, &widened, 4);
+  return value;
+}
 
 inline QuantisedPanels QuantisedPanels::from(size_t panel) const {
   QuantisedPanels rest = *this;

@@ -1,4 +1,4 @@
-// AVX2 and FMA. Compiled with -mavx2 -mfma, and called only where the processor has them.
+// AVX2, FMA and F16C. Compiled with -mavx2 -mfma -mf16c, and called only where the processor has them.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -14,10 +14,15 @@
 namespace river {
 namespace {
 
+inline __m256 load_8(const float* at) { return _mm256_loadu_ps(at); }
+inline __m256 load_8(const uint16_t* at) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+}
+
 // Rows x one panel: y = x * weight, on top of y where `add`. One chain of additions a column in
 // the order of k, whatever the number of rows: a row equals that row alone, to the bit.
-template <size_t kRows>
-inline void dense_panel(const float* weight, size_t inputs, const float* const* x, bool add,
+template <size_t kRows, typename Value>
+inline void dense_panel(const Value* weight, size_t inputs, const float* const* x, bool add,
                         float* y, size_t y_stride) {
   __m256 low[kRows], high[kRows];
 RIVER_UNROLL
@@ -26,8 +31,8 @@ RIVER_UNROLL
     high[r] = add ? _mm256_loadu_ps(y + r * y_stride + 8) : _mm256_setzero_ps();
   }
   for (size_t k = 0; k < inputs; ++k) {
-    const __m256 w_low = _mm256_loadu_ps(weight + k * kPanel);
-    const __m256 w_high = _mm256_loadu_ps(weight + k * kPanel + 8);
+    const __m256 w_low = load_8(weight + k * kPanel);
+    const __m256 w_high = load_8(weight + k * kPanel + 8);
 RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r) {
       const __m256 value = _mm256_broadcast_ss(x[r] + k);
@@ -43,15 +48,16 @@ RIVER_UNROLL
 }
 
 // One row x two panels: twice the chains in flight, for the memory's sake.
-inline void dense_pair(const float* weight, size_t inputs, const float* x, float* y) {
-  const float* next = weight + inputs * kPanel;
+template <typename Value>
+inline void dense_pair(const Value* weight, size_t inputs, const float* x, float* y) {
+  const Value* next = weight + inputs * kPanel;
   __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
   for (size_t k = 0; k < inputs; ++k) {
     const __m256 value = _mm256_broadcast_ss(x + k);
-    a = _mm256_fmadd_ps(value, _mm256_loadu_ps(weight + k * kPanel), a);
-    b = _mm256_fmadd_ps(value, _mm256_loadu_ps(weight + k * kPanel + 8), b);
-    c = _mm256_fmadd_ps(value, _mm256_loadu_ps(next + k * kPanel), c);
-    d = _mm256_fmadd_ps(value, _mm256_loadu_ps(next + k * kPanel + 8), d);
+    a = _mm256_fmadd_ps(value, load_8(weight + k * kPanel), a);
+    b = _mm256_fmadd_ps(value, load_8(weight + k * kPanel + 8), b);
+    c = _mm256_fmadd_ps(value, load_8(next + k * kPanel), c);
+    d = _mm256_fmadd_ps(value, load_8(next + k * kPanel + 8), d);
   }
   _mm256_storeu_ps(y, a);
   _mm256_storeu_ps(y + 8, b);
@@ -59,7 +65,8 @@ inline void dense_pair(const float* weight, size_t inputs, const float* x, float
   _mm256_storeu_ps(y + 24, d);
 }
 
-void dense_rows(const float* weight, size_t inputs, const float* const* x, size_t rows, bool add,
+template <typename Value>
+void dense_rows(const Value* weight, size_t inputs, const float* const* x, size_t rows, bool add,
                 float* y, size_t y_stride) {
   switch (rows) {
     case 1: return dense_panel<1>(weight, inputs, x, add, y, y_stride);
@@ -73,8 +80,9 @@ void dense_rows(const float* weight, size_t inputs, const float* const* x, size_
 
 constexpr size_t kPart = 256;
 
-void dense(const float* weight, size_t inputs, size_t panels, const float* const* x, size_t rows,
-           float* y) {
+template <typename Value>
+void dense_values(const Value* weight, size_t inputs, size_t panels, const float* const* x,
+                  size_t rows, float* y) {
   size_t p = 0;
   if (rows == 1) {
     for (; p + 2 <= panels; p += 2) {
@@ -84,7 +92,7 @@ void dense(const float* weight, size_t inputs, size_t panels, const float* const
   // Inputs in parts, so that the part of a panel that all rows read stays in the first cache.
   for (; p < panels; ++p) {
     for (size_t start = 0; start < inputs; start += kPart) {
-      const float* part = weight + (p * inputs + start) * kPanel;
+      const Value* part = weight + (p * inputs + start) * kPanel;
       for (size_t row = 0; row < rows; row += kMaxRows) {
         const size_t block = std::min(kMaxRows, rows - row);
         const float* values[kMaxRows];
@@ -94,6 +102,12 @@ void dense(const float* weight, size_t inputs, size_t panels, const float* const
       }
     }
   }
+}
+
+void dense(const DensePanels& weight, size_t panels, const float* const* x, size_t rows,
+           float* y) {
+  if (weight.half != nullptr) return dense_values(weight.half, weight.inputs, panels, x, rows, y);
+  dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
 inline __m256i load(const void* at) {

@@ -7,17 +7,27 @@
 namespace river {
 namespace {
 
-void dense(const float* weight, size_t inputs, size_t panels, const float* const* x, size_t rows,
-           float* y) {
+float widen(float value) { return value; }
+float widen(uint16_t half) { return widen_half(half); }
+
+template <typename Value>
+void dense_values(const Value* weight, size_t inputs, size_t panels, const float* const* x,
+                  size_t rows, float* y) {
   for (size_t p = 0; p < panels; ++p, weight += inputs * kPanel) {
     for (size_t row = 0; row < rows; ++row) {
       float sum[kPanel] = {};
       for (size_t k = 0; k < inputs; ++k) {
-        for (size_t c = 0; c < kPanel; ++c) sum[c] += x[row][k] * weight[k * kPanel + c];
+        for (size_t c = 0; c < kPanel; ++c) sum[c] += x[row][k] * widen(weight[k * kPanel + c]);
       }
       std::copy(sum, sum + kPanel, y + (row * panels + p) * kPanel);
     }
   }
+}
+
+void dense(const DensePanels& weight, size_t panels, const float* const* x, size_t rows,
+           float* y) {
+  if (weight.half != nullptr) return dense_values(weight.half, weight.inputs, panels, x, rows, y);
+  dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
 // The codes of one group as [group_size, 16].

@@ -1,6 +1,7 @@
 // A linear layer with up to two banks, applied to the rows of each.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -10,37 +11,55 @@
 
 namespace river {
 
+// The weights of one bank: floats, or codes.
+struct Bank {
+  DensePanels dense;
+  QuantisedPanels quantised = {};    // codes null: none
+  const float* pre_scale = nullptr;  // [inputs], of its input
+
+  bool present() const { return dense.present() || quantised.codes != nullptr; }
+
+  // Copies the weights of so many panels.
+  void take(WeightMemory& memory, size_t panels) {
+    const size_t grid = panels * quantised.groups() * kPanel;
+    memory.add(dense.single, panels * dense.inputs * kPanel);
+    memory.add(dense.half, panels * dense.inputs * kPanel);
+    memory.add(quantised.codes, panels * quantised.panel_bytes());
+    memory.add(quantised.scales, grid);
+    memory.add(quantised.zero_points, grid);
+    memory.add(pre_scale, quantised.inputs);
+  }
+};
+
+constexpr size_t kBackbone = 0, kRiver = 1;  // places of the banks
+// Rounded rows a row: the river rounds to 8 bits a group. The backbone adds what that loses, rounded
+// to 8 bits in turn: it is the bank of quality, and the weights are read once for both.
+constexpr size_t kDigits[2] = {2, 1};
+
 struct Linear {
   size_t inputs = 0;   // K
   size_t outputs = 0;  // N
   size_t panels = 0;
-  const float* backbone = nullptr;  // [panels, inputs, 16], or null: no backbone
-  QuantisedPanels river = {};       // codes null: no river
-  const float* pre_scale = nullptr;  // [inputs], of the river's input
-  const float* bias = nullptr;       // [panels * 16]
+  Bank banks[2];
+  const float* bias = nullptr;  // [panels * 16]
 
-  // Copies the weights.
   void take(WeightMemory& memory) {
-    const size_t grid = panels * river.groups() * kPanel;
-    memory.add(backbone, panels * inputs * kPanel);
-    memory.add(river.codes, panels * river.panel_bytes());
-    memory.add(river.scales, grid);
-    memory.add(river.zero_points, grid);
-    memory.add(pre_scale, inputs);
+    for (Bank& bank : banks) bank.take(memory, panels);
     memory.add(bias, panels * kPanel);
   }
 
   bool present() const { return outputs != 0; }
 };
 
-// Some rows of a linear's input, and which of them use the river.
+// Some rows of a linear's input, by the bank that they use.
 struct LinearRows {
-  std::vector<const float*> backbone;  // of each row on the backbone: its input
-  std::vector<size_t> backbone_rows;   // their numbers
-  std::vector<RoundedRow> river;       // of each row on the river: its input, rounded
-  std::vector<const float*> river_floats;  // or as it is
-  std::vector<size_t> river_rows;
-  bool rounds = true;  // the river takes rounded rows
+  struct OfBank {
+    std::vector<size_t> numbers;
+    std::vector<const float*> floats;  // the input of each, times pre_scale,
+    std::vector<RoundedRow> rounded;   // and rounded: kDigits each, for quantised banks
+  };
+  OfBank banks[2];
+  bool rounds = true;  // quantised banks take rounded rows
 
   void clear();
 };
@@ -57,42 +76,44 @@ constexpr size_t kMaxChunkPanels = 8;
 constexpr size_t kBlock = 32;  // times kMaxRows rows of one panel: what `apply` holds at a time
 
 inline void LinearRows::clear() {
-  backbone.clear();
-  backbone_rows.clear();
-  river.clear();
-  river_floats.clear();
-  river_rows.clear();
+  for (OfBank& bank : banks) {
+    bank.numbers.clear();
+    bank.floats.clear();
+    bank.rounded.clear();
+  }
 }
 
 template <typename Write>
 void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows, size_t first,
            size_t count, Write&& write) {
   float y[kMaxRows * kBlock * kPanel];
-  const size_t most = kBlock / count * kMaxRows;
-  const auto finish = [&](const std::vector<size_t>& numbers, size_t start, size_t block) {
-    for (size_t r = 0; r < block; ++r) {
-      float* values = y + r * count * kPanel;
-      if (linear.bias != nullptr) {
-        for (size_t i = 0; i < count * kPanel; ++i) values[i] += linear.bias[first * kPanel + i];
+  for (size_t number : {kBackbone, kRiver}) {
+    const Bank& bank = linear.banks[number];
+    const LinearRows::OfBank& chosen = rows.banks[number];
+    const bool rounds = rows.rounds && !bank.dense.present();
+    const size_t digits = rounds ? kDigits[number] : 1;
+    const size_t most = bank.dense.present() ? kBlock / count * kMaxRows : kMaxRows / digits;
+    for (size_t start = 0; start < chosen.numbers.size(); start += most) {
+      const size_t block = std::min(most, chosen.numbers.size() - start);
+      if (bank.dense.present()) {
+        kernels.dense(bank.dense.from(first), count, chosen.floats.data() + start, block, y);
+      } else if (rounds) {
+        kernels.rounded(bank.quantised.from(first), count, chosen.rounded.data() + digits * start,
+                        digits * block, y);
+      } else {
+        kernels.widened(bank.quantised.from(first), count, chosen.floats.data() + start, block, y);
       }
-      write(numbers[start + r], values);
+      for (size_t r = 0; r < block; ++r) {
+        float* values = y + r * digits * count * kPanel;
+        if (digits == 2) {
+          for (size_t i = 0; i < count * kPanel; ++i) values[i] += values[count * kPanel + i];
+        }
+        if (linear.bias != nullptr) {
+          for (size_t i = 0; i < count * kPanel; ++i) values[i] += linear.bias[first * kPanel + i];
+        }
+        write(chosen.numbers[start + r], values);
+      }
     }
-  };
-  for (size_t start = 0; start < rows.backbone_rows.size(); start += most) {
-    const size_t left = rows.backbone_rows.size() - start, block = left < most ? left : most;
-    const float* backbone = linear.backbone + first * linear.inputs * kPanel;
-    kernels.dense(backbone, linear.inputs, count, rows.backbone.data() + start, block, y);
-    finish(rows.backbone_rows, start, block);
-  }
-  for (size_t start = 0; start < rows.river_rows.size(); start += kMaxRows) {
-    const size_t left = rows.river_rows.size() - start, block = left < kMaxRows ? left : kMaxRows;
-    const QuantisedPanels panels = linear.river.from(first);
-    if (rows.rounds) {
-      kernels.rounded(panels, count, rows.river.data() + start, block, y);
-    } else {
-      kernels.widened(panels, count, rows.river_floats.data() + start, block, y);
-    }
-    finish(rows.river_rows, start, block);
   }
 }
 

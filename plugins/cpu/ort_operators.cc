@@ -50,6 +50,15 @@ Shape shape_of(const OrtApi* api, const OrtValue* value) {
   return shape;
 }
 
+// A linear's parts among the inputs of a node: weight (float32), weight (float16), codes, scales
+// and zero points of the backbone; codes, scales, zero points and pre_scale of the river; bias.
+constexpr size_t kLinearParts = 10;
+
+int type_of_part(size_t part) {
+  if (part == 1) return kFloat16;
+  return part == 2 || part == 4 || part == 5 || part == 7 ? kUint8 : kFloat;
+}
+
 // What a node states, read when the session is made.
 class Node {
  public:
@@ -90,31 +99,42 @@ class Node {
     return static_cast<const T*>(data);
   }
 
-  // The linear whose parts are inputs first .. first + 5.
+  // The linear whose parts are the kLinearParts inputs from `first` on.
   Linear linear(size_t first, size_t inputs, size_t outputs, size_t panels, size_t group_size,
-                int bits) const {
+                int river_bits) const {
     Linear linear;
     linear.inputs = inputs;
     linear.outputs = outputs;
     linear.panels = panels;
-    linear.backbone = weight<float>(first, {panels, inputs, kPanel});
-    QuantisedPanels& river = linear.river;
-    river.inputs = inputs;
-    river.group_size = group_size;
-    river.bits = bits;
-    const size_t groups = river.groups(), bytes = 4 * kPanel * static_cast<size_t>(bits) / 8;
-    river.codes = weight<uint8_t>(first + 1, {panels, groups, group_size / 4, bytes});
-    river.scales = weight<float>(first + 2, {panels, groups, kPanel});
-    river.zero_points = weight<uint8_t>(first + 3, {panels, groups, kPanel});
-    linear.pre_scale = weight<float>(first + 4, {inputs});
-    linear.bias = weight<float>(first + 5, {panels * kPanel});
-    if (linear.backbone == nullptr && (river.codes == nullptr || river.scales == nullptr)) {
+    Bank &backbone = linear.banks[kBackbone], &river = linear.banks[kRiver];
+    backbone.dense.inputs = inputs;
+    backbone.dense.single = weight<float>(first, {panels, inputs, kPanel});
+    backbone.dense.half = weight<uint16_t>(first + 1, {panels, inputs, kPanel});
+    backbone.quantised = quantised(first + 2, inputs, panels, group_size, 8);
+    river.quantised = quantised(first + 5, inputs, panels, group_size, river_bits);
+    river.pre_scale = weight<float>(first + 8, {inputs});
+    linear.bias = weight<float>(first + 9, {panels * kPanel});
+    if (!backbone.present() && !river.present()) {
       throw std::invalid_argument("a linear has no constant weight");
     }
     return linear;
   }
 
  private:
+  // Codes, scales and zero points are inputs first .. first + 2.
+  QuantisedPanels quantised(size_t first, size_t inputs, size_t panels, size_t group_size,
+                            int bits) const {
+    QuantisedPanels found = {nullptr, nullptr, nullptr, inputs, group_size, bits};
+    const size_t groups = found.groups(), bytes = 4 * kPanel * static_cast<size_t>(bits) / 8;
+    found.codes = weight<uint8_t>(first, {panels, groups, group_size / 4, bytes});
+    found.scales = weight<float>(first + 1, {panels, groups, kPanel});
+    found.zero_points = weight<uint8_t>(first + 2, {panels, groups, kPanel});
+    if ((found.codes == nullptr) != (found.scales == nullptr)) {
+      throw std::invalid_argument("codes need scales");
+    }
+    return found;
+  }
+
   const OrtApi* api_;
   const OrtKernelInfo* info_;
 };
@@ -180,8 +200,8 @@ struct BlockOperator {
   enum Input {
     kHIn, kExitLayer, kTau, kPinned, kUseDirections, kDirections, kGateScope,
     kAttended, kQkvIn, kPastLengths, kKCache, kVCache, kCos, kSin,
-    kO, kGateUp = kO + 6, kDown = kGateUp + 6, kQkv = kDown + 6,
-    kPostNorm = kQkv + 6, kInputNorm, kInputs
+    kO, kGateUp = kO + kLinearParts, kDown = kGateUp + kLinearParts,
+    kQkv = kDown + kLinearParts, kPostNorm = kQkv + kLinearParts, kInputNorm, kInputs
   };
   static constexpr size_t kOutputs = 5;  // h_out, exit_layer, qkv, caches
 
@@ -189,8 +209,7 @@ struct BlockOperator {
     if (index == kExitLayer || index == kGateScope || index == kPastLengths) return kInt32;
     if (index == kPinned || index == kUseDirections) return kBool;
     const bool linear = index >= kO && index < kPostNorm;
-    const size_t part = (index - kO) % 6;
-    return linear && (part == 1 || part == 3) ? kUint8 : kFloat;
+    return linear ? type_of_part((index - kO) % kLinearParts) : kFloat;
   }
   static int input_need(size_t index) {
     return index == kExitLayer || index >= kAttended ? kOptional : kRequired;
@@ -207,6 +226,7 @@ struct BlockOperator {
     w.hidden = hidden;
     w.epsilon = node.real("epsilon");
     w.rounds = node.integer("rounds") != 0;
+    w.group_size = group;
     if (group == 0 || group % 32 != 0 || group > kMaxGroup) {
       throw std::invalid_argument("group_size must be 32, 64, 96 or 128");
     }
@@ -311,9 +331,9 @@ struct BlockOperator {
 
 struct HeadOperator {
   static constexpr const char* kName = "Head";
-  static constexpr size_t kInputs = 7, kOutputs = 1;  // x, then the parts of one linear
+  static constexpr size_t kInputs = 1 + kLinearParts, kOutputs = 1;  // x, then a linear
 
-  static int input_type(size_t index) { return index == 2 || index == 4 ? kUint8 : kFloat; }
+  static int input_type(size_t index) { return index == 0 ? kFloat : type_of_part(index - 1); }
   static int input_need(size_t index) { return index == 0 ? kRequired : kOptional; }
   static int output_type(size_t) { return kFloat; }
   static int output_need(size_t) { return kRequired; }

@@ -113,6 +113,11 @@ def parse_ids(text: str) -> list[int]:
     return _numbers(text, int, "token ids")
 
 
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """`1,4,8`."""
+    return tuple(_numbers(text, int, "whole numbers"))
+
+
 def _numbers(text: str, kind: Any, what: str) -> list[Any]:
     try:
         return [kind(item) for item in text.split(",")]

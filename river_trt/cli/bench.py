@@ -1,167 +1,167 @@
-"""`river-trt bench`: an engine's exit policies side by side, in one run."""
+"""`river-trt bench`: engines, their modes and other runtimes side by side, in one run."""
 
 import argparse
-import dataclasses
-import math
-from typing import Any
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
-from river_trt.benchmark import (
-    ALL_RIVER,
-    ENGINE_POLICY,
-    FULL_DEPTH,
-    Arm,
-    ArmSummary,
-    Plan,
-    measure,
-    summarise,
-)
+from river_trt.benchmark.arms import MODES, chosen_arms
+from river_trt.benchmark.bandwidth import read_bandwidth
+from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate
+from river_trt.benchmark.peers import INSTALL, Peer
+from river_trt.benchmark.prompts import BUILT_IN, cut_prompts
+from river_trt.benchmark.result import ArmQuality, BenchCase, BenchResult, stored_quality
+from river_trt.benchmark.summary import summarise
 from river_trt.cli.arguments import (
-    add_chat_arguments,
-    add_load_arguments,
-    check_prompt,
     encode_prompt,
-    load_engine,
-    parse_tau,
 )
+from river_trt.cli.bench_arguments import EXAMPLES, add_arguments, check_arguments
+from river_trt.cli.bench_tables import print_result
+from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    format_bytes,
-    format_seconds,
-    plain_table,
-    print_json,
-    show_progress,
-    stdout_console,
-)
-from river_trt.cli.inspect import summarise_tau
-from river_trt.engine import Engine, Prompt
-from river_trt.errors import RiverError
+from river_trt.cli.console import ProgressCallback, print_json, show_progress, stderr_console
+from river_trt.engine import Engine, Prompt, load
+from river_trt.errors import MissingDependencyError, RiverError
+from river_trt.user_cache import user_cache
 
-EXAMPLES = """\
-  river-trt bench engine/                          full depth, the engine's policy, all river
-  river-trt bench engine/ --tau 0.95 --tau 0.97    two more policies beside them
-  river-trt bench engine/ --prompt "Tell me a story" --chat --new-tokens 256
-  river-trt bench engine/ --batch 4 --threads 2 --json > bench.json
-
-Greedy, end-of-sequence tokens ignored, warm-up excluded; decode steps only, prefill apart.
-"""
-PROMPTS = (
-    "Why is the sky blue?",
-    "Write a short story about a river that forgot the way to the sea.",
-    "List three habits that help people to learn a new language.",
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_load_arguments(parser)
-    defaults = Plan()
-    parser.add_argument(
-        "--tau",
-        type=parse_tau,
-        action="append",
-        default=[],
-        metavar="X",
-        help="measure this threshold too; may be given several times",
-    )
-    parser.add_argument(
-        "--prompt",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="in place of the built-in prompts; may be given several times",
-    )
-    add_chat_arguments(parser)
-    for name, help_text in (
-        ("new-tokens", "tokens decoded for each prompt"),
-        ("rounds", "measurements of each policy, alternating"),
-        ("batch", "prompts decoded together"),
-    ):
-        default = getattr(defaults, name.replace("-", "_"))
-        help_text += " (default: %(default)s)"
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
-    parser.add_argument("--json", action="store_true", help="every round as JSON")
+MIN_PROMPTS = 3
+QUALITY_TOKENS = 256  # of a piece
 
 
 def execute(args: argparse.Namespace) -> int:
-    plan = Plan(args.new_tokens, args.rounds, args.batch)
-    for text in args.prompt or PROMPTS[:1]:
-        check_prompt(text, args)
-    engine = load_engine(args, plan.batch)
-    arms = [FULL_DEPTH, ENGINE_POLICY, ALL_RIVER, *(Arm(_name(tau), tau) for tau in args.tau)]
-    prompts = _prompts(engine, args)
-    with show_progress() as progress:
-        summaries = summarise(arms, measure(engine, prompts, arms, plan, progress))
+    paths = [*args.engines, *args.engine]
+    check_arguments(args, paths)
+    arms_of = chosen_arms(args.mode or tuple(MODES), args.tau, args.depth)
+    with ExitStack() as stack, show_progress() as progress:
+        engines = [_load(args, path) for path in paths]
+        labels = _labels(paths)
+        contestants = [
+            EngineArm(engine, arm, label)
+            for engine, label in zip(engines, labels, strict=True)
+            for arm in arms_of(engine.num_layers)
+        ]
+        for contestant in contestants:
+            contestant.check_mode()
+        loads = _loads(args, engines[0])
+        for plan, _, prompts in loads:
+            for contestant in contestants:
+                contestant.check_prompts(prompts, plan)
+        bandwidth = read_bandwidth(args.threads)
+        quality = _quality(args, contestants, progress)
+        peers, missing = _peers(args, stack, progress)
+        cases = []
+        for plan, context, prompts in loads:
+            taking_part: list[Contestant] = [*contestants, *(peers if plan.batch == 1 else [])]
+            rounds = alternate(taking_part, prompts, plan, progress)
+            summaries = summarise([c.name for c in taking_part], rounds)
+            cases.append(BenchCase(plan, context, len(prompts), tuple(summaries)))
+        bandwidth = max(bandwidth, read_bandwidth(args.threads))
+    result = BenchResult.of(contestants, cases, bandwidth, quality, peers, missing)
+    if args.plot is not None:
+        with needs_extra("a plot", "build"):
+            from builders.report.bench_page import write_bench_page
+
+            write_bench_page(result, args.plot)
     if args.json:
-        settings = dataclasses.asdict(plan) | {"prompts": len(prompts), "threads": args.threads}
-        model = engine.manifest.model.name
-        print_json({"model": model} | settings | {"arms": [describe(s) for s in summaries]})
+        print_json(result.to_json())
     else:
-        _print_table(engine, plan, len(prompts), summaries)
+        print_result(result)
     return 0
 
 
-def describe(summary: ArmSummary) -> dict[str, Any]:
-    """An arm as JSON. JSON has no infinity: "inf" and "-inf", as in a manifest."""
-    values = dataclasses.asdict(summary)
-    arm: dict[str, Any] = values.pop("arm")
-    if arm["tau"] is not None:
-        taus = [f"{tau:g}" if math.isinf(tau) else tau for tau in _values(summary.arm)]
-        arm["tau"] = taus if len(taus) > 1 else taus[0]
-    return arm | values
+def _load(args: argparse.Namespace, path: Path) -> Engine:
+    return load(
+        path,
+        max_batch_size=max(args.batch),
+        max_seq_len=args.max_seq_len,
+        threads=args.threads,
+        verify=not args.no_verify,
+    )
 
 
-def _prompts(engine: Engine, args: argparse.Namespace) -> list[Prompt]:
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The names of several engines' directories; numbers and paths where they repeat."""
+    if len(paths) == 1:
+        return [""]
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number}: {path}" for number, path in enumerate(paths, 1)]
+    return names
+
+
+def _loads(args: argparse.Namespace, engine: Engine) -> list[tuple[Plan, int | None, list[Prompt]]]:
+    """(plan, context, prompts) of each table."""
+    found: list[tuple[Plan, int | None, list[Prompt]]] = []
+    for batch in args.batch:
+        plan = Plan(args.new_tokens, args.rounds, batch)
+        for context in args.context or (None,):
+            count = max(MIN_PROMPTS, batch)
+            prompts = _prompts(engine, args, count)
+            if context is not None:
+                text = None if args.quality is None or _stored(args) else args.quality
+                prompts = list(cut_prompts(engine, prompts, context, count, text))
+            found.append((plan, context, prompts))
+    return found
+
+
+def _prompts(engine: Engine, args: argparse.Namespace, count: int) -> list[Prompt]:
+    """As token ids, so that peers read the same."""
     if engine.tokenizer is None:
         if args.prompt or args.chat:
             raise RiverError("this engine has no tokenizer; bench it without --prompt and --chat")
         return [list(range(min(16, engine.manifest.model.shape.vocab_size)))]
     built_in_chat = not args.prompt and engine.tokenizer.has_chat_template
     chat = args.chat or built_in_chat
-    return [encode_prompt(engine, text, chat, args.system) for text in args.prompt or PROMPTS]
+    prompts: list[Prompt] = []
+    for text in args.prompt or BUILT_IN[:count]:
+        prompt = encode_prompt(engine, text, chat, args.system)
+        prompts.append(engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+    return prompts
 
 
-def _print_table(engine: Engine, plan: Plan, num_prompts: int, summaries: list[ArmSummary]) -> None:
-    manifest = engine.manifest
-    table = plain_table()
-    table.add_column("policy", overflow="fold", min_width=len(FULL_DEPTH.name))
-    for header in ("tokens/s", "min-max", "ratio", "depth", "reads", "GB/s", "TTFT"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for summary in summaries:
-        speed = summary.tokens_per_second
-        table.add_row(
-            summary.arm.name,
-            f"{speed.median:.1f}",
-            f"{speed.least:.1f}-{speed.most:.1f}",
-            f"{summary.ratio:.2f}x",
-            f"{summary.mean_backbone_layers:.1f}",
-            format_bytes(summary.bytes_per_step),
-            f"{summary.bytes_per_second / 1e9:.1f}",
-            format_seconds(summary.first_token_seconds),
-        )
-    console = stdout_console()
-    console.print(f"{manifest.model.name}; engine's tau: {summarise_tau(manifest.policy.tau)}")
-    console.print(table)
-    step = "token" if plan.batch == 1 else f"step of {plan.batch} rows, whose tokens/s add up"
-    console.print(
-        f"Medians of {plan.rounds} alternating rounds: {num_prompts} x {plan.new_tokens} tokens, "
-        f"decode steps only.\n"
-        f"depth: mean backbone layers a token, of {engine.num_layers}\n"
-        f"reads: weights a {step}\n"
-        f"TTFT:  time to first token"
-    )
+def _stored(args: argparse.Namespace) -> bool:
+    return args.quality is not None and args.quality.suffix == ".json"
 
 
-def _name(tau: float | tuple[float, ...]) -> str:
-    return f"tau {tau:g}" if isinstance(tau, float) else f"tau {summarise_tau(tau)}"
+def _quality(
+    args: argparse.Namespace, contestants: Sequence[EngineArm], progress: ProgressCallback
+) -> dict[str, ArmQuality]:
+    """Scores by the name of the contestant."""
+    if args.quality is None:
+        return {}
+    if _stored(args):
+        return stored_quality(args.quality, contestants)
+    with needs_extra("scoring a text", "build"):
+        from builders.evaluation.contestants import score_contestants
+
+        return score_contestants(contestants, args.quality, args.pieces, QUALITY_TOKENS, progress)
 
 
-def _values(arm: Arm) -> list[float]:
-    assert arm.tau is not None
-    return [arm.tau] if isinstance(arm.tau, float) else list(arm.tau)
+def _peers(
+    args: argparse.Namespace, stack: ExitStack, progress: ProgressCallback
+) -> tuple[list[Peer], list[str]]:
+    """Running peers, and what is missing of `all`; one asked for by name must be there."""
+    if not args.peer:
+        return [], []
+    work = args.work or user_cache() / "peers"
+    names = list(INSTALL) if "all" in args.peer else list(dict.fromkeys(args.peer))
+    peers, missing = [], []
+    for number, name in enumerate(names):
+        progress("starting peers", number, len(names))
+        try:
+            peers.append(stack.enter_context(Peer(name, args.model, work, args.threads)))
+        except MissingDependencyError as error:
+            if "all" not in args.peer:
+                raise
+            missing.append(str(error))
+            stderr_console().print(f"not measured: {error}", soft_wrap=True)
+    progress("starting peers", len(names), len(names))
+    return peers, missing
 
 
 COMMAND = Command(
     "bench",
-    "Measure an engine's exit policies side by side, in one run.",
+    "Measure engines, their modes and other runtimes side by side, in one run.",
     EXAMPLES,
     add_arguments,
     execute,

@@ -31,6 +31,7 @@ EXAMPLES = """\
 Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
 """
 LM_HEAD_BITS = (4, 8, 16, 32)
+BACKBONE_BITS = (8, 16, 32)
 RIVER_ACTIVATIONS = get_args(get_type_hints(PrecisionInfo)["river_activation"])
 OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
     "model",
@@ -41,6 +42,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "group_size",
     "symmetric",
     "lm_head_bits",
+    "backbone_bits",
     "river_activation",
     "kernels",
     "max_seq_len",
@@ -49,6 +51,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "policy",
     "force",
     "calibration_text",
+    "banks",
 )
 
 
@@ -120,10 +123,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "they compute; the result says which)",
     )
     bank.add_argument(
+        "--backbone-bits",
+        type=int,
+        choices=BACKBONE_BITS,
+        help="of a CPU engine's backbone weights: 32 is exact, 16 is float16, 8 is int8 with the "
+        "river's groups and activations (default: 32)",
+    )
+    bank.add_argument(
         "--lm-head-bits",
         type=int,
         choices=LM_HEAD_BITS,
         help="precision of the LM head (default: the checkpoint's)",
+    )
+    bank.add_argument(
+        "--banks",
+        choices=("both", "backbone", "river"),
+        help="one bank alone is a plain model, to measure the River engine against (default: both)",
     )
     bank.add_argument(
         "--calibration-text",

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 import river_trt
 from builders.build import BuildOptions, build
 from builders.calibration_text import read_calibration
-from builders.decoder import RiverDecoder
+from builders.decoder import DecoderLayer, RiverDecoder
 from builders.quantisers import make_quantiser
+from builders.quantisers.integer import quantise_integer
 from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
@@ -62,13 +64,16 @@ def build_pair(
     with_tokenizer: bool = False,
     kernels: str | None = None,
     river_activation: str = "float32",  # the reference does not round activations
+    backbone_bits: int | None = None,
     **changes: Any,
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
     hf = save_tiny_llama(directory / "model", **(TINY | changes)).eval()
     if with_tokenizer:
         save_word_tokenizer(directory / "model")
-    return pair_of(directory, hf, quantiser, group_size, symmetric, kernels, river_activation)
+    return pair_of(
+        directory, hf, quantiser, group_size, symmetric, kernels, river_activation, backbone_bits
+    )
 
 
 def pair_of(
@@ -79,6 +84,7 @@ def pair_of(
     symmetric: bool = False,
     kernels: str | None = None,
     river_activation: str = "float32",  # the reference does not round activations
+    backbone_bits: int | None = None,
 ) -> Pair:
     """Engine and reference of the model that was saved in `directory`/model."""
     options = BuildOptions(
@@ -89,6 +95,7 @@ def pair_of(
         symmetric=symmetric,
         river_activation=river_activation,
         kernels=kernels,
+        backbone_bits=backbone_bits,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))
@@ -100,7 +107,18 @@ def pair_of(
         manifest.model.shape.max_seq_len,
         read_calibration(directory / "none", source.config, None).token_ids,
     )
+    for layer in reference.layers:
+        assert isinstance(layer, DecoderLayer)
+        for linear in layer.linears().values():
+            linear.weight = stored_backbone(linear.weight, backbone_bits or 32, group_size)
     return Pair(hf, reference, river_trt.load(directory / "engine"), directory / "engine")
+
+
+def stored_backbone(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
+    """What an engine with such a backbone multiplies with, float32 [N, K]."""
+    if bits == 8:
+        return quantise_integer(weight, 8, group_size).dequantise(weight.shape[1])
+    return weight.half().float() if bits == 16 else weight
 
 
 def policy(

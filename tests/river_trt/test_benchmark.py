@@ -9,10 +9,13 @@ from river_trt.benchmark import (
     Plan,
     Round,
     Spread,
+    cache_bytes,
     measure,
+    mixed_loss,
     summarise,
     weight_bytes,
 )
+from river_trt.benchmark.arms import at_depth
 from river_trt.manifest import ByteCounts
 
 COUNTS = ByteCounts(backbone_layer=100, river_layer=10, lm_head=7, embedding=1)
@@ -65,34 +68,77 @@ def test_every_round_runs_every_arm_and_turns_the_order(make_engine, monkeypatch
     assert calls[-1] == ("measuring", 9, 9)
 
 
+def test_cache_bytes_grow_with_every_step(make_engine):
+    manifest = make_engine().manifest
+    slot = cache_bytes(manifest, 0, 1)  # a step attends to its own slot
+    shape = manifest.model.shape
+    assert slot == 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
+    assert cache_bytes(manifest, 10, 3) == (11 + 12 + 13) * slot
+
+
 def test_prefill_is_left_out(make_engine):
+    engine = make_engine()
     full, river = measure(
-        make_engine(), [[1, 2], [3]], [FULL_DEPTH, ALL_RIVER], Plan(new_tokens=6, rounds=1)
+        engine, [[1, 2], [3]], [FULL_DEPTH, ALL_RIVER], Plan(new_tokens=6, rounds=1)
     )
     for of_arm, depth in ((full, 4), (river, 1)):
         assert of_arm[0].tokens == of_arm[0].steps == 10
         assert of_arm[0].mean_backbone_layers == depth
-        assert of_arm[0].weight_bytes == 10 * COUNTS.per_token(depth, 4)
+        cache = cache_bytes(engine.manifest, 2, 5) + cache_bytes(engine.manifest, 1, 5)
+        assert of_arm[0].read_bytes == 10 * COUNTS.per_token(depth, 4) + cache
         assert len(of_arm[0].first_token_seconds) == 2
 
 
 def test_batches_are_filled_up_and_share_their_steps(make_engine):
-    plan = Plan(new_tokens=3, rounds=1, batch=2)
-    rounds = measure(make_engine(), [[1], [2, 3], [4]], [FULL_DEPTH], plan)
+    engine, plan = make_engine(), Plan(new_tokens=3, rounds=1, batch=2)
+    rounds = measure(engine, [[1], [2, 3], [4]], [FULL_DEPTH], plan)
     assert (rounds[0][0].tokens, rounds[0][0].steps) == (8, 4)
-    assert rounds[0][0].weight_bytes == 4 * (400 + 7 + 2)
+    cache = sum(cache_bytes(engine.manifest, length, 2) for length in (1, 2, 1, 1))
+    assert rounds[0][0].read_bytes == 4 * (400 + 7 + 2) + cache
+
+
+def summaries_of(**arms):
+    """Each arm: (depth, seconds of a round of 10 steps of one row, ...)."""
+    rounds = [
+        [Round(10, 10, s, (s, 3 * s), depth, 1000) for s in seconds]
+        for depth, *seconds in arms.values()
+    ]
+    return summarise(list(arms), rounds)
 
 
 def test_summary_has_medians_and_ratios():
-    def of(*seconds):
-        return [Round(10, 10, s, (s, 3 * s), 4.0, 1000) for s in seconds]
-
-    arms = [FULL_DEPTH, ALL_RIVER]
-    full, river = summarise(arms, [of(2.0, 1.0, 4.0), of(0.5, 1.0, 0.25)])
+    full, river = summaries_of(full=(4.0, 2.0, 1.0, 4.0), river=(1.0, 0.5, 1.0, 0.25))
     assert full.tokens_per_second == Spread(5.0, 2.5, 10.0)
     assert (full.ratio, river.ratio) == (1.0, 4.0)
     assert (full.bytes_per_step, full.bytes_per_second) == (100, 500)
     assert full.first_token_seconds == 3.5  # of all prompts: 1, 2, 3, 4, 6, 12
+    assert full.roof(2000.0) == 20.0  # 100 bytes a step at 2000 a second
+
+
+def test_another_runtime_has_no_depth_and_no_roof():
+    (peer,) = summarise(["peer"], [[Round(10, 10, 2.0, (1.0,))]])
+    assert (peer.mean_backbone_layers, peer.bytes_per_step, peer.roof(1e9)) == (None, None, None)
+
+
+def test_mixed_rows_are_compared_with_equal_ones_of_their_mean_depth():
+    full, river, half, mixed = summaries_of(
+        full=(5.0, 5.0), river=(1.0, 1.0), half=(3.0, 3.0), mixed=(3.0, 4.5)
+    )
+    assert mixed_loss(half, full, river) == pytest.approx(0.0)
+    assert mixed_loss(mixed, full, river) == pytest.approx(0.5)
+    assert mixed_loss(mixed, full, full) is None
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_forced_depth_runs_as_many_layers(make_engine, depth):
+    (rounds,) = measure(make_engine(), [[1]], [at_depth(depth, 4)], Plan(new_tokens=4, rounds=1))
+    assert rounds[0].mean_backbone_layers == depth
+
+
+@pytest.mark.parametrize("depth", [0, 5])
+def test_depth_outside_the_model_is_refused(depth):
+    with pytest.raises(RiverError, match=f"depth {depth} is not one of the layers 1..4"):
+        at_depth(depth, 4)
 
 
 def test_cache_that_is_too_small_is_refused_and_an_exact_one_is_not(make_engine):

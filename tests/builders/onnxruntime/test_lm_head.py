@@ -9,7 +9,7 @@ import torch
 import river_trt
 from builders.build import BuildOptions, build
 from builders.quantisers import make_quantiser
-from builders.quantisers.lm_head import quantise_head
+from builders.quantisers.integer import quantise_integer
 from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
@@ -41,7 +41,7 @@ def test_head_of_a_bfloat16_gemma(tmp_path, bits, tied):
     source = ModelSource.open(str(tmp_path / "model"))
     head = source.shared().lm_head
     if bits < 16:
-        head = quantise_head(head, bits, GROUP).dequantise(head.shape[1])
+        head = quantise_integer(head, bits, GROUP).dequantise(head.shape[1])
     quantiser = make_quantiser("rtn", GROUP, False)
     river = river_format(source.config, quantiser, GROUP, False)
     reference = load_decoder(source, quantiser, river, IDS.shape[1], lm_head=head.float())

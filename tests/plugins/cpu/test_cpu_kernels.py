@@ -34,11 +34,12 @@ def run_program(directory: Path, test: str, units: list[str], sanitizers: str) -
 
 
 def test_kernels_equal_double_precision(tmp_path):
-    units = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc"]
+    units = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc", "kernels_avx512.cc"]
     output = run_program(tmp_path, "test_kernels.cc", units, "address,undefined")
     assert "tested: portable" in output
-    if X86 and " avx2 " in Path("/proc/cpuinfo").read_text():
-        assert "tested: avx2" in output
+    flags = Path("/proc/cpuinfo").read_text() if X86 else ""
+    for name, flag in (("avx2", " avx2 "), ("avx512 vnni", " avx512_vnni ")):
+        assert (f"tested: {name}\n" in output) == (flag in flags)
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])

@@ -96,26 +96,62 @@ struct Rounded {
   }
 };
 
-void test_dense(const Kernels& kernels) {
+// Half-precision numbers of every kind but infinities, and what they are.
+uint16_t any_half() {
+  std::uniform_int_distribution<int> exponent(0, 16), mantissa(0, 1023), sign(0, 1);
+  return static_cast<uint16_t>(sign(rng) << 15 | exponent(rng) << 10 | mantissa(rng));
+}
+
+double value_of(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const double size = exponent == 0 ? std::ldexp(mantissa, -24)
+                                    : std::ldexp(1024 + mantissa, exponent - 25);
+  return half & 0x8000 ? -size : size;
+}
+
+void test_widen_half() {
+  for (uint32_t half = 0; half < 0x10000; ++half) {
+    if ((half >> 10 & 31) == 31) continue;
+    expect(widen_half(static_cast<uint16_t>(half)) == value_of(static_cast<uint16_t>(half)),
+           "widen_half: wrong value");
+  }
+}
+
+void test_dense(const Kernels& kernels, bool halves) {
   for (size_t inputs : {1, 7, 64, 96, 577}) {
     for (size_t panels : {1, 2, 3}) {
-      const auto weight = normals(panels * inputs * kPanel), x = normals(kMaxRows * inputs);
-      for (size_t rows = 1; rows <= kMaxRows; ++rows) {
+      const size_t count = panels * inputs * kPanel;
+      const auto single = normals(count), x = normals((kMaxRows + 2) * inputs);
+      std::vector<uint16_t> half(count);
+      for (uint16_t& value : half) value = any_half();
+      DensePanels weight;
+      weight.inputs = inputs;
+      if (halves) {
+        weight.half = half.data();
+      } else {
+        weight.single = single.data();
+      }
+      for (size_t rows = 1; rows <= kMaxRows + 2; ++rows) {
         std::vector<const float*> pointers;
         for (size_t r = 0; r < rows; ++r) pointers.push_back(x.data() + r * inputs);
         std::vector<float> y(rows * panels * kPanel, NAN), alone(panels * kPanel);
-        kernels.dense(weight.data(), inputs, panels, pointers.data(), rows, y.data());
+        kernels.dense(weight, panels, pointers.data(), rows, y.data());
         for (size_t r = 0; r < rows; ++r) {
-          kernels.dense(weight.data(), inputs, panels, &pointers[r], 1, alone.data());
+          kernels.dense(weight, panels, &pointers[r], 1, alone.data());
           const float* row = y.data() + r * panels * kPanel;
           expect(std::equal(alone.begin(), alone.end(), row), "dense: a row alone differs");
+          kernels.dense(weight.from(panels - 1), 1, &pointers[r], 1, alone.data());
+          expect(std::equal(alone.begin(), alone.begin() + kPanel, row + (panels - 1) * kPanel),
+                 "dense: a panel alone differs");
           for (size_t n = 0; n < panels * kPanel; ++n) {
-            double wanted = 0.0;
+            double wanted = 0.0, size = 1.0;
             for (size_t k = 0; k < inputs; ++k) {
-              wanted += double{x[r * inputs + k]} *
-                        weight[(n / kPanel * inputs + k) * kPanel + n % kPanel];
+              const size_t at = (n / kPanel * inputs + k) * kPanel + n % kPanel;
+              const double term = x[r * inputs + k] * (halves ? value_of(half[at]) : single[at]);
+              wanted += term;
+              size += std::abs(term);
             }
-            expect(near(row[n], wanted, 1e-4), "dense: wrong sum");
+            expect(std::abs(row[n] - wanted) <= 1e-5 * size, "dense: wrong sum");
           }
         }
       }
@@ -213,18 +249,51 @@ void test_vectors(const Kernels& kernels) {
   }
 }
 
+void test_attend(const Kernels& kernels) {
+  for (size_t dim : {4, 16, 32, 40, 64, 80, 128}) {
+    for (size_t count : {1, 3, 15, 16, 63, 64, 65, 200}) {
+      for (float scale : {1.0f, 30.0f}) {  // of the scores: all keys count, or one
+        auto q = normals(dim);
+        for (float& value : q) value *= scale;
+        const auto k = normals(count * dim), v = normals(count * dim);
+        std::vector<double> weights(count), wanted(dim);
+        double largest = -INFINITY, total = 0.0;
+        for (size_t i = 0; i < count; ++i) {
+          for (size_t d = 0; d < dim; ++d) weights[i] += double{q[d]} * k[i * dim + d];
+          largest = std::max(largest, weights[i]);
+        }
+        for (double& weight : weights) total += weight = std::exp(weight - largest);
+        for (size_t i = 0; i < count; ++i) {
+          for (size_t d = 0; d < dim; ++d) wanted[d] += weights[i] / total * v[i * dim + d];
+        }
+        std::vector<float> out(dim, NAN);
+        kernels.attend(q.data(), k.data(), v.data(), count, dim, out.data());
+        for (size_t d = 0; d < dim; ++d) {
+          expect(near(out[d], wanted[d], scale * 1e-5), "attend: wrong value");
+        }
+      }
+    }
+  }
+}
+
 void test_all(const Kernels& kernels) {
-  test_dense(kernels);
+  test_dense(kernels, false);
+  test_dense(kernels, true);
   test_quantised(kernels);
   test_round_row(kernels);
   test_vectors(kernels);
+  test_attend(kernels);
   std::printf("tested: %s\n", kernels.name);
 }
 
 }  // namespace
 
 int main() {
+  test_widen_half();
   test_all(kPortable);
+#if defined(__x86_64__)
+  if (&kernels() == &kAvx512) test_all(kAvx2);
+#endif
   if (&kernels() != &kPortable) test_all(kernels());
   return failures != 0;
 }

@@ -23,6 +23,7 @@ class FakeOptions:
     group_size: int | None = None
     symmetric: bool | None = None
     lm_head_bits: int | None = None
+    backbone_bits: int | None = None
     river_activation: str | None = None
     kernels: str | None = None
     max_seq_len: int | None = None
@@ -62,7 +63,7 @@ def test_options_not_given_keep_the_builder_s_defaults(capsys, builder):
 def test_every_option_reaches_the_builder(capsys, builder):
     argv = "build --model m --out e --target h100 --quantiser awq --group-size 32 --symmetric"
     argv += " --lm-head-bits 8 --river-activation float32 --max-seq-len 99 --tau -inf --pinned 1,4"
-    argv += " --kernels native --policy p.json"
+    argv += " --kernels native --policy p.json --backbone-bits 8 --banks backbone"
     argv += " --calibration-text t.txt --force --backend onnxruntime"
     assert main(argv.split()) == 0
     assert builder.calls == [
@@ -75,6 +76,7 @@ def test_every_option_reaches_the_builder(capsys, builder):
             group_size=32,
             symmetric=True,
             lm_head_bits=8,
+            backbone_bits=8,
             river_activation="float32",
             kernels="native",
             max_seq_len=99,
@@ -83,6 +85,7 @@ def test_every_option_reaches_the_builder(capsys, builder):
             policy=Path("p.json"),
             calibration_text=Path("t.txt"),
             force=True,
+            banks="backbone",
         )
     ]
 
@@ -143,6 +146,7 @@ def test_interrupted_build(capsys, builder):
     [
         (["--backend", "tensorrt"], "invalid choice: 'tensorrt' (choose from 'onnxruntime')"),
         (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
+        (["--backbone-bits", "4"], "invalid choice: 4 (choose from 8, 16, 32)"),
         (["--river-activation", "int4"], "choose from 'int8', 'float32'"),
         (["--group-size", "big"], "invalid int value"),
     ],

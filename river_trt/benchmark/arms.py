@@ -1,0 +1,56 @@
+"""The modes of an engine that a benchmark compares: each is an exit policy with a name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from river_trt.errors import RiverError
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A mode to measure; tau and pinned as in GenerationConfig."""
+
+    name: str
+    tau: float | Sequence[float] | None = None
+    pinned: Sequence[int] | None = None
+
+
+FULL_DEPTH = Arm("full depth", tau=float("inf"))
+ENGINE_POLICY = Arm("engine's")
+ALL_RIVER = Arm("all river", tau=float("-inf"), pinned=())
+# Names of the command line to the modes that need no number.
+MODES: dict[str, Arm] = {"full": FULL_DEPTH, "policy": ENGINE_POLICY, "river": ALL_RIVER}
+
+
+def at_tau(tau: float | tuple[float, ...]) -> Arm:
+    """The engine's gate and pins with these thresholds."""
+    if isinstance(tau, float):
+        return Arm(f"tau {tau:g}", tau)
+    return Arm(f"tau {min(tau):g} to {max(tau):g}, by layer", tau)
+
+
+def at_depth(depth: int, num_layers: int) -> Arm:
+    """Every token leaves after layer `depth`; no pins. RiverError for a layer that is not there."""
+    if not 1 <= depth <= num_layers:
+        raise RiverError(f"depth {depth} is not one of the layers 1..{num_layers}")
+    tau = np.full(num_layers, np.inf)
+    tau[depth - 1] = -np.inf
+    return Arm(f"depth {depth}", tuple(tau.tolist()), ())
+
+
+def chosen_arms(
+    modes: Sequence[str],
+    taus: Sequence[float | tuple[float, ...]],
+    depths: Sequence[int],
+) -> Callable[[int], list[Arm]]:
+    """The arms asked for, of a model with so many layers. RiverError for an unknown mode."""
+    for mode in modes:
+        if mode not in MODES:
+            raise RiverError(f"mode {mode!r} is not offered; choose among {', '.join(MODES)}")
+    return lambda num_layers: [
+        *(MODES[mode] for mode in modes),
+        *(at_tau(tau) for tau in taus),
+        *(at_depth(depth, num_layers) for depth in depths),
+    ]

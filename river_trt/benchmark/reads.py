@@ -1,0 +1,35 @@
+"""Bytes that decode steps read: weights by the manifest's counts, and the filled cache."""
+
+import numpy as np
+
+from river_trt.manifest import ByteCounts, Manifest
+
+
+def weight_bytes(
+    exit_layers: np.ndarray,  # [rows, steps] int, 1..L
+    pinned: np.ndarray,  # [L] bool
+    counts: ByteCounts,
+) -> int:
+    """Weight bytes that the decode steps read.
+
+    A bank is read once a step if any row needs it: a layer with rows on both sides reads both.
+    """
+    layers = np.arange(1, len(pinned) + 1)
+    use_river = (layers > exit_layers[..., None]) & ~pinned  # [rows, steps, L]
+    river_reads = int(use_river.any(axis=0).sum())
+    backbone_reads = int((~use_river).any(axis=0).sum())
+    rows, steps = exit_layers.shape
+    layer_bytes = backbone_reads * counts.backbone_layer + river_reads * counts.river_layer
+    return int(layer_bytes + steps * (counts.lm_head + rows * counts.embedding))
+
+
+def cache_bytes(
+    manifest: Manifest,
+    prompt_tokens: int,
+    steps: int,
+) -> int:
+    """K and V that one row's decode steps attend to; the first step has the prompt before it."""
+    shape = manifest.model.shape
+    slot = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+    slot *= np.dtype(manifest.precision.kv_cache).itemsize
+    return slot * (steps * prompt_tokens + steps * (steps + 1) // 2)
