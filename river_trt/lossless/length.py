@@ -1,0 +1,54 @@
+"""How many tokens to draft: from what drafts cost and how many of them were accepted."""
+
+from dataclasses import dataclass, field
+
+from river_trt.manifest import ByteCounts
+
+# A verification reads the weights once for all its tokens; this is what each further one adds, in
+# full-depth steps.
+TOKEN_COST = 0.05
+PRIOR_ACCEPTANCE = 0.8  # before anything was seen
+PRIOR_WEIGHT = 4.0  # tokens that count as seen with it
+MEMORY = 0.9  # what a round leaves of the counts before it: a text changes on its way
+
+
+@dataclass(slots=True)
+class DraftLength:
+    """Of one row. Depends on the row's own past only, so that a seed fixes a sampled text."""
+
+    step_cost: float  # of a draft step, in full-depth steps
+    limit: int
+    _tested: float = field(default=0.0, init=False)
+    _accepted: float = field(default=0.0, init=False)
+
+    @property
+    def acceptance(self) -> float:
+        """Expected share of tokens accepted whose predecessors were."""
+        accepted = self._accepted + PRIOR_WEIGHT * PRIOR_ACCEPTANCE
+        return accepted / (self._tested + PRIOR_WEIGHT)
+
+    def next(
+        self,
+        room: int,  # tokens that may be drafted at most, for the cache's or the text's end
+    ) -> int:
+        """The length with the most tokens for the time; 0 where drafting does not pay."""
+        best, best_rate = 0, 1.0
+        expected = reached = 1.0
+        for length in range(1, min(room, self.limit) + 1):
+            reached *= self.acceptance
+            expected += reached
+            rate = expected / (1 + length * (self.step_cost + TOKEN_COST))
+            if rate > best_rate:
+                best, best_rate = length, rate
+        return best
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Forgets a little even where nothing was drafted, so that drafting is tried again."""
+        self._tested = MEMORY * self._tested + accepted + (accepted < drafted)
+        self._accepted = MEMORY * self._accepted + accepted
+
+
+def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
+    """Of a draft step with that many backbone layers, in full-depth steps, by bytes read."""
+    full_depth = counts.per_token(num_layers, num_layers)
+    return counts.per_token(pinned_layers, num_layers) / full_depth
