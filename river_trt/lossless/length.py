@@ -8,8 +8,10 @@ from river_trt.manifest import ByteCounts
 # full-depth steps.
 TOKEN_COST = 0.05
 PRIOR_ACCEPTANCE = 0.8  # before anything was seen
-PRIOR_WEIGHT = 4.0  # tokens that count as seen with it
-MEMORY = 0.9  # what a round leaves of the counts before it: a text changes on its way
+PRIOR_WEIGHT = 2.0  # tokens that count as seen with it
+# What a round leaves of the counts before it, because a text changes on its way; and a round that
+# drafts nothing, so that drafting is tried again after a while.
+MEMORY, IDLE_MEMORY = 0.95, 0.98
 
 
 @dataclass(slots=True)
@@ -43,9 +45,10 @@ class DraftLength:
         return best
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """Forgets a little even where nothing was drafted, so that drafting is tried again."""
-        self._tested = MEMORY * self._tested + accepted + (accepted < drafted)
-        self._accepted = MEMORY * self._accepted + accepted
+        """Take in how a round went; of a rejected token's successors nothing is known."""
+        memory = MEMORY if drafted else IDLE_MEMORY
+        self._tested = memory * self._tested + accepted + (accepted < drafted)
+        self._accepted = memory * self._accepted + accepted
 
 
 def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
