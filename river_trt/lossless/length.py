@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from river_trt.manifest import ByteCounts
+from river_trt.results import Speculation
 
 # A verification reads the weights once for all its tokens; this is what each further one adds, in
 # full-depth steps.
@@ -55,3 +56,14 @@ def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
     """Of a draft step with that many backbone layers, in full-depth steps, by bytes read."""
     full_depth = counts.per_token(num_layers, num_layers)
     return counts.per_token(pinned_layers, num_layers) / full_depth
+
+
+def estimate_speedup(speculation: Speculation) -> float:
+    """Over full depth, whose step takes what TOKEN_COST leaves of a verification."""
+    rounds = len(speculation.drafted)
+    seconds = speculation.draft_seconds + speculation.verify_seconds
+    if not rounds or not seconds:
+        return 1.0
+    full_steps = rounds + TOKEN_COST * float(speculation.drafted.sum())
+    step_seconds = speculation.verify_seconds / full_steps
+    return speculation.tokens_per_round * rounds * step_seconds / seconds

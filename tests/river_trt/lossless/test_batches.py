@@ -31,10 +31,12 @@ def test_random_joins_and_leaves(make_lossless_engine, seed, batch_invariant):
     configs = [replace(KINDS[i % len(KINDS)], seed=i) for i in range(len(prompts))]
     agreement = float(random.uniform(0.3, 1.0))
     sizes = {"max_seq_len": int(random.integers(30, 60)), "prefill_chunk": 2}
-    alone = [make(agreement, **sizes).generate(p, c)[0] for p, c in zip(prompts, configs)]
+    alone = [
+        make(agreement, **sizes).generate(p, c)[0] for p, c in zip(prompts, configs, strict=True)
+    ]
     engine = make(agreement, size, batch_invariant=batch_invariant, **sizes)
     decoder = Decoder(engine._session, 2, batch_invariant=batch_invariant)
-    rows = [engine._row(0, p, c) for p, c in zip(prompts, configs)]
+    rows = [engine._row(0, p, c) for p, c in zip(prompts, configs, strict=True)]
     waiting, running, dropped = list(rows), [], []
     while waiting or running or decoder.rows.prefilling:
         if decoder.rows.prefilling is None and waiting and len(decoder.rows) < size:
@@ -89,10 +91,9 @@ def test_rows_of_a_batch_verify_together(make_lossless_engine):
     engine = make_lossless_engine(0.9)
     engine.generate([[1, 2], [3], [4, 5], [6]], CONFIG)
     session = engine._session
-    verified = [
-        step for step, kind in zip(session.steps[4:], session.kinds[4:]) if kind == "full"
-    ]
-    assert [rows for _, rows, _ in verified[:5]] == [4] * 5
+    steps = zip(session.steps, session.kinds, strict=True)
+    verified = [rows for (_, rows, _), kind in steps if kind == "full"]
+    assert verified[4:9] == [4] * 5  # after the prefills
 
 
 def test_scheduler_counts_what_was_drafted(make_lossless_engine):
