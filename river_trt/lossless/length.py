@@ -35,21 +35,29 @@ class DraftLength:
         room: int,  # tokens that may be drafted at most, for the cache's or the text's end
     ) -> int:
         """The length with the most tokens for the time; 0 where drafting does not pay."""
-        best, best_rate = 0, 1.0
-        expected = reached = 1.0
-        for length in range(1, min(room, self.limit) + 1):
-            reached *= self.acceptance
-            expected += reached
-            rate = expected / (1 + length * (self.step_cost + TOKEN_COST))
-            if rate > best_rate:
-                best, best_rate = length, rate
-        return best
+        return best_length(self.acceptance, self.step_cost, min(room, self.limit))[0]
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Take in how a round went; of a rejected token's successors nothing is known."""
         memory = MEMORY if drafted else IDLE_MEMORY
         self._tested = memory * self._tested + accepted + (accepted < drafted)
         self._accepted = memory * self._accepted + accepted
+
+
+def best_length(acceptance: float, step_cost: float, limit: int) -> tuple[int, float]:
+    """The length 0..limit with the most tokens for the time, and its speed-up over full depth.
+
+    acceptance: of a token whose predecessors were accepted. step_cost: as in DraftLength.
+    """
+    best, best_rate = 0, 1.0
+    expected = reached = 1.0
+    for length in range(1, limit + 1):
+        reached *= acceptance
+        expected += reached
+        rate = expected / (1 + length * (step_cost + TOKEN_COST))
+        if rate > best_rate:
+            best, best_rate = length, rate
+    return best, best_rate
 
 
 def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
