@@ -17,6 +17,7 @@ from river_trt.decoding import Decoder
 from river_trt.engine_dir import read_directions, read_engine_dir
 from river_trt.errors import PromptError, RiverError
 from river_trt.lossless.draft import Draft
+from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, step_cost
 from river_trt.manifest import Manifest
 from river_trt.results import GenerationResult, TokenEvent
@@ -109,6 +110,7 @@ class Engine:
         self._session = session
         self._prefill_chunk = prefill_chunk
         self._batch_invariant = batch_invariant
+        self._gap_acceptance = GapAcceptance()  # learns from all that is drafted here
         self._lock = threading.Lock()
 
     def generate(
@@ -269,7 +271,8 @@ class Engine:
         # Layer 1 runs the backbone with or without a pin.
         layers = 1 + int(policy.pinned[1:].sum())
         cost = step_cost(self.manifest.bytes_per_layer, layers, self.num_layers)
-        return Draft(policy, DraftLength(cost, config.max_draft_tokens))
+        gaps = self._gap_acceptance if config.temperature == 0.0 else None
+        return Draft(policy, DraftLength(cost, config.max_draft_tokens), gaps)
 
     def _token_ids(self, prompt: Prompt) -> np.ndarray:
         """The prompt as int64 [prompt_tokens], checked against the vocabulary and the cache."""

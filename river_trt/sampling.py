@@ -66,9 +66,7 @@ def distribution(
     """What `sample` draws from; filters in the order of transformers: penalty, temperature, k, p,
     min_p. Greedy is the best token alone. Raises EngineError as `sample`.
     """
-    if config.repetition_penalty != 1.0:
-        assert seen is not None
-        logits = penalise(logits, seen, config.repetition_penalty)
+    logits = penalised(logits, config, seen)
     best = int(logits.argmax())  # argmax finds a NaN if there is one
     if not np.isfinite(logits[best]):
         raise EngineError(
@@ -83,6 +81,23 @@ def distribution(
     candidates = keep_top_p(scores, candidates, config.top_p)
     candidates = keep_min_p(scores, candidates, config.min_p)
     return Distribution(candidates, np.exp(scores[candidates]).astype(np.float64))
+
+
+def penalised(logits: np.ndarray, config: GenerationConfig, seen: np.ndarray | None) -> np.ndarray:
+    """The logits [vocab] under the config's repetition penalty; themselves where it has none."""
+    if config.repetition_penalty == 1.0:
+        return logits
+    assert seen is not None
+    return penalise(logits, seen, config.repetition_penalty)
+
+
+def lead(logits: np.ndarray, best: int) -> float:
+    """How far the best logit of [vocab] lies above the next one."""
+    highest = logits[best]
+    logits[best] = -np.inf  # for a moment: a copy would take longer than the search
+    second = logits.max()
+    logits[best] = highest
+    return float(highest - second)
 
 
 def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:

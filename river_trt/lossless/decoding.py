@@ -20,7 +20,7 @@ from river_trt.lossless.acceptance import verify_token
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.spans import Place, spans
 from river_trt.row import Row
-from river_trt.sampling import distribution
+from river_trt.sampling import distribution, lead, penalised
 from river_trt.spec import GATE_SCOPES
 
 Given = dict[Row, list[str | EngineError]]  # the text of each new token, or what ended the row
@@ -180,13 +180,16 @@ def _room(row: Row) -> int:
 def _extend(row: Row, logits: np.ndarray) -> list[str | EngineError]:
     """Draft a token from its logits [vocab]; an error is the row's own."""
     draft, seen = _draft_of(row), row.seen
-    if seen is not None and draft.token_ids:
+    if seen is not None:
         seen = seen.copy()
         seen[draft.token_ids] = True
     try:
         choice = distribution(logits, row.config, seen)
     except EngineError as error:
         return [error]
-    draft.distributions.append(choice)
-    draft.token_ids.append(choice.draw(row.generator))
+    token = choice.draw(row.generator)
+    gap = None
+    if draft.gap_acceptance is not None:
+        gap = lead(penalised(logits, row.config, seen), token)
+    draft.add(token, choice, gap)
     return []

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength
 from river_trt.results import Speculation
 from river_trt.sampling import Distribution
@@ -16,10 +17,13 @@ class Draft:
 
     policy: ExitPolicy  # of the draft steps
     length: DraftLength
+    gap_acceptance: GapAcceptance | None  # of greedy rows; the engine's
     wanted: int | None = None  # tokens to draft in this round; None: no round has begun
     waited: bool = False  # complete, and verified at the next step at the latest
     token_ids: list[int] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)  # what each was drawn from
+    gaps: list[float] = field(default_factory=list)  # of each greedy one, to the runner-up
+    reached: float = 1.0  # the probability that all of them are accepted
     drafted: list[int] = field(default_factory=list)  # of each round
     accepted: list[int] = field(default_factory=list)
     draft_seconds: float = 0.0
@@ -32,17 +36,38 @@ class Draft:
 
     def begin(self, room: int) -> None:
         """Start a round that may draft so many tokens."""
-        self.wanted = self.length.next(room)
+        self.wanted = self.length.most(room)
         self.waited = False
+        self.reached = 1.0
+
+    def add(self, token: int, distribution: Distribution, gap: float | None) -> None:
+        """Take a drafted token; where more are not worth their time, the draft is complete.
+
+        Only what was known before the token was drawn may end a draft behind it, so a sampled
+        row's draft ends where its past says: else the text would not be the backbone's.
+        """
+        self.token_ids.append(token)
+        self.distributions.append(distribution)
+        if gap is None or self.gap_acceptance is None:
+            self.reached *= self.length.acceptance
+        else:
+            self.gaps.append(gap)
+            self.reached *= self.gap_acceptance.acceptance(gap)
+        if not self.length.goes_on(self.reached):
+            self.wanted = len(self.token_ids)
 
     def end(self, accepted: int) -> None:
         """The round is verified: its slots hold the backbone's K and V now."""
         self.length.observe(len(self.token_ids), accepted)
+        for index, gap in enumerate(self.gaps[: accepted + 1]):
+            assert self.gap_acceptance is not None
+            self.gap_acceptance.observe(gap, index < accepted)
         self.drafted.append(len(self.token_ids))
         self.accepted.append(accepted)
         self.wanted = None
         self.token_ids.clear()
         self.distributions.clear()
+        self.gaps.clear()
 
     def speculation(self) -> Speculation:
         return Speculation(

@@ -17,9 +17,12 @@ MEMORY, IDLE_MEMORY = 0.95, 0.98
 
 @dataclass(slots=True)
 class DraftLength:
-    """Of one row. Depends on the row's own past only, so that a seed fixes a sampled text."""
+    """Of one row. Depends on the row's own past only, so that a seed fixes a sampled text.
 
-    step_cost: float  # of a draft step, in full-depth steps
+    step_cost: of a draft step, in full-depth steps. limit: tokens of a draft at most.
+    """
+
+    step_cost: float
     limit: int
     _tested: float = field(default=0.0, init=False)
     _accepted: float = field(default=0.0, init=False)
@@ -30,12 +33,21 @@ class DraftLength:
         accepted = self._accepted + PRIOR_WEIGHT * PRIOR_ACCEPTANCE
         return accepted / (self._tested + PRIOR_WEIGHT)
 
-    def next(
+    def most(
         self,
         room: int,  # tokens that may be drafted at most, for the cache's or the text's end
     ) -> int:
-        """The length with the most tokens for the time; 0 where drafting does not pay."""
-        return best_length(self.acceptance, self.step_cost, min(room, self.limit))[0]
+        """Tokens of the next draft at most; 0 where drafting does not pay."""
+        limit = min(room, self.limit)
+        return limit if best_length(self.acceptance, self.step_cost, limit)[0] else 0
+
+    def goes_on(
+        self,
+        reached: float,  # the probability that all tokens of the draft so far are accepted
+    ) -> bool:
+        """Whether one more token brings more than the time it takes is worth."""
+        speedup = best_length(self.acceptance, self.step_cost, self.limit)[1]
+        return reached * self.acceptance > speedup * (self.step_cost + TOKEN_COST)
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Take in how a round went; of a rejected token's successors nothing is known."""
