@@ -7,7 +7,7 @@ from river_trt.results import Speculation
 
 # A verification reads the weights once for all its tokens; this is what each further one adds, in
 # full-depth steps.
-TOKEN_COST = 0.05
+TOKEN_COST = 0.07
 PRIOR_ACCEPTANCE = 0.8  # before anything was seen
 PRIOR_WEIGHT = 2.0  # tokens that count as seen with it
 # What a round leaves of the counts before it, because a text changes on its way; and a round that
