@@ -78,8 +78,7 @@ class Decoder:
     def decode(self, group: Group) -> list[Outcome]:
         """One step of every row of a group; rows that end leave the cache.
 
-        A step gives each row a token. Rows in lossless mode take two steps at most, one that
-        drafts and one that verifies, and get none or several.
+        It gives each row a token, but rows in lossless mode none or several.
         """
         started = time.perf_counter()
         lossless = group.places[0].draft is not None

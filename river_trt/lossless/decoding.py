@@ -1,4 +1,4 @@
-"""Drafting and verifying the rows of a group, one step of each at a time.
+"""Drafting and verifying the rows of a group, one step at a time.
 
 slots        past_length ..                       a round of one row, three tokens drafted
 draft        t                -> d1
@@ -46,7 +46,7 @@ class LosslessDecoder:
         self.counts = LosslessCounts()
 
     def step(self, group: Group) -> Given:
-        """At most one draft step and then one verification, of those rows that are due.
+        """One step: a draft step of some rows, or the verification of those that are due.
 
         Rows of a group verify together as far as they can, because then they share one read of
         the backbone. A row whose draft is complete waits for one step of the others, not more:
@@ -56,20 +56,18 @@ class LosslessDecoder:
         rows = group.rows
         given: Given = {row: [] for row in rows}
         for row in rows:
-            draft = _draft_of(row)
-            if draft.wanted is None:
-                draft.begin(_room(row))
-            draft.waited = draft.complete
-        drafting = [row for row in rows if not _draft_of(row).complete]
-        if drafting:
-            self._draft(group, drafting, given)
-        due = [row for row in rows if not given[row]]
-        if any(not _draft_of(row).complete for row in due):
-            if not any(_draft_of(row).waited for row in due):
-                return given
-            due = [row for row in due if _draft_of(row).complete or row.config.temperature == 0.0]
-        if due:
+            if _draft_of(row).wanted is None:
+                _draft_of(row).begin(_room(row))
+        complete = [row for row in rows if _draft_of(row).complete]
+        if len(complete) == len(rows):
+            self._verify(group, rows, given)
+        elif any(_draft_of(row).waited for row in complete):
+            due = [row for row in rows if row in complete or row.config.temperature == 0.0]
             self._verify(group, due, given)
+        else:
+            for row in complete:
+                _draft_of(row).waited = True
+            self._draft(group, [row for row in rows if row not in complete], given)
         return given
 
     def _draft(self, group: Group, rows: list[Row], given: Given) -> None:
@@ -82,7 +80,7 @@ class LosslessDecoder:
         for span in spans(places, rows[0].cache_length):
             covered = group.places[span.first : span.end]
             ids = np.zeros((len(covered), span.tokens), np.int64)
-            ids[:, 0] = [[*row.token_ids, *_draft_of(row).token_ids][-1] for row in covered]
+            ids[:, 0] = [(_draft_of(row).token_ids or row.token_ids)[-1] for row in covered]
             out = self._session.step(
                 ids,
                 group.first + span.first,

@@ -19,7 +19,7 @@ class Draft:
     length: DraftLength
     gap_acceptance: GapAcceptance | None  # of greedy rows; the engine's
     wanted: int | None = None  # tokens to draft in this round; None: no round has begun
-    waited: bool = False  # complete, and verified at the next step at the latest
+    waited: bool = False  # complete, for a step of the others
     token_ids: list[int] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)  # what each was drawn from
     gaps: list[float] = field(default_factory=list)  # of each greedy one, to the runner-up

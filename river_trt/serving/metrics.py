@@ -12,9 +12,9 @@ class ServingMetrics:
     `admitted` requests. first_token_seconds: from submission to the first token, of `started`
     requests. latency_seconds: from submission to the last token, of `completed` requests.
     decode_tokens, backbone_layers: tokens of decode steps (all but each request's first), and the
-    layers that ran the backbone for them. decode_steps: of rows of equal policy; rows in lossless
-    mode take a draft step and a verification in one of them. lossless_rounds: verifications of a
-    row. draft_seconds, verify_seconds: of the steps that drafted, and that verified.
+    layers that ran the backbone for them. decode_steps: each of rows of equal policy; in lossless
+    mode it drafts or verifies. lossless_rounds: verifications of a row. draft_seconds,
+    verify_seconds: of the steps that drafted, and that verified.
     """
 
     running: int = 0

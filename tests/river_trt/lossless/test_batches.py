@@ -81,7 +81,7 @@ def test_no_row_waits_longer_than_a_step_for_another(make_lossless_engine):
             stepped = len(row.draft.drafted) > verified[row] or (
                 row.draft.wanted is not None and len(row.draft.token_ids) > done[row][1]
             )
-            # A call is a draft step and a verification at most.
+            # A call is one step.
             rounds[row] = 0 if stepped else rounds[row] + 1
             assert rounds[row] <= 1
     assert all(len(row.token_ids) == 150 for row in rows)
