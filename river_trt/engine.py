@@ -271,8 +271,13 @@ class Engine:
         # Layer 1 runs the backbone with or without a pin.
         layers = 1 + int(policy.pinned[1:].sum())
         cost = step_cost(self.manifest.bytes_per_layer, layers, self.num_layers)
-        gaps = self._gap_acceptance if config.temperature == 0.0 else None
-        return Draft(policy, DraftLength(cost, config.max_draft_tokens), gaps)
+        greedy = config.temperature == 0.0
+        return Draft(
+            policy,
+            DraftLength(cost, config.max_draft_tokens),
+            self._gap_acceptance if greedy else None,
+            adapts=greedy or config.seed is None,
+        )
 
     def _token_ids(self, prompt: Prompt) -> np.ndarray:
         """The prompt as int64 [prompt_tokens], checked against the vocabulary and the cache."""

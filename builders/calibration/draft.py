@@ -17,7 +17,7 @@ from builders.evaluation.scores import Progress
 from builders.evaluation.text import read_pieces
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
-from river_trt.lossless.length import best_length, step_cost
+from river_trt.lossless.length import best_length, step_cost, token_cost
 from river_trt.manifest import DraftInfo
 
 MOST_PINS = 4  # behind layer 1
@@ -97,4 +97,5 @@ def _measure(
     share = accepted / max(1, tested)  # nothing is drafted where it cannot pay
     layers = 1 + len(set(pinned) - {1})
     cost = step_cost(engine.manifest.bytes_per_layer, layers, engine.num_layers)
-    return DraftResult(pinned, share, cost, *best_length(share, cost, DEFAULTS.max_draft_tokens))
+    best = best_length(share, token_cost(cost, rows=1), DEFAULTS.max_draft_tokens)
+    return DraftResult(pinned, share, cost, *best)

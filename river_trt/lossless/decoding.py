@@ -50,19 +50,19 @@ class LosslessDecoder:
 
         Rows of a group verify together as far as they can, because then they share one read of
         the backbone. A row whose draft is complete waits for one step of the others, not more:
-        then greedy rows are verified with what they have. A sampled row is never cut short, or its
-        text would depend on the others.
+        then rows are verified with what they have. A sampled row with a seed is never cut short,
+        or its text would depend on the others.
         """
         rows = group.rows
         given: Given = {row: [] for row in rows}
         for row in rows:
             if _draft_of(row).wanted is None:
-                _draft_of(row).begin(_room(row))
+                _draft_of(row).begin(_room(row), len(rows))
         complete = [row for row in rows if _draft_of(row).complete]
         if len(complete) == len(rows):
             self._verify(group, rows, given)
         elif any(_draft_of(row).waited for row in complete):
-            due = [row for row in rows if row in complete or row.config.temperature == 0.0]
+            due = [row for row in rows if row in complete or _draft_of(row).adapts]
             self._verify(group, due, given)
         else:
             for row in complete:

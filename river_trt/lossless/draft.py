@@ -18,6 +18,8 @@ class Draft:
     policy: ExitPolicy  # of the draft steps
     length: DraftLength
     gap_acceptance: GapAcceptance | None  # of greedy rows; the engine's
+    adapts: bool  # to the rows beside it; not where a seed must fix the text
+    rows: int = 1  # that the length of this round counts on
     wanted: int | None = None  # tokens to draft in this round; None: no round has begun
     waited: bool = False  # complete, for a step of the others
     token_ids: list[int] = field(default_factory=list)
@@ -34,9 +36,10 @@ class Draft:
         assert self.wanted is not None
         return len(self.token_ids) >= self.wanted
 
-    def begin(self, room: int) -> None:
-        """Start a round that may draft so many tokens."""
-        self.wanted = self.length.most(room)
+    def begin(self, room: int, rows: int) -> None:
+        """Start a round that may draft so many tokens, beside the group's other rows."""
+        self.rows = rows if self.adapts else 1
+        self.wanted = self.length.most(room, self.rows)
         self.waited = False
         self.reached = 1.0
 
@@ -53,7 +56,7 @@ class Draft:
         else:
             self.gaps.append(gap)
             self.reached *= self.gap_acceptance.acceptance(gap)
-        if not self.length.goes_on(self.reached):
+        if not self.length.goes_on(self.reached, self.rows):
             self.wanted = len(self.token_ids)
 
     def end(self, accepted: int) -> None:

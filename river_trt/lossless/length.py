@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from river_trt.manifest import ByteCounts
 from river_trt.results import Speculation
 
-# A verification reads the weights once for all its tokens; this is what each further one adds, in
-# full-depth steps.
-TOKEN_COST = 0.07
+# A step reads the weights once for all its tokens; this is what each further one adds, in
+# full-depth steps of one token.
+FURTHER_TOKEN = 0.07
 PRIOR_ACCEPTANCE = 0.8  # before anything was seen
 PRIOR_WEIGHT = 2.0  # tokens that count as seen with it
 # What a round leaves of the counts before it, because a text changes on its way; and a round that
@@ -17,7 +17,7 @@ MEMORY, IDLE_MEMORY = 0.95, 0.98
 
 @dataclass(slots=True)
 class DraftLength:
-    """Of one row. Depends on the row's own past only, so that a seed fixes a sampled text.
+    """Of one row, from its own past.
 
     step_cost: of a draft step, in full-depth steps. limit: tokens of a draft at most.
     """
@@ -36,18 +36,22 @@ class DraftLength:
     def most(
         self,
         room: int,  # tokens that may be drafted at most, for the cache's or the text's end
+        rows: int,  # that draft and verify together
     ) -> int:
         """Tokens of the next draft at most; 0 where drafting does not pay."""
         limit = min(room, self.limit)
-        return limit if best_length(self.acceptance, self.step_cost, limit)[0] else 0
+        cost = token_cost(self.step_cost, rows)
+        return limit if best_length(self.acceptance, cost, limit)[0] else 0
 
     def goes_on(
         self,
         reached: float,  # the probability that all tokens of the draft so far are accepted
+        rows: int,
     ) -> bool:
         """Whether one more token brings more than the time it takes is worth."""
-        speedup = best_length(self.acceptance, self.step_cost, self.limit)[1]
-        return reached * self.acceptance > speedup * (self.step_cost + TOKEN_COST)
+        cost = token_cost(self.step_cost, rows)
+        speedup = best_length(self.acceptance, cost, self.limit)[1]
+        return reached * self.acceptance > speedup * cost
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Take in how a round went; of a rejected token's successors nothing is known."""
@@ -56,17 +60,26 @@ class DraftLength:
         self._accepted = memory * self._accepted + accepted
 
 
-def best_length(acceptance: float, step_cost: float, limit: int) -> tuple[int, float]:
+def token_cost(step_cost: float, rows: int) -> float:
+    """Of drafting and verifying one more token of each of the rows, in full-depth steps of theirs.
+
+    step_cost: as in DraftLength.
+    """
+    others = FURTHER_TOKEN * (rows - 1)
+    return (step_cost + others + FURTHER_TOKEN * rows) / (1 + others)
+
+
+def best_length(acceptance: float, cost: float, limit: int) -> tuple[int, float]:
     """The length 0..limit with the most tokens for the time, and its speed-up over full depth.
 
-    acceptance: of a token whose predecessors were accepted. step_cost: as in DraftLength.
+    acceptance: of a token whose predecessors were accepted. cost: `token_cost`.
     """
     best, best_rate = 0, 1.0
     expected = reached = 1.0
     for length in range(1, limit + 1):
         reached *= acceptance
         expected += reached
-        rate = expected / (1 + length * (step_cost + TOKEN_COST))
+        rate = expected / (1 + length * cost)
         if rate > best_rate:
             best, best_rate = length, rate
     return best, best_rate
@@ -79,11 +92,11 @@ def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
 
 
 def estimate_speedup(speculation: Speculation) -> float:
-    """Over full depth, whose step takes what TOKEN_COST leaves of a verification."""
+    """Over full depth, whose step takes what FURTHER_TOKEN leaves of a verification."""
     rounds = len(speculation.drafted)
     seconds = speculation.draft_seconds + speculation.verify_seconds
     if not rounds or not seconds:
         return 1.0
-    full_steps = rounds + TOKEN_COST * float(speculation.drafted.sum())
+    full_steps = rounds + FURTHER_TOKEN * float(speculation.drafted.sum())
     step_seconds = speculation.verify_seconds / full_steps
     return speculation.tokens_per_round * rounds * step_seconds / seconds

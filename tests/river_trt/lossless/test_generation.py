@@ -99,12 +99,12 @@ def test_drafting_stops_where_it_does_not_pay_and_is_tried_again(make_lossless_e
 
 
 def test_draft_length_follows_acceptance_and_cost():
-    def settled(cost, share, rounds=40):
+    def settled(cost, share, rows=1, rounds=40):
         length = DraftLength(cost, limit=8)
         for number in range(rounds):
             length.observe(4, 4 if (number * 7 % 10) / 10 < share else 0)
-        draft = Draft(ExitPolicy.full_depth(2), length, None)
-        draft.begin(100)
+        draft = Draft(ExitPolicy.full_depth(2), length, None, adapts=True)
+        draft.begin(100, rows)
         while not draft.complete:
             draft.add(0, None, None)
         return len(draft.token_ids)
@@ -112,13 +112,14 @@ def test_draft_length_follows_acceptance_and_cost():
     assert settled(0.2, 0.0) == 0
     assert 0 < settled(0.2, 0.8) < settled(0.2, 0.95) <= settled(0.2, 1.0) == 8
     assert settled(0.9, 0.8) == 0  # a draft step nearly as dear as the backbone
-    assert DraftLength(0.2, limit=8).most(2) == 2 and DraftLength(0.2, limit=8).most(0) == 0
+    assert settled(0.2, 0.8) > settled(0.2, 0.8, rows=4) > settled(0.2, 0.8, rows=40) == 0
+    assert DraftLength(0.2, limit=8).most(2, 1) == 2 and DraftLength(0.2, limit=8).most(0, 1) == 0
 
 
 def test_greedy_draft_ends_behind_a_close_choice():
     def drafted(gaps):
-        draft = Draft(ExitPolicy.full_depth(2), DraftLength(0.2, limit=8), GapAcceptance())
-        draft.begin(100)
+        draft = Draft(ExitPolicy.full_depth(2), DraftLength(0.2, limit=8), GapAcceptance(), True)
+        draft.begin(100, 1)
         for number, gap in enumerate(gaps, 1):
             draft.add(0, None, gap)
             if draft.complete:
