@@ -17,6 +17,7 @@ from river_trt.errors import RiverError
 from river_trt.manifest import (
     BackendInfo,
     ByteCounts,
+    DraftInfo,
     Manifest,
     ModelInfo,
     PolicyInfo,
@@ -85,6 +86,8 @@ class BuildJob:
             bytes_per_layer=bytes_per_layer,
             engine_file=engine_file,
             files=hash_files(self.directory),
+            # The last layer is by far the most sensitive (docs/exit-policy.md).
+            draft=DraftInfo(pinned=(self.source.config.num_layers,)),
         )
         write_manifest(self.directory, manifest)
         self.progress("hashing", 1, 1)

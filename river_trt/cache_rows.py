@@ -108,8 +108,8 @@ class CacheRows:
 
     def _double(self, group: Group) -> bool:
         """Let a lone row stand in the free place behind it too."""
-        if not self._twins or len(group.places) > 1:
-            return False
+        if not self._twins or len(group.places) > 1 or group.places[0].draft is not None:
+            return False  # lossless rows step as several tokens instead
         (row,) = group.places
         self._move(row, group.first, group.first + 1)
         group.places.append(row)
@@ -125,7 +125,7 @@ class CacheRows:
 
     def _move(self, row: Row, source: int, target: int) -> None:
         if source != target:
-            self._session.move_row(source, target, row.past_length)
+            self._session.move_row(source, target, row.filled)
 
     def _end(self) -> int:
         return sum(len(group.places) for group in self.groups)

@@ -13,6 +13,7 @@ from river_trt.spec import ExitPolicy
 
 PrefillMode = Literal["off", "sequence"]
 DecodeScope = Literal["token", "batch"]
+Mode = Literal["river", "lossless", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,14 @@ class GenerationConfig:
     stop: strings that end the text and are cut from it; needs an engine with a tokenizer.
     stop_token_ids: token ids that end it, beside the model's end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
+    mode: "river" leaves the backbone as the exit policy says; "full" is the backbone alone;
+        "lossless" gives the backbone's output too, drafted by the river (docs/lossless.md).
     tau: exit thresholds in the gate's units (cosine): None is the engine's own, a number holds
-        for every layer, else one number per layer; inf forbids an exit, -inf forces one.
+        for every layer, else one number per layer; inf forbids an exit, -inf forces one. Of the
+        mode "river" only.
     pinned: layer numbers 1..L that always run the backbone; None is the engine's own, () is none.
+        In the mode "lossless" those that run it while drafting.
+    max_draft_tokens: tokens drafted for one verification at most, >= 1; mode "lossless" only.
     prefill: "off" runs prompts on the backbone, "sequence" lets a prompt exit as a whole.
     gate_scope: "token" lets each row exit on its own, "batch" only all rows together.
     """
@@ -45,14 +51,17 @@ class GenerationConfig:
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
+    mode: Mode = "river"
     tau: float | Sequence[float] | None = None
     pinned: Sequence[int] | None = None
     prefill: PrefillMode = "off"
     gate_scope: DecodeScope = "token"
+    max_draft_tokens: int = 5
 
     def __post_init__(self) -> None:
         _check_int("max_new_tokens", self.max_new_tokens, 1)
         _check_int("top_k", self.top_k, 0)
+        _check_int("max_draft_tokens", self.max_draft_tokens, 1)
         if self.seed is not None:
             _check_int("seed", self.seed, 0)
         _check_float("temperature", self.temperature, "at least 0", lambda v: v >= 0)
@@ -61,6 +70,7 @@ class GenerationConfig:
         _check_float("repetition_penalty", self.repetition_penalty, "above 0", lambda v: v > 0)
         if not isinstance(self.ignore_eos, bool):
             raise RiverError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        _check_choice("mode", self.mode, get_args(Mode))
         _check_choice("prefill", self.prefill, get_args(PrefillMode))
         _check_choice("gate_scope", self.gate_scope, get_args(DecodeScope))
 
@@ -76,14 +86,32 @@ class GenerationConfig:
             for layer in self.pinned:
                 _check_int("a layer in pinned", layer, 1)
             object.__setattr__(self, "pinned", tuple(int(layer) for layer in self.pinned))
+        if self.mode != "river":
+            self._check_backbone_output()
+
+    def _check_backbone_output(self) -> None:
+        """What asks for another output than the backbone's."""
+        for name, neutral in (("tau", None), ("prefill", "off"), ("gate_scope", "token")):
+            if (value := getattr(self, name)) != neutral:
+                raise RiverError(
+                    f"{name} {value!r} is for the mode 'river'; "
+                    f"the mode {self.mode!r} gives the backbone's output, so leave it out"
+                )
+        if self.mode == "full" and self.pinned is not None:
+            raise RiverError(
+                "pinned is for the modes 'river' and 'lossless'; the mode 'full' runs the backbone "
+                "in every layer, so leave it out"
+            )
 
 
 def resolve_policy(config: GenerationConfig, policy: ExitPolicy, num_layers: int) -> ExitPolicy:
-    """The policy in force: the config's tau and pinned where given, else the engine's.
+    """The policy that makes the text: the config's tau and pinned where given, else the engine's.
 
-    The engine's directions stay in force either way. Raises RiverError for a tau of the wrong
-    length or a pinned layer beyond num_layers.
+    The engine's directions stay in force either way; in the modes "full" and "lossless" it is the
+    backbone. Raises RiverError for a tau of the wrong length or a pinned layer beyond num_layers.
     """
+    if config.mode != "river":
+        return ExitPolicy.full_depth(num_layers)
     tau, pinned = policy.tau, policy.pinned
     if config.tau is not None:
         if isinstance(config.tau, float):
@@ -96,12 +124,29 @@ def resolve_policy(config: GenerationConfig, policy: ExitPolicy, num_layers: int
                 "give one number, or one per layer"
             )
     if config.pinned is not None:
-        pinned = np.zeros(num_layers, np.bool_)
-        for layer in config.pinned:
-            if layer > num_layers:
-                raise RiverError(f"pinned layer {layer} is not one of the layers 1..{num_layers}")
-            pinned[layer - 1] = True
+        pinned = _pinned_layers(config.pinned, num_layers)
     return ExitPolicy(tau, pinned, policy.directions)
+
+
+def resolve_draft_policy(
+    config: GenerationConfig, policy: ExitPolicy, num_layers: int
+) -> ExitPolicy:
+    """What drafts in the mode "lossless": the engine's draft policy, or the config's pins alone.
+
+    Raises RiverError for a pinned layer beyond num_layers.
+    """
+    if config.pinned is None:
+        return policy
+    return ExitPolicy.all_river(_pinned_layers(config.pinned, num_layers))
+
+
+def _pinned_layers(layers: Sequence[int], num_layers: int) -> np.ndarray:
+    pinned = np.zeros(num_layers, np.bool_)
+    for layer in layers:
+        if layer > num_layers:
+            raise RiverError(f"pinned layer {layer} is not one of the layers 1..{num_layers}")
+        pinned[layer - 1] = True
+    return pinned
 
 
 def _freeze_tau(tau: Any) -> float | tuple[float, ...] | None:

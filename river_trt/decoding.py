@@ -13,6 +13,7 @@ import numpy as np
 from river_trt.backends.base import Session, StepOutput
 from river_trt.cache_rows import CacheRows, Group
 from river_trt.errors import EngineError
+from river_trt.lossless.decoding import Given, LosslessDecoder
 from river_trt.results import TokenEvent
 from river_trt.row import Row
 from river_trt.spec import GATE_SCOPES, ExitPolicy
@@ -39,6 +40,7 @@ class Decoder:
         self._session = session
         self.prefill_chunk = prefill_chunk
         self.rows = CacheRows(session, twins=batch_invariant)
+        self.lossless = LosslessDecoder(session, least_tokens=2 if batch_invariant else 1)
 
     def run(self, rows: list[Row]) -> Iterator[TokenEvent]:
         """All rows together, to the end of each; no more rows than the session's cache takes."""
@@ -65,31 +67,30 @@ class Decoder:
         if not row.prefilled:
             row.prefill_seconds += time.perf_counter() - started
             return []
-        text = _accept(row, out.logits[0, 0], out.exit_layer[0, -1])
-        if row.finish_reason is None and isinstance(text, str):
+        given = _accept(row, out.logits[0, 0], out.exit_layer[0, -1])
+        if _goes_on(row, given):
             self.rows.join()
         else:
             self.rows.remove(row)
         row.prefill_seconds += time.perf_counter() - started
-        return [_outcome(row, text)]
+        return _outcomes(row, given)
 
     def decode(self, group: Group) -> list[Outcome]:
-        """One token of every row of a group; rows that end leave the cache."""
+        """One step of every row of a group; rows that end leave the cache.
+
+        It gives each row a token, but rows in lossless mode none or several.
+        """
         started = time.perf_counter()
-        rows = group.rows
-        out = self._decode_step(group)
-        texts = [
-            _accept(row, out.logits[i, 0], out.exit_layer[i, 0])
-            for i, row in enumerate(group.places[: len(rows)])
-        ]
+        lossless = group.places[0].draft is not None
+        given = self.lossless.step(group) if lossless else self._decode_step(group)
         # From the end, so that no row moves twice.
-        for row, text in reversed(list(zip(rows, texts, strict=True))):
-            if row.finish_reason is not None or not isinstance(text, str):
+        for row, items in reversed(given.items()):
+            if not _goes_on(row, items):
                 self.rows.remove(row)
         seconds = time.perf_counter() - started
-        for row in rows:
+        for row in given:
             row.decode_seconds += seconds
-        return [_outcome(row, text) for row, text in zip(rows, texts, strict=True)]
+        return [outcome for row, items in given.items() for outcome in _outcomes(row, items)]
 
     def _prefill_step(self, row: Row) -> StepOutput:
         policy = row.policy
@@ -107,7 +108,7 @@ class Decoder:
             GATE_SCOPES["sequence"],
         )
 
-    def _decode_step(self, group: Group) -> StepOutput:
+    def _decode_step(self, group: Group) -> Given:
         row = group.places[0]  # policy and scope are the group's
         out = self._session.step(
             np.array([[row.token_ids[-1]] for row in group.places], np.int64),
@@ -117,21 +118,33 @@ class Decoder:
             row.policy,
             row.scope,
         )
-        for row in group.rows:
+        given: Given = {}
+        for row, logits, exits in zip(group.rows, out.logits, out.exit_layer, strict=False):
             row.past_length += 1
-        return out
+            given[row] = _accept(row, logits[0], exits[0])
+        return given
 
 
-def _accept(row: Row, logits: np.ndarray, exit_layer: int) -> str | EngineError:
+def _accept(row: Row, logits: np.ndarray, exit_layer: int) -> list[str | EngineError]:
     """The row's new text; an error is the row's own and leaves the others alone."""
     try:
-        return row.accept(logits, exit_layer)
+        return [row.accept(logits, exit_layer)]
     except EngineError as error:
-        return error
+        return [error]
 
 
-def _outcome(row: Row, text: str | EngineError) -> Outcome:
-    return Outcome(row, row.event(text) if isinstance(text, str) else text)
+def _goes_on(row: Row, given: list[str | EngineError]) -> bool:
+    failed = any(isinstance(item, EngineError) for item in given)
+    return row.finish_reason is None and not failed
+
+
+def _outcomes(row: Row, given: list[str | EngineError]) -> list[Outcome]:
+    """In the order of the tokens."""
+    first = len(row.token_ids) - sum(isinstance(item, str) for item in given)
+    return [
+        Outcome(row, row.event(first + number, item) if isinstance(item, str) else item)
+        for number, item in enumerate(given)
+    ]
 
 
 def _event(outcome: Outcome) -> TokenEvent:

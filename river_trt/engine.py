@@ -12,10 +12,13 @@ import numpy as np
 from river_trt.backends import open_session
 from river_trt.backends.base import Session, SessionOptions
 from river_trt.cache_rows import cache_rows
-from river_trt.config import GenerationConfig, resolve_policy
+from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.decoding import Decoder
 from river_trt.engine_dir import read_directions, read_engine_dir
 from river_trt.errors import PromptError, RiverError
+from river_trt.lossless.draft import Draft
+from river_trt.lossless.gap import GapAcceptance
+from river_trt.lossless.length import DraftLength, step_cost
 from river_trt.manifest import Manifest
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
@@ -82,7 +85,8 @@ def load(
 class Engine:
     """A loaded River engine, from `river_trt.load`. One generation runs at a time.
 
-    Attributes: manifest; policy, the engine's own ExitPolicy; tokenizer, None when the engine
+    Attributes: manifest; policy, the engine's own ExitPolicy; draft_policy, what drafts in
+    lossless mode; tokenizer, None when the engine
     takes token ids only; num_layers; max_batch_size; max_seq_len, the cache slots of a row.
     """
 
@@ -98,6 +102,7 @@ class Engine:
     ) -> None:
         self.manifest = manifest
         self.policy = policy
+        self.draft_policy = manifest.draft.to_policy(manifest.model.shape.num_layers)
         self.tokenizer = tokenizer
         self.num_layers = manifest.model.shape.num_layers
         self.max_batch_size = options.max_batch_size
@@ -105,6 +110,7 @@ class Engine:
         self._session = session
         self._prefill_chunk = prefill_chunk
         self._batch_invariant = batch_invariant
+        self._gap_acceptance = GapAcceptance()  # learns from all that is drafted here
         self._lock = threading.Lock()
 
     def generate(
@@ -184,15 +190,14 @@ class Engine:
         logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
         gate_scope: str = "token",  # a key of spec.GATE_SCOPES
         first_row: int = 0,  # the cache row of the first sequence
-        past_length: int = 0,  # tokens that the rows hold already, from a pass before
+        past_length: int = 0,  # tokens that each row holds already, from a pass before
     ) -> tuple[np.ndarray, np.ndarray]:
         """One parallel pass, for evaluation and tests.
 
         Returns logits float32 [batch, num_logits, vocab] and exit_layer int32 [batch, seq].
         With gate_scope "token" this equals decoding the same tokens one by one, and a long text
-        may be given in several passes over one row. Raises RiverError for rows beyond
-        max_batch_size, more tokens than max_seq_len, several rows that continue, or a policy of
-        another number of layers.
+        may be given in several passes. Raises RiverError for rows beyond max_batch_size, more
+        tokens than max_seq_len, or a policy of another number of layers.
         """
         ids = np.asarray(token_ids)
         most = self.max_batch_size - first_row
@@ -206,8 +211,6 @@ class Engine:
                 f"{ids.shape[1]} tokens after {past_length} do not fit the cache of "
                 f"{self.max_seq_len} slots"
             )
-        if past_length and len(ids) > 1:
-            raise RiverError(f"a pass over filled rows takes one row, got {len(ids)}")
         rows = np.stack([self._token_ids(row) for row in ids])
         policy = policy or self.policy
         if len(policy.tau) != self.num_layers:
@@ -260,6 +263,20 @@ class Engine:
             text,
             eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
             cache_length=self.max_seq_len,
+            draft=self._draft(config) if config.mode == "lossless" else None,
+        )
+
+    def _draft(self, config: GenerationConfig) -> Draft:
+        policy = resolve_draft_policy(config, self.draft_policy, self.num_layers)
+        # Layer 1 runs the backbone with or without a pin.
+        layers = 1 + int(policy.pinned[1:].sum())
+        cost = step_cost(self.manifest.bytes_per_layer, layers, self.num_layers)
+        greedy = config.temperature == 0.0
+        return Draft(
+            policy,
+            DraftLength(cost, config.max_draft_tokens),
+            self._gap_acceptance if greedy else None,
+            adapts=greedy or config.seed is None,
         )
 
     def _token_ids(self, prompt: Prompt) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from river_trt.errors import EngineError, RiverError
-from river_trt.manifest import REBUILD, FileInfo, Manifest, PolicyInfo
+from river_trt.manifest import REBUILD, DraftInfo, FileInfo, Manifest, PolicyInfo
 from river_trt.spec import ExitPolicy
 
 MANIFEST_FILE = "manifest.json"
@@ -154,6 +154,19 @@ def replace_policy(directory: Path, policy: ExitPolicy, calibration: str) -> Man
     if old_name is not None and old_name != new_name:
         (directory / old_name).unlink(missing_ok=True)
     return changed
+
+
+def replace_draft(directory: Path, draft: DraftInfo) -> Manifest:
+    """Give an engine another draft policy for lossless mode, as `replace_policy` its exit policy.
+
+    Raises RiverError where it cannot be written.
+    """
+    manifest = dataclasses.replace(read_engine_dir(directory, verify=False), draft=draft)
+    try:
+        _write_whole(directory / MANIFEST_FILE, manifest.to_json().encode())
+    except OSError as error:
+        raise RiverError(f"cannot write the policy to {directory}: {error.strerror}") from error
+    return manifest
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -85,6 +85,17 @@ class PolicyInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftInfo:
+    """What drafts in lossless mode: every token on the river, the pinned layers (from 1) aside."""
+
+    pinned: tuple[int, ...] = ()
+    calibration: str | None = None  # how it was found, for people; None: nobody calibrated it
+
+    def to_policy(self, num_layers: int) -> ExitPolicy:
+        return ExitPolicy.all_river(np.isin(np.arange(1, num_layers + 1), self.pinned))
+
+
+@dataclass(frozen=True, slots=True)
 class ByteCounts:
     """Weight bytes one token reads when the part runs: per layer of a bank, and shared parts."""
 
@@ -120,6 +131,7 @@ class Manifest:
     bytes_per_layer: ByteCounts
     engine_file: str
     files: dict[str, FileInfo]
+    draft: DraftInfo = DraftInfo()
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -135,10 +147,11 @@ class Manifest:
                 f"manifest.json: policy.tau has {len(self.policy.tau)} values for "
                 f"{num_layers} layers; {REBUILD}"
             )
-        if not all(1 <= layer <= num_layers for layer in self.policy.pinned):
-            raise EngineError(
-                f"manifest.json: policy.pinned names a layer outside 1..{num_layers}; {REBUILD}"
-            )
+        for key, pinned in (("policy", self.policy.pinned), ("draft", self.draft.pinned)):
+            if not all(1 <= layer <= num_layers for layer in pinned):
+                raise EngineError(
+                    f"manifest.json: {key}.pinned names a layer outside 1..{num_layers}; {REBUILD}"
+                )
         if (self.policy.gate == "direction") != (self.policy.directions_file is not None):
             raise EngineError(
                 "manifest.json: policy.directions_file must be given for the direction gate, "

@@ -9,6 +9,31 @@ FinishReason = Literal["eos", "stop", "length"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Speculation:
+    """How the mode "lossless" went: a round drafts some tokens, or none, and verifies them.
+
+    drafted, accepted: int32 [rounds]; tokens of each, accepted <= drafted. A round gives its
+        accepted tokens and one more, unless the text ends before.
+    draft_seconds, verify_seconds: wall time of the steps that this row took part in.
+    """
+
+    drafted: np.ndarray
+    accepted: np.ndarray
+    draft_seconds: float
+    verify_seconds: float
+
+    @property
+    def tokens_per_round(self) -> float:
+        return 1 + float(self.accepted.mean()) if len(self.accepted) else 1.0
+
+    @property
+    def acceptance(self) -> float | None:
+        """Of the drafted tokens; None where nothing was drafted."""
+        drafted = int(self.drafted.sum())
+        return int(self.accepted.sum()) / drafted if drafted else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class GenerationResult:
     """One prompt's generation.
 
@@ -24,6 +49,7 @@ class GenerationResult:
     prefill_seconds: wall time of this prompt's prefill and its first token.
     decode_seconds: wall time of the decode steps that this row took part in (shared with the
         other rows of its batch; the caller's time between streamed events is not counted).
+    speculation: in the mode "lossless", whose exit_layers are those of the verification: L.
     """
 
     text: str | None
@@ -34,6 +60,7 @@ class GenerationResult:
     prompt_tokens: int
     prefill_seconds: float
     decode_seconds: float
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

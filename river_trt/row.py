@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from river_trt.config import GenerationConfig
+from river_trt.lossless.draft import Draft
 from river_trt.results import FinishReason, GenerationResult, TokenEvent
 from river_trt.sampling import sample
 from river_trt.spec import GATE_SCOPES, ExitPolicy, backbone_layers
@@ -27,6 +28,7 @@ class Row:
     text: TextStream | None
     eos_token_ids: frozenset[int]
     cache_length: int
+    draft: Draft | None = None  # of the mode "lossless"
     step_key: StepKey = field(init=False)  # rows of equal keys may share a step
     past_length: int = 0  # slots filled in its cache row
     token_ids: list[int] = field(default_factory=list)
@@ -36,19 +38,24 @@ class Row:
     decode_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        policy = self.policy
+        policy = self.policy if self.draft is None else self.draft.policy
         directions = 0 if policy.directions is None else id(policy.directions)
         self.step_key = (
             policy.tau.tobytes(),
             policy.pinned.tobytes(),
             directions,
-            self.config.gate_scope,
+            self.config.gate_scope if self.draft is None else self.config.mode,
         )
 
     @property
     def scope(self) -> int:
         """A value of spec.GATE_SCOPES."""
         return GATE_SCOPES[self.config.gate_scope]
+
+    @property
+    def filled(self) -> int:
+        """Slots of its cache row that hold something of use: the drafted tokens' too."""
+        return self.past_length + (0 if self.draft is None else len(self.draft.token_ids))
 
     @property
     def prefilled(self) -> bool:
@@ -59,7 +66,10 @@ class Row:
 
         logits: [vocab] float32. Raises EngineError for logits that are no numbers.
         """
-        token = sample(logits, self.config, self.generator, self.seen)
+        return self.push(sample(logits, self.config, self.generator, self.seen), exit_layer)
+
+    def push(self, token: int, exit_layer: int) -> str:
+        """Take the next token and decide whether it is the last; returns the new text."""
         self.token_ids.append(token)
         self.exit_layers.append(int(exit_layer))
         if self.seen is not None:
@@ -84,12 +94,12 @@ class Row:
             return "length"
         return None
 
-    def event(self, text: str) -> TokenEvent:
-        """The event of the last accepted token."""
-        depths = backbone_layers(np.array(self.exit_layers[-1:]), self.policy.pinned)
-        exit_layer = self.exit_layers[-1]
-        event = TokenEvent(self.index, self.token_ids[-1], text, exit_layer, int(depths[0]))
-        if self.finish_reason is None:
+    def event(self, index: int, text: str) -> TokenEvent:
+        """The event of token `index`, which brought this text; the last one's has the result."""
+        exit_layer = self.exit_layers[index]
+        depth = backbone_layers(np.array([exit_layer]), self.policy.pinned)[0]
+        event = TokenEvent(self.index, self.token_ids[index], text, exit_layer, int(depth))
+        if self.finish_reason is None or index < len(self.token_ids) - 1:
             return event
         exit_layers = np.array(self.exit_layers, np.int32)
         result = GenerationResult(
@@ -101,5 +111,6 @@ class Row:
             prompt_tokens=len(self.prompt),
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,
+            speculation=None if self.draft is None else self.draft.speculation(),
         )
         return dataclasses.replace(event, finish_reason=self.finish_reason, result=result)

@@ -1,5 +1,7 @@
 """Choose the next token of one row from its logits, in numpy."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from river_trt.config import GenerationConfig
@@ -16,36 +18,86 @@ def row_generator(seed: int | None, index: int) -> np.random.Generator:
     return np.random.default_rng(None if seed is None else seed + index)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """The tokens that may come next, ascending, and their weights, float64, of any sum above 0."""
+
+    token_ids: np.ndarray
+    weights: np.ndarray
+
+    def draw(self, generator: np.random.Generator) -> int:
+        """One token, for exactly one number of the generator."""
+        sums = np.cumsum(self.weights)
+        drawn = np.searchsorted(sums, generator.random() * sums[-1], side="right")
+        return int(self.token_ids[min(int(drawn), len(sums) - 1)])
+
+    def probabilities(
+        self,
+        token_ids: np.ndarray,  # any
+    ) -> np.ndarray:
+        """float64, of each of the tokens."""
+        places = np.searchsorted(self.token_ids, token_ids).clip(max=len(self.token_ids) - 1)
+        found = np.where(self.token_ids[places] == token_ids, self.weights[places], 0.0)
+        probabilities: np.ndarray = found / self.weights.sum()
+        return probabilities
+
+
 def sample(
     logits: np.ndarray,  # [vocab] float32, left as it is
     config: GenerationConfig,
     generator: np.random.Generator,
     seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
 ) -> int:
-    """The next token id; filters in the order of transformers: penalty, temperature, k, p, min_p.
+    """The next token id. Greedy draws nothing from the generator, sampling exactly one number.
 
-    Greedy draws nothing from the generator, sampling exactly one number. Raises EngineError when
-    the logits hold NaN or infinity.
+    Raises EngineError when the logits hold NaN or infinity.
     """
-    if config.repetition_penalty != 1.0:
-        assert seen is not None
-        logits = penalise(logits, seen, config.repetition_penalty)
+    choice = distribution(logits, config, seen)
+    if config.temperature == 0.0:
+        return int(choice.token_ids[0])
+    return choice.draw(generator)
+
+
+def distribution(
+    logits: np.ndarray,  # [vocab] float32, left as it is
+    config: GenerationConfig,
+    seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
+) -> Distribution:
+    """What `sample` draws from; filters in the order of transformers: penalty, temperature, k, p,
+    min_p. Greedy is the best token alone. Raises EngineError as `sample`.
+    """
+    logits = penalised(logits, config, seen)
     best = int(logits.argmax())  # argmax finds a NaN if there is one
     if not np.isfinite(logits[best]):
         raise EngineError(
             f"the engine returned {logits[best]} as a logit; rebuild it, and check the checkpoint"
         )
     if config.temperature == 0.0:
-        return best
+        return Distribution(np.array([best]), np.ones(1))
     # The best at 0, so that a tiny temperature sends the others to -inf and overflows nothing.
     with np.errstate(over="ignore"):
         scores = (logits - logits[best]) / np.float32(max(config.temperature, TINY))
     candidates = keep_top_k(scores, config.top_k)
     candidates = keep_top_p(scores, candidates, config.top_p)
     candidates = keep_min_p(scores, candidates, config.min_p)
-    weights = np.cumsum(np.exp(scores[candidates]).astype(np.float64))
-    drawn = np.searchsorted(weights, generator.random() * weights[-1], side="right")
-    return int(candidates[min(int(drawn), len(candidates) - 1)])
+    return Distribution(candidates, np.exp(scores[candidates]).astype(np.float64))
+
+
+def penalised(logits: np.ndarray, config: GenerationConfig, seen: np.ndarray | None) -> np.ndarray:
+    """The logits [vocab] under the config's repetition penalty; themselves where it has none."""
+    if config.repetition_penalty == 1.0:
+        return logits
+    assert seen is not None
+    return penalise(logits, seen, config.repetition_penalty)
+
+
+def lead(logits: np.ndarray, best: int) -> float:
+    """How far the best logit of [vocab] lies above the next one."""
+    highest = logits[best]
+    logits[best] = -np.inf  # for a moment: a copy would take longer than the search
+    second = logits.max()
+    logits[best] = highest
+    return float(highest - second)
 
 
 def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:

@@ -82,6 +82,11 @@ class ExitPolicy:
         return cls(np.full(num_layers, np.inf, np.float32), np.zeros(num_layers, np.bool_))
 
     @classmethod
+    def all_river(cls, pinned: np.ndarray) -> "ExitPolicy":
+        """Every token exits after layer 1; pinned, bool [L], runs the backbone all the same."""
+        return cls(np.full(len(pinned), -np.inf, np.float32), pinned)
+
+    @classmethod
     def uniform(cls, num_layers: int, tau: float) -> "ExitPolicy":
         """One tau for every layer and no pins: the paper's policy."""
         return cls(np.full(num_layers, tau, np.float32), np.zeros(num_layers, np.bool_))

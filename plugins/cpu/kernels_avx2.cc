@@ -39,6 +39,8 @@ RIVER_UNROLL
       low[r] = _mm256_fmadd_ps(value, w_low, low[r]);
       high[r] = _mm256_fmadd_ps(value, w_high, high[r]);
     }
+    // Several rows leave the core no time to wait for memory, too.
+    _mm_prefetch(reinterpret_cast<const char*>(weight + k * kPanel) + 2048, _MM_HINT_T0);
   }
 RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) {

@@ -9,7 +9,14 @@ from river_trt.backends.base import SessionOptions, StepOutput
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, native_library
-from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, ExitPolicy, ModelShape, cache_names
+from river_trt.spec import (
+    GATE_SCOPES,
+    POLICY_INPUTS,
+    STEP_INPUTS,
+    ExitPolicy,
+    ModelShape,
+    cache_names,
+)
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "OrtSession":
@@ -41,7 +48,9 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     except Exception as error:  # the library's error classes share no other base
         reason = str(error).splitlines()[0]
         raise EngineError(f"onnxruntime cannot load {model}: {reason}; {REBUILD}") from error
-    return OrtSession(session, manifest.model.shape, options)
+    # GroupQueryAttention takes several tokens over a filled cache for one row at a time.
+    row_by_row = manifest.backend.kernels != "native"
+    return OrtSession(session, manifest.model.shape, options, row_by_row)
 
 
 def check_version(built_for: str, installed: str) -> None:
@@ -74,9 +83,15 @@ class OrtSession:
     """The Session of a model.onnx, and its cache: [rows, num_kv_heads, T, head_dim] each."""
 
     def __init__(
-        self, session: ort.InferenceSession, shape: ModelShape, options: SessionOptions
+        self,
+        session: ort.InferenceSession,
+        shape: ModelShape,
+        options: SessionOptions,
+        row_by_row: bool,
     ) -> None:
+        """row_by_row: rows take their steps of several tokens over a filled cache one by one."""
         self._session = session
+        self._row_by_row = row_by_row
         self._vocab_size = shape.vocab_size
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
@@ -118,7 +133,10 @@ class OrtSession:
         rows, seq = input_ids.shape
         assert first_row + rows <= len(self.caches[0]) and len(past_lengths) == rows
         assert past_lengths.max() + seq <= self._cache_length
-        assert rows == 1 or seq == 1 or not past_lengths.any(), "GroupQueryAttention's limit"
+        if self._row_by_row and rows > 1 and seq > 1 and past_lengths.any():
+            return self._step_row_by_row(
+                input_ids, first_row, past_lengths, logit_indices, policy, gate_scope
+            )
         binding = self._bindings.get((first_row, rows))
         if binding is None:
             binding = self._bindings[first_row, rows] = self._bind(first_row, rows)
@@ -129,6 +147,36 @@ class OrtSession:
         binding.write("logit_indices", logit_indices)
         self._session.run_with_iobinding(binding.io)
         return StepOutput(binding.arrays["logits"], binding.arrays["exit_layer"])
+
+    def _step_row_by_row(
+        self,
+        input_ids: np.ndarray,
+        first_row: int,
+        past_lengths: np.ndarray,
+        logit_indices: np.ndarray,
+        policy: ExitPolicy,
+        gate_scope: int,
+    ) -> StepOutput:
+        if gate_scope == GATE_SCOPES["batch"]:
+            raise RiverError(
+                "gate_scope 'batch' cannot decide for several tokens over a filled cache: "
+                "onnxruntime's own kernels take them row by row; use 'token'"
+            )
+        rows, seq = input_ids.shape
+        logits = np.empty((rows, len(logit_indices), self._vocab_size), np.float32)
+        exit_layer = np.empty((rows, seq), np.int32)
+        for row in range(rows):
+            one = slice(row, row + 1)
+            out = self.step(
+                input_ids[one],
+                first_row + row,
+                past_lengths[one],
+                logit_indices,
+                policy,
+                gate_scope,
+            )
+            logits[row], exit_layer[row] = out.logits[0], out.exit_layer[0]
+        return StepOutput(logits, exit_layer)
 
     def move_row(self, source: int, target: int, length: int) -> None:
         for cache in self.caches:

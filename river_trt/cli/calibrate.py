@@ -1,10 +1,11 @@
 """`river-trt calibrate`: the exit policy that keeps most quality within a budget."""
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -14,13 +15,14 @@ from river_trt.cli.command import Command
 from river_trt.cli.console import (
     facts_table,
     format_layers,
+    plain_table,
     print_json,
     show_progress,
     stdout_console,
 )
 from river_trt.cli.evaluate_tables import describe, print_policies
 from river_trt.cli.inspect import summarise_tau
-from river_trt.engine_dir import read_engine_dir, replace_policy
+from river_trt.engine_dir import read_engine_dir, replace_draft, replace_policy
 from river_trt.errors import RiverError
 from river_trt.policy_file import PolicyFile
 
@@ -35,6 +37,7 @@ EXAMPLES = """\
   river-trt calibrate engine/ --text wiki.txt --target-layers 6 --policy paper
   river-trt calibrate --model demo --text wiki.txt --max-kl 0.05 --save policy.json
   river-trt calibrate engine/ --apply policy.json                    one found elsewhere
+  river-trt calibrate engine/ --text wiki.txt --draft                what drafts in lossless mode
 
 The policy goes into the engine's manifest; nothing is built again. Half of the text is held out
 and only reported on. Calibrating needs torch: pip install "river-trt[build]"; --apply does not.
@@ -56,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_argument_group("budget, one of")
     for name, (metavar, help_text) in BUDGETS.items():
         budget.add_argument(f"--{name}", type=float, metavar=metavar, help=help_text)
+    parser.add_argument(
+        "--draft",
+        action="store_true",
+        help="no budget: choose the layers pinned while drafting for `run --lossless`",
+    )
     parser.add_argument(
         "--policy",
         choices=("calibrated", "paper"),
@@ -86,6 +94,8 @@ def execute(args: argparse.Namespace) -> int:
         return _apply(args)
     if args.text is None:
         raise RiverError("give --text FILE: what the policy is calibrated on")
+    if args.draft:
+        return _calibrate_draft(args)
     if args.model is not None and args.save is None:
         raise RiverError("--model has no engine to store the policy in; add --save FILE")
     with needs_extra("calibrating", "build"):
@@ -97,15 +107,9 @@ def execute(args: argparse.Namespace) -> int:
         engine=None if args.model else engine_path(args),
         model=args.model,
         quantiser=args.quantiser,
-        text=args.text,
-        pieces=args.pieces,
-        piece_tokens=args.piece_tokens,
-        skip=args.skip,
-        seed=args.seed,
-        threads=args.threads,
-        verify=not args.no_verify,
         report=args.report,
         command=" ".join(["river-trt", *map(shlex.quote, sys.argv[1:])]),
+        **_text_options(args),
     )
     with show_progress() as progress:
         found = calibrate(run, args.policy, budget, progress)
@@ -114,6 +118,56 @@ def execute(args: argparse.Namespace) -> int:
         print_json(_document(found, stored))
     else:
         _print(found, budget, stored)
+    return 0
+
+
+def _text_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("text", "pieces", "piece_tokens", "skip", "seed", "threads")
+    return {name: getattr(args, name) for name in names} | {"verify": not args.no_verify}
+
+
+def _calibrate_draft(args: argparse.Namespace) -> int:
+    given = {option: getattr(args, option.replace("-", "_")) for option in BUDGETS}
+    given |= {option: getattr(args, option) for option in ("model", "quantiser", "save", "report")}
+    given["policy"] = None if args.policy == "calibrated" else args.policy
+    for option, value in given.items():
+        if value is not None:
+            raise RiverError(f"--draft chooses pins of an engine; leave --{option} out")
+    with needs_extra("calibrating", "build"):
+        from builders.calibration.draft import calibrate_draft
+        from builders.evaluation.command import TextRun
+
+    path = engine_path(args)
+    run = TextRun(engine=path, model=None, **_text_options(args))
+    with show_progress() as progress:
+        found = calibrate_draft(run, progress)
+    stored = [] if args.dry_run else [str(path)]
+    if not args.dry_run:
+        replace_draft(path, found.draft)
+    if args.json:
+        results = [dataclasses.asdict(result) for result in found.results]
+        print_json({"draft": dataclasses.asdict(found.draft), "results": results, "stored": stored})
+        return 0
+    table = plain_table()
+    for name in ("pinned", "accepted", "draft step", "length", "promised"):
+        table.add_column(name, justify="right")
+    for result in found.results:
+        mark = " *" if result is found.best else ""
+        table.add_row(
+            format_layers(result.pinned) + mark,
+            f"{result.acceptance:.1%}",
+            f"{result.step_cost:.2f}",
+            str(result.length),
+            f"{result.speedup:.2f}x",
+        )
+    console = stdout_console()
+    console.print(table)
+    console.print(
+        "accepted: of drafted tokens whose predecessors were; draft step: in full-depth steps, by\n"
+        "bytes; length: tokens of the best draft; promised: speed-up over full depth\n"
+        f"* stored: {', '.join(stored) or 'nowhere: --dry-run'}",
+        soft_wrap=True,
+    )
     return 0
 
 

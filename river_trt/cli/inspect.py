@@ -109,6 +109,11 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("pinned", format_layers(manifest.policy.pinned)),
         ("policy", manifest.policy.calibration or "not calibrated; see `river-trt calibrate`"),
         (
+            "draft",
+            f"pinned {format_layers(manifest.draft.pinned)}; "
+            f"{manifest.draft.calibration or 'not calibrated; see `river-trt calibrate --draft`'}",
+        ),
+        (
             "reads",
             f"{format_bytes(full)} a token at full depth, {format_bytes(least)} all river "
             f"({full / least:.1f}x fewer)",

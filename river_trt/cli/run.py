@@ -19,7 +19,7 @@ from river_trt.cli.arguments import (
 )
 from river_trt.cli.command import Command
 from river_trt.cli.console import print_json, stderr_console
-from river_trt.cli.run_statistics import decode_rate, print_statistics
+from river_trt.cli.run_statistics import decode_rate, describe_speculation, print_statistics
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
@@ -28,6 +28,7 @@ from river_trt.results import GenerationResult
 EXAMPLES = """\
   river-trt run --engine engine/ --chat --prompt "Why is the sky blue?" --stats
   river-trt run --engine engine/ --prompt "The river" --full-depth       the plain model
+  river-trt run --engine engine/ --prompt "The river" --lossless --stats the same text, faster
   river-trt run --engine engine/ --prompt "The river" --tau 0.95         exit earlier
   river-trt run --engine engine/ --prompt "The river" --tau -inf --pinned 1,2,30
   river-trt run --engine engine/ --chat --temperature 0.7 --top-p 0.9 --seed 1 < question.txt
@@ -60,11 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taus.add_argument(
         "--full-depth", action="store_true", help="never exit: the plain model, as --tau inf"
     )
+    taus.add_argument(
+        "--lossless",
+        action="store_true",
+        help="the plain model's output, drafted by the river and verified by the backbone",
+    )
     policy.add_argument(
         "--pinned",
         type=parse_pinned,
         metavar="1,30",
         help="layers that always run the backbone; `none` for no layer",
+    )
+    policy.add_argument(
+        "--max-draft-tokens",
+        type=int,
+        default=DEFAULTS["max_draft_tokens"],
+        metavar="N",
+        help="with --lossless: tokens drafted for a verification at most (default: %(default)s)",
     )
     _add_sampling(parser)
 
@@ -142,6 +155,8 @@ def generation_config(args: argparse.Namespace) -> GenerationConfig:
     given = {name: value for name, value in vars(args).items() if name in DEFAULTS}
     if args.full_depth:
         given["tau"] = float("inf")
+    if args.lossless:
+        given["mode"] = "lossless"
     return GenerationConfig(**given)
 
 
@@ -154,6 +169,7 @@ def describe(result: GenerationResult, load_seconds: float) -> dict[str, Any]:
         "prompt_tokens": result.prompt_tokens,
         "exit_layers": result.exit_layers.tolist(),
         "backbone_layers": result.backbone_layers.tolist(),
+        "speculation": result.speculation and describe_speculation(result.speculation),
         "timings": {
             "load_seconds": load_seconds,
             "prefill_seconds": result.prefill_seconds,

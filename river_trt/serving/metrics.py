@@ -12,7 +12,9 @@ class ServingMetrics:
     `admitted` requests. first_token_seconds: from submission to the first token, of `started`
     requests. latency_seconds: from submission to the last token, of `completed` requests.
     decode_tokens, backbone_layers: tokens of decode steps (all but each request's first), and the
-    layers that ran the backbone for them.
+    layers that ran the backbone for them. decode_steps: each of rows of equal policy; in lossless
+    mode it drafts or verifies. lossless_rounds: verifications of a row. draft_seconds,
+    verify_seconds: of the steps that drafted, and that verified.
     """
 
     running: int = 0
@@ -28,6 +30,11 @@ class ServingMetrics:
     decode_tokens: int = 0
     backbone_layers: int = 0
     decode_steps: int = 0
+    lossless_rounds: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
     queue_seconds: float = 0.0
     first_token_seconds: float = 0.0
     latency_seconds: float = 0.0
@@ -51,3 +58,7 @@ class ServingMetrics:
     @property
     def mean_batch_size(self) -> float:
         return self.decode_tokens / max(1, self.decode_steps)
+
+    @property
+    def draft_acceptance(self) -> float:
+        return self.accepted_tokens / max(1, self.drafted_tokens)

@@ -95,6 +95,7 @@ class Scheduler:
         for group in list(self._decoder.rows.groups):
             outcomes = self._guarded(group.rows, partial(self._decoder.decode, group))
             self._count(decode_steps=1)
+            self._set(**dataclasses.asdict(self._decoder.lossless.counts))
             deliveries += [self._deliver(outcome) for outcome in outcomes]
         return deliveries
 
@@ -195,3 +196,7 @@ class Scheduler:
         with self._lock:
             for name, increment in increments.items():
                 self._counts[name] += increment
+
+    def _set(self, **values: float) -> None:
+        with self._lock:
+            self._counts.update(values)

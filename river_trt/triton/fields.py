@@ -64,6 +64,8 @@ SAMPLING = (
     Field("frequency_penalty", "FP32", None, neutral=(0,)),
     Field("ignore_eos", "BOOL", "ignore_eos"),
     Field("prefill", "STRING", "prefill"),
+    Field("mode", "STRING", "mode"),
+    Field("max_draft_tokens", "INT32", "max_draft_tokens"),
 )
 # Single values come in sampling_parameters, or beside the inputs of generate, whose parser can
 # name what is wrong with them; what is declared here, Triton parses itself. Lists must be.

@@ -16,6 +16,11 @@ COUNTERS = (
     ("decode_tokens_total", "Generated tokens, without each request's first", "decode_tokens"),
     ("backbone_layers_total", "Backbone layers run for the decode tokens", "backbone_layers"),
     ("decode_steps_total", "Decode steps", "decode_steps"),
+    ("lossless_rounds_total", "Verifications of a row in lossless mode", "lossless_rounds"),
+    ("drafted_tokens_total", "Tokens drafted in lossless mode", "drafted_tokens"),
+    ("accepted_tokens_total", "Drafted tokens that were accepted", "accepted_tokens"),
+    ("draft_seconds_total", "Seconds of draft steps", "draft_seconds"),
+    ("verify_seconds_total", "Seconds of verifications", "verify_seconds"),
     ("queue_seconds_total", "Seconds from submission to prefill", "queue_seconds"),
     ("first_token_seconds_total", "Seconds to the first token", "first_token_seconds"),
     ("latency_seconds_total", "Seconds to the last token", "latency_seconds"),
@@ -23,6 +28,7 @@ COUNTERS = (
 GAUGES = (
     ("running_requests", "Requests that hold a row of the cache", "running"),
     ("waiting_requests", "Requests in the queue", "waiting"),
+    ("draft_acceptance", "Share of drafted tokens accepted, so far", "draft_acceptance"),
     ("mean_backbone_layers", "Backbone layers a decode token, so far", "mean_backbone_layers"),
 )
 INTERVAL = 0.5  # seconds

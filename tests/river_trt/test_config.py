@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from river_trt import ExitPolicy, GenerationConfig, RiverError
-from river_trt.config import resolve_policy
+from river_trt.config import resolve_draft_policy, resolve_policy
 
 ENGINE = ExitPolicy(
     np.array([0.5, 0.6, np.inf], np.float32),
@@ -39,6 +39,8 @@ ENGINE = ExitPolicy(
         ("pinned", [1.5]),
         ("prefill", "on"),
         ("gate_scope", "sequence"),
+        ("mode", "fast"),
+        ("max_draft_tokens", 0),
     ],
 )
 def test_bad_value_is_refused_by_name(field, value):
@@ -76,3 +78,27 @@ def test_wrong_length_and_layer_are_refused():
         resolve_policy(GenerationConfig(tau=[0.1, 0.2]), ENGINE, 3)
     with pytest.raises(RiverError, match=r"layer 4 is not one of the layers 1\.\.3"):
         resolve_policy(GenerationConfig(pinned=[4]), ENGINE, 3)
+
+
+@pytest.mark.parametrize("mode", ["full", "lossless"])
+@pytest.mark.parametrize(
+    "asked", [{"tau": 0.9}, {"tau": np.inf}, {"prefill": "sequence"}, {"gate_scope": "batch"}]
+)
+def test_backbone_output_takes_nothing_that_would_change_it(mode, asked):
+    (name,) = asked
+    with pytest.raises(RiverError, match=f"^{name} .* is for the mode 'river'.*leave it out"):
+        GenerationConfig(mode=mode, **asked)
+
+
+def test_backbone_makes_the_text_and_pins_are_the_drafts():
+    for mode in ("full", "lossless"):
+        policy = resolve_policy(GenerationConfig(mode=mode), ENGINE, 3)
+        assert np.isposinf(policy.tau).all() and not policy.pinned.any()
+    with pytest.raises(RiverError, match="pinned is for the modes"):
+        GenerationConfig(mode="full", pinned=[1])
+    draft = ExitPolicy.all_river(np.array([False, True, False]))
+    assert resolve_draft_policy(GenerationConfig(mode="lossless"), draft, 3) is draft
+    chosen = resolve_draft_policy(GenerationConfig(mode="lossless", pinned=[3]), draft, 3)
+    assert chosen.pinned.tolist() == [False, False, True] and np.isneginf(chosen.tau).all()
+    with pytest.raises(RiverError, match="layer 4"):
+        resolve_draft_policy(GenerationConfig(mode="lossless", pinned=[4]), draft, 3)

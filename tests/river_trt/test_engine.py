@@ -234,7 +234,6 @@ def test_parallel_forward_equals_decoding(make_engine, reference):
         ({"token_ids": [[1, 2]], "first_row": -1}, "forward takes"),
         ({"token_ids": [[1, 2]], "past_length": 63}, "2 tokens after 63 do not fit the cache of"),
         ({"token_ids": [[1, 2]], "past_length": -1}, "do not fit the cache"),
-        ({"token_ids": [[1], [2]], "past_length": 3}, "over filled rows takes one row, got 2"),
         ({"token_ids": [[1, 2]], "policy": ExitPolicy.full_depth(3)}, "3 layers"),
     ],
 )

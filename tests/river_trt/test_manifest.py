@@ -58,6 +58,7 @@ def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
         ("policy.tau", "inf", "policy.tau must be"),
         ("policy.tau", ["nan", 1, 1, 1], r"policy.tau\[0\] must be float"),
         ("policy.pinned", [5], r"policy.pinned names a layer outside 1..4"),
+        ("draft.pinned", [0], r"draft.pinned names a layer outside 1..4"),
         ("policy.directions_file", "directions.bin", "directions_file"),
         ("policy.gate", "direction", "directions_file"),
         ("engine_file", "other.onnx", "files does not list other.onnx"),

@@ -1,5 +1,6 @@
 """An engine takes another policy in place, and is whole at every moment."""
 
+import dataclasses
 import errno
 from pathlib import Path
 
@@ -7,8 +8,15 @@ import numpy as np
 import pytest
 
 from river_trt import engine_dir
-from river_trt.engine_dir import hash_files, read_directions, read_engine_dir, replace_policy
+from river_trt.engine_dir import (
+    hash_files,
+    read_directions,
+    read_engine_dir,
+    replace_draft,
+    replace_policy,
+)
 from river_trt.errors import RiverError
+from river_trt.manifest import DraftInfo
 from river_trt.spec import ExitPolicy
 
 HIDDEN = 8
@@ -74,3 +82,11 @@ def test_full_disk_leaves_the_old_policy(directory, monkeypatch, fails):
         replace_policy(directory, direction_policy(0), "new")
     assert read_engine_dir(directory) == old
     assert set(directory.iterdir()) == before
+
+
+def test_replace_draft_keeps_everything_else(engine_directory):
+    before = read_engine_dir(engine_directory)
+    draft = DraftInfo((2, 4), "found on wiki.txt")
+    changed = replace_draft(engine_directory, draft)
+    assert changed == read_engine_dir(engine_directory)
+    assert changed.draft == draft and changed == dataclasses.replace(before, draft=draft)

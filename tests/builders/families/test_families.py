@@ -5,6 +5,7 @@ The texts are several sliding windows long.
 
 import dataclasses
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import FAMILIES
 from builders.reference import teacher_forced
 from builders.source import ModelSource
+from river_trt.lossless.comparison import first_flip
 from river_trt.spec import ExitPolicy
 from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, WINDOW, save_tiny_model
 from tests.builders.tiny_engines import Pair, forced_exit, pair_of, policy
@@ -123,6 +125,24 @@ def test_greedy_text_equals_transformers_and_the_reference(pair, splitting):
                     pad_token_id=0,
                 )
                 assert result.token_ids == text[0, PROMPT:].tolist()
+
+
+def test_lossless_text_is_the_full_depth_text(pair, monkeypatch):
+    """40 prompts of 200 tokens, or up to the end of the cache."""
+    # Of a tiny model the head is most of the bytes: by its costs it would hardly draft.
+    monkeypatch.setattr("river_trt.lossless.length.token_cost", lambda step_cost, rows: 0.1)
+    prompts = np.random.default_rng(1).integers(3, 112, (40, WINDOW)).tolist()
+    config = river_trt.GenerationConfig(max_new_tokens=200, mode="full", ignore_eos=True)
+    full = pair.engine.generate(prompts, config)
+    found = pair.engine.generate(prompts, dataclasses.replace(config, mode="lossless"))
+    for prompt, expected, result in zip(prompts, full, found, strict=True):
+        flip = first_flip(pair.engine, prompt, expected.token_ids, result.token_ids)
+        if flip is not None:
+            warnings.warn(f"prompt {prompt}, {flip}", stacklevel=1)
+            assert flip.is_near_tie
+    accepted = sum(result.speculation.accepted.sum() for result in found)
+    drafted = sum(result.speculation.drafted.sum() for result in found)
+    assert 0 < accepted < drafted
 
 
 def test_calibration_reads_what_the_backbone_computes(pair):

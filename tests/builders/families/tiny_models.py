@@ -22,7 +22,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 256,
     "initializer_range": 0.2,  # large enough for similarities to spread over (-1, 1)
     "bos_token_id": 1,
     "eos_token_id": 2,

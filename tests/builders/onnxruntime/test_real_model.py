@@ -4,8 +4,10 @@ No tolerance on exit layers: the texts are pieces of the built-in calibration te
 score that decides keeps a distance of 3e-5 or more from tau, far more than float32's rounding.
 """
 
+import dataclasses
 import functools
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ from builders.onnxruntime import build as onnxruntime_build
 from builders.quantisers import make_quantiser
 from builders.reference import teacher_forced
 from builders.source import ModelSource
+from river_trt.lossless.comparison import first_flip
 from river_trt.spec import ExitPolicy
 from tests.builders.tiny_engines import forced_exit, policy
 
@@ -174,6 +177,24 @@ def test_direction_gate_splits_tokens_alike(demo, pinned, shape):
     chosen = policy(LAYERS, DIRECTION_TAU, pinned, DIRECTIONS)
     exit_layer = demo.assert_equal(demo.ids(shape), chosen)
     assert len(np.unique(exit_layer)) >= 4, "tau must split the tokens"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_lossless_text_is_the_full_depth_text(demo, together):
+    prompts = [demo.text[start:end].tolist() for start, end in PROMPTS]
+    config = river_trt.GenerationConfig(max_new_tokens=60, mode="full", ignore_eos=True)
+    full = demo.engine.generate(prompts, config)
+    lossless = dataclasses.replace(config, mode="lossless")
+    if together:
+        results = demo.engine.generate(prompts, lossless)
+    else:
+        results = [demo.engine.generate([prompt], lossless)[0] for prompt in prompts]
+    for prompt, expected, result in zip(prompts, full, results, strict=True):
+        flip = first_flip(demo.engine, prompt, expected.token_ids, result.token_ids)
+        if flip is not None:
+            warnings.warn(f"prompt {prompt}, {flip}", stacklevel=1)
+            assert flip.is_near_tie
+        assert result.speculation.acceptance > 0.4
 
 
 def decode(demo: Demo, rows: list[np.ndarray], past: list[int], chosen: ExitPolicy):

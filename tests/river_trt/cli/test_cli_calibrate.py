@@ -104,3 +104,21 @@ def test_saved_policy_keeps_infinities(tmp_path):
     tau = np.array([-np.inf, 0.5, np.inf, np.inf], np.float32)
     PolicyFile("m", "0", "", ExitPolicy(tau, np.zeros(4, np.bool_))).write(tmp_path / "p.json")
     np.testing.assert_array_equal(PolicyFile.read(tmp_path / "p.json").policy.tau, tau)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--max-kl", "1"),
+        ("--target-layers", "2"),
+        ("--save", "policy.json"),
+        ("--report", "page.html"),
+        ("--policy", "paper"),
+        ("--quantiser", "rtn"),
+    ],
+)
+def test_draft_takes_no_budget_and_no_other_options(refused, directory, text, extra):
+    said = refused("calibrate", directory, "--text", text, "--draft", *extra)
+    assert f"leave {extra[0]} out" in said
+    said = refused("calibrate", "--model", "demo", "--text", text, "--draft")
+    assert "leave --model out" in said

@@ -6,11 +6,14 @@ import pytest
 from river_trt.cli.console import format_bytes, format_layers
 from river_trt.cli.inspect import summarise_tau
 from river_trt.cli.main import main
-from river_trt.manifest import ByteCounts
+from river_trt.manifest import ByteCounts, DraftInfo
 
 
 def test_shows_what_is_in_the_engine(capsys, make_directory):
-    directory = make_directory(bytes_per_layer=ByteCounts(10_000_000, 2_000_000, 500_000, 0))
+    directory = make_directory(
+        bytes_per_layer=ByteCounts(10_000_000, 2_000_000, 500_000, 0),
+        draft=DraftInfo((4,), "found on wiki.txt"),
+    )
     assert main(["inspect", str(directory)]) == 0
     out = capsys.readouterr().out
     for text in (
@@ -21,6 +24,7 @@ def test_shows_what_is_in_the_engine(capsys, make_directory):
         "similarity",
         "-inf to 0.9, by layer; no exit after 1",
         "1, 3",
+        "pinned 4; found on wiki.txt",
         "40.5 MB a token at full depth, 16.5 MB all river (2.5x fewer)",
         "model.onnx",
         "verified",

@@ -123,6 +123,9 @@ def test_option_defaults_are_the_dataclass_s():
         (["--prompt", "a", "--tau", "0.5,nan,0,0"], "tau holds NaN"),
         (["--prompt", "a", "--tau", "low"], "'low' is not numbers"),
         (["--prompt", "a", "--tau", "1", "--full-depth"], "not allowed with argument --tau"),
+        (["--prompt", "a", "--tau", "1", "--lossless"], "not allowed with argument --tau"),
+        (["--prompt", "a", "--lossless", "--max-draft-tokens", "0"], "max_draft_tokens must be"),
+        (["--prompt", "a", "--lossless", "--pinned", "5"], "pinned layer 5 is not one of"),
         (["--prompt", "a", "--pinned", "5"], "pinned layer 5 is not one of the layers 1..4"),
         (["--prompt", "a", "--pinned", "first"], "'first' is not layer numbers"),
         (["--prompt", "a", "--temperature", "-1"], "temperature must be a number at least 0"),
@@ -137,6 +140,23 @@ def test_option_defaults_are_the_dataclass_s():
 )
 def test_bad_input_is_one_line(directory, refused, argv, message):
     assert message in refused("run", "--engine", directory, *argv)
+
+
+def test_lossless_is_the_full_depth_text_and_says_how_it_went(capsys, directory):
+    argv = ("--prompt", "a", "--max-new-tokens", "12")
+    full = json_of(capsys, directory, *argv, "--full-depth")
+    assert full["speculation"] is None
+    for extra in ([], ["--pinned", "2"], ["--max-draft-tokens", "2"]):
+        result = json_of(capsys, directory, *argv, "--lossless", *extra)
+        assert result["text"] == full["text"]
+        found = result["speculation"]
+        assert found["acceptance"] == 1.0 and max(found["drafted"]) <= 5
+        assert sum(found["accepted"]) + len(found["accepted"]) == 11
+    assert max(found["drafted"]) == 2
+    assert start(directory, *argv, "--lossless", "--stats") == 0
+    shown = capsys.readouterr().out
+    assert "accepted (100%)" in shown and "tokens a verification" in shown
+    assert "x full depth" in shown and "exit layer" not in shown
 
 
 @pytest.mark.parametrize("text", ["", "\n"])

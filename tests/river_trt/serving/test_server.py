@@ -38,7 +38,7 @@ def test_stream_yields_tokens_and_ends_with_the_result(make_engine):
 
 def test_leaving_a_stream_and_cancelling_a_task_free_the_place(make_engine):
     async def serve():
-        async with make_engine(max_batch_size=1, max_seq_len=60).serve(max_queue=2) as server:
+        async with make_engine(max_batch_size=1, max_seq_len=4096).serve(max_queue=2) as server:
             stream = server.stream("a", ENDLESS)
             async for _ in stream:
                 break

@@ -60,6 +60,14 @@ def test_policy_of_a_request():
     assert (config.tau, config.pinned, config.prefill) == (float("inf"), (), "sequence")
 
 
+def test_lossless_mode_of_a_request():
+    wanted = GenerationConfig(mode="lossless", max_draft_tokens=3, pinned=[2])
+    text = json.dumps({"mode": "lossless", "max_draft_tokens": 3, "pinned": 2})
+    assert ask(text_input="a", sampling_parameters=text).config == wanted
+    values = {"mode": "lossless", "max_draft_tokens": 3, "pinned": [2]}
+    assert ask(TRTLLM, text_input="a", **values).config == wanted
+
+
 def test_values_without_effect_are_taken():
     text = '{"n": 1, "presence_penalty": 0.0, "top_k": -1, "skip_special_tokens": true}'
     assert ask(text_input="a", sampling_parameters=text).config == GenerationConfig()
@@ -78,6 +86,8 @@ def test_values_without_effect_are_taken():
         ({"parameters": '{"top_p": 2}'}, "top_p must be"),
         ({"pinned": [0]}, "pinned"),
         ({"parameters": '{"prefill": "maybe"}'}, "prefill must be one of"),
+        ({"parameters": '{"mode": "exact"}'}, "mode must be one of river, lossless, full"),
+        ({"parameters": '{"mode": "lossless", "tau": 0.9}'}, "^tau 0.9 is for the mode 'river'"),
         ({"parameters": '{"presence_penalty": 0.5}'}, "presence_penalty is not supported, got 0.5"),
         ({"sampling_parameters": "{"}, "sampling_parameters is no JSON"),
         ({"sampling_parameters": "[1]"}, "sampling_parameters must be a JSON object"),

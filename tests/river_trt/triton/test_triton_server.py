@@ -61,6 +61,17 @@ def test_counts_finish_reason_and_exit_statistics(server, runtime):
     assert answer["mean_backbone_layers"] == pytest.approx(result.backbone_layers.mean())
 
 
+def test_lossless_request_gives_the_full_depth_text(server, runtime):
+    rounds = metrics(server).get("lossless_rounds_total", 0.0)
+    text = runtime.generate("hello", config(ignore_eos=True, mode="full"))[0].text
+    for extra in ({"mode": "lossless"}, {"mode": "lossless", "max_draft_tokens": 2}):
+        status, answer = generate(server, BODY | {"ignore_eos": True} | extra)
+        assert (status, answer.get("text_output")) == (200, text), answer
+    status, answer = generate(server, BODY | {"mode": "lossless", "tau": 0.5})
+    assert status == 400 and "tau 0.5 is for the mode 'river'" in answer["error"]
+    wait_for(lambda: metrics(server).get("lossless_rounds_total", 0.0) > rounds)
+
+
 def test_stream_over_sse(server, runtime):
     result = runtime.generate("hello", config(ignore_eos=True))[0]
     body = BODY | {"ignore_eos": True, "return_num_output_tokens": True}

@@ -1,0 +1,193 @@
+"""Drafting and verifying the rows of a group, one step at a time.
+
+slots        past_length ..                       a round of one row, three tokens drafted
+draft        t                -> d1
+draft           d1            -> d2               each step writes its K and V, of the river
+draft              d2         -> d3
+verify       t  d1 d2 d3      -> v1 v2 v3 v4      the same slots, the backbone's K and V
+             d1 = v1, d2 = v2, d3 not v3: the text goes on with v1 v2 v3, past_length + 3
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from river_trt.backends.base import Session
+from river_trt.cache_rows import Group
+from river_trt.errors import EngineError
+from river_trt.lossless.acceptance import verify_token
+from river_trt.lossless.draft import Draft
+from river_trt.lossless.spans import Place, spans
+from river_trt.row import Row
+from river_trt.sampling import distribution, lead, penalised
+from river_trt.spec import GATE_SCOPES
+
+Given = dict[Row, list[str | EngineError]]  # the text of each new token, or what ended the row
+
+
+@dataclass(slots=True)
+class LosslessCounts:
+    """Of all rows since the decoder was made; seconds are sums of wall time."""
+
+    lossless_rounds: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+
+
+class LosslessDecoder:
+    """least_tokens: of a row in any step; 2 where a single row may sum in another order."""
+
+    def __init__(self, session: Session, least_tokens: int) -> None:
+        self._session = session
+        self._least_tokens = least_tokens
+        self.counts = LosslessCounts()
+
+    def step(self, group: Group) -> Given:
+        """One step: a draft step of some rows, or the verification of those that are due.
+
+        Rows of a group verify together as far as they can, because then they share one read of
+        the backbone. A row whose draft is complete waits for one step of the others, not more:
+        then rows are verified with what they have. A sampled row with a seed is never cut short,
+        or its text would depend on the others.
+        """
+        rows = group.rows
+        given: Given = {row: [] for row in rows}
+        for row in rows:
+            if _draft_of(row).wanted is None:
+                _draft_of(row).begin(_room(row), len(rows))
+        complete = [row for row in rows if _draft_of(row).complete]
+        if len(complete) == len(rows):
+            self._verify(group, rows, given)
+        elif any(_draft_of(row).waited for row in complete):
+            due = [row for row in rows if row in complete or _draft_of(row).adapts]
+            self._verify(group, due, given)
+        else:
+            for row in complete:
+                _draft_of(row).waited = True
+            self._draft(group, [row for row in rows if row not in complete], given)
+        return given
+
+    def _draft(self, group: Group, rows: list[Row], given: Given) -> None:
+        """One more token for each of the rows."""
+        started = time.perf_counter()
+        wanted = set(rows)
+        places = [
+            Place(row.filled, self._least_tokens if row in wanted else 0) for row in group.places
+        ]
+        for span in spans(places, rows[0].cache_length):
+            covered = group.places[span.first : span.end]
+            ids = np.zeros((len(covered), span.tokens), np.int64)
+            ids[:, 0] = [(_draft_of(row).token_ids or row.token_ids)[-1] for row in covered]
+            out = self._session.step(
+                ids,
+                group.first + span.first,
+                np.array([place.start for place in places[span.first : span.end]], np.int32),
+                np.zeros(1, np.int64),
+                _draft_of(rows[0]).policy,  # the group's
+                GATE_SCOPES["token"],
+            )
+            for row, logits in zip(covered, out.logits[:, 0], strict=True):
+                if row in wanted:
+                    given[row] += _extend(row, logits)
+        seconds = time.perf_counter() - started
+        self.counts.draft_seconds += seconds
+        for row in rows:
+            _draft_of(row).draft_seconds += seconds
+
+    def _verify(self, group: Group, rows: list[Row], given: Given) -> None:
+        """End the round of each of the rows."""
+        started = time.perf_counter()
+        wanted = set(rows)
+        places = [
+            Place(row.past_length, self._tokens(row)) if row in wanted else Place(row.filled, 0)
+            for row in group.places
+        ]
+        for span in spans(places, rows[0].cache_length):
+            covered = group.places[span.first : span.end]
+            ids = np.zeros((len(covered), span.tokens), np.int64)
+            for index, row in enumerate(covered):
+                if row in wanted:
+                    known = [row.token_ids[-1], *_draft_of(row).token_ids]
+                    ids[index, : len(known)] = known
+            out = self._session.step(
+                ids,
+                group.first + span.first,
+                np.array([place.start for place in places[span.first : span.end]], np.int32),
+                np.arange(span.tokens),
+                rows[0].policy,  # full depth
+                GATE_SCOPES["token"],
+            )
+            for row, logits, exits in zip(covered, out.logits, out.exit_layer, strict=True):
+                if row in wanted:
+                    self._accept(row, logits, exits, given[row])
+        seconds = time.perf_counter() - started
+        self.counts.verify_seconds += seconds
+        for row in rows:
+            _draft_of(row).verify_seconds += seconds
+
+    def _tokens(self, row: Row) -> int:
+        """Of the row's verification."""
+        tokens = max(1 + len(_draft_of(row).token_ids), self._least_tokens)
+        return min(tokens, row.cache_length - row.past_length)
+
+    def _accept(
+        self,
+        row: Row,
+        logits: np.ndarray,  # [tokens, vocab] float32: after the last token and each drafted one
+        exits: np.ndarray,  # [tokens] int32
+        given: list[str | EngineError],
+    ) -> None:
+        draft = _draft_of(row)
+        accepted = 0
+        for index in range(1 + len(draft.token_ids)):
+            try:
+                target = distribution(logits[index], row.config, row.seen)
+            except EngineError as error:  # the row's own: the others go on
+                given.append(error)
+                return
+            row.past_length += 1  # the slot of the token that these logits come after
+            if index == len(draft.token_ids):
+                given.append(row.push(target.draw(row.generator), int(exits[index])))
+                break
+            drafted = draft.token_ids[index]
+            token = verify_token(drafted, draft.distributions[index], target, row.generator)
+            accepted += token == drafted
+            given.append(row.push(token, int(exits[index])))
+            if token != drafted or row.finish_reason is not None:
+                break
+        self.counts.lossless_rounds += 1
+        self.counts.drafted_tokens += len(draft.token_ids)
+        self.counts.accepted_tokens += accepted
+        draft.end(accepted)
+
+
+def _draft_of(row: Row) -> Draft:
+    assert row.draft is not None
+    return row.draft
+
+
+def _room(row: Row) -> int:
+    """Tokens that the row may draft: the verification gives one more, which needs no slot."""
+    slots = row.cache_length - row.past_length - 1
+    return min(slots, row.config.max_new_tokens - len(row.token_ids) - 1)
+
+
+def _extend(row: Row, logits: np.ndarray) -> list[str | EngineError]:
+    """Draft a token from its logits [vocab]; an error is the row's own."""
+    draft, seen = _draft_of(row), row.seen
+    if seen is not None:
+        seen = seen.copy()
+        seen[draft.token_ids] = True
+    try:
+        choice = distribution(logits, row.config, seen)
+    except EngineError as error:
+        return [error]
+    token = choice.draw(row.generator)
+    gap = None
+    if draft.gap_acceptance is not None:
+        gap = lead(penalised(logits, row.config, seen), token)
+    draft.add(token, choice, gap)
+    return []

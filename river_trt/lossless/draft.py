@@ -1,0 +1,81 @@
+"""What a row in lossless mode has drafted, and how that went so far."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from river_trt.lossless.gap import GapAcceptance
+from river_trt.lossless.length import DraftLength
+from river_trt.results import Speculation
+from river_trt.sampling import Distribution
+from river_trt.spec import ExitPolicy
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """Of one row. The drafted tokens' K and V lie behind the row's own in its cache row."""
+
+    policy: ExitPolicy  # of the draft steps
+    length: DraftLength
+    gap_acceptance: GapAcceptance | None  # of greedy rows; the engine's
+    adapts: bool  # to the rows beside it; not where a seed must fix the text
+    rows: int = 1  # that the length of this round counts on
+    wanted: int | None = None  # tokens to draft in this round; None: no round has begun
+    waited: bool = False  # complete, for a step of the others
+    token_ids: list[int] = field(default_factory=list)
+    distributions: list[Distribution] = field(default_factory=list)  # what each was drawn from
+    gaps: list[float] = field(default_factory=list)  # of each greedy one, to the runner-up
+    reached: float = 1.0  # the probability that all of them are accepted
+    drafted: list[int] = field(default_factory=list)  # of each round
+    accepted: list[int] = field(default_factory=list)
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        assert self.wanted is not None
+        return len(self.token_ids) >= self.wanted
+
+    def begin(self, room: int, rows: int) -> None:
+        """Start a round that may draft so many tokens, beside the group's other rows."""
+        self.rows = rows if self.adapts else 1
+        self.wanted = self.length.most(room, self.rows)
+        self.waited = False
+        self.reached = 1.0
+
+    def add(self, token: int, distribution: Distribution, gap: float | None) -> None:
+        """Take a drafted token; where more are not worth their time, the draft is complete.
+
+        Only what was known before the token was drawn may end a draft behind it, so a sampled
+        row's draft ends where its past says: else the text would not be the backbone's.
+        """
+        self.token_ids.append(token)
+        self.distributions.append(distribution)
+        if gap is None or self.gap_acceptance is None:
+            self.reached *= self.length.acceptance
+        else:
+            self.gaps.append(gap)
+            self.reached *= self.gap_acceptance.acceptance(gap)
+        if not self.length.goes_on(self.reached, self.rows):
+            self.wanted = len(self.token_ids)
+
+    def end(self, accepted: int) -> None:
+        """The round is verified: its slots hold the backbone's K and V now."""
+        self.length.observe(len(self.token_ids), accepted)
+        for index, gap in enumerate(self.gaps[: accepted + 1]):
+            assert self.gap_acceptance is not None
+            self.gap_acceptance.observe(gap, index < accepted)
+        self.drafted.append(len(self.token_ids))
+        self.accepted.append(accepted)
+        self.wanted = None
+        self.token_ids.clear()
+        self.distributions.clear()
+        self.gaps.clear()
+
+    def speculation(self) -> Speculation:
+        return Speculation(
+            np.array(self.drafted, np.int32),
+            np.array(self.accepted, np.int32),
+            self.draft_seconds,
+            self.verify_seconds,
+        )

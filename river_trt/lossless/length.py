@@ -1,0 +1,102 @@
+"""How many tokens to draft: from what drafts cost and how many of them were accepted."""
+
+from dataclasses import dataclass, field
+
+from river_trt.manifest import ByteCounts
+from river_trt.results import Speculation
+
+# A step reads the weights once for all its tokens; this is what each further one adds, in
+# full-depth steps of one token.
+FURTHER_TOKEN = 0.07
+PRIOR_ACCEPTANCE = 0.8  # before anything was seen
+PRIOR_WEIGHT = 2.0  # tokens that count as seen with it
+# What a round leaves of the counts before it, because a text changes on its way; and a round that
+# drafts nothing, so that drafting is tried again after a while.
+MEMORY, IDLE_MEMORY = 0.95, 0.98
+
+
+@dataclass(slots=True)
+class DraftLength:
+    """Of one row, from its own past.
+
+    step_cost: of a draft step, in full-depth steps. limit: tokens of a draft at most.
+    """
+
+    step_cost: float
+    limit: int
+    _tested: float = field(default=0.0, init=False)
+    _accepted: float = field(default=0.0, init=False)
+
+    @property
+    def acceptance(self) -> float:
+        """Expected share of tokens accepted whose predecessors were."""
+        accepted = self._accepted + PRIOR_WEIGHT * PRIOR_ACCEPTANCE
+        return accepted / (self._tested + PRIOR_WEIGHT)
+
+    def most(
+        self,
+        room: int,  # tokens that may be drafted at most, for the cache's or the text's end
+        rows: int,  # that draft and verify together
+    ) -> int:
+        """Tokens of the next draft at most; 0 where drafting does not pay."""
+        limit = min(room, self.limit)
+        cost = token_cost(self.step_cost, rows)
+        return limit if best_length(self.acceptance, cost, limit)[0] else 0
+
+    def goes_on(
+        self,
+        reached: float,  # the probability that all tokens of the draft so far are accepted
+        rows: int,
+    ) -> bool:
+        """Whether one more token brings more than the time it takes is worth."""
+        cost = token_cost(self.step_cost, rows)
+        speedup = best_length(self.acceptance, cost, self.limit)[1]
+        return reached * self.acceptance > speedup * cost
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Take in how a round went; of a rejected token's successors nothing is known."""
+        memory = MEMORY if drafted else IDLE_MEMORY
+        self._tested = memory * self._tested + accepted + (accepted < drafted)
+        self._accepted = memory * self._accepted + accepted
+
+
+def token_cost(step_cost: float, rows: int) -> float:
+    """Of drafting and verifying one more token of each of the rows, in full-depth steps of theirs.
+
+    step_cost: as in DraftLength.
+    """
+    others = FURTHER_TOKEN * (rows - 1)
+    return (step_cost + others + FURTHER_TOKEN * rows) / (1 + others)
+
+
+def best_length(acceptance: float, cost: float, limit: int) -> tuple[int, float]:
+    """The length 0..limit with the most tokens for the time, and its speed-up over full depth.
+
+    acceptance: of a token whose predecessors were accepted. cost: `token_cost`.
+    """
+    best, best_rate = 0, 1.0
+    expected = reached = 1.0
+    for length in range(1, limit + 1):
+        reached *= acceptance
+        expected += reached
+        rate = expected / (1 + length * cost)
+        if rate > best_rate:
+            best, best_rate = length, rate
+    return best, best_rate
+
+
+def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
+    """Of a draft step with that many backbone layers, in full-depth steps, by bytes read."""
+    full_depth = counts.per_token(num_layers, num_layers)
+    return counts.per_token(pinned_layers, num_layers) / full_depth
+
+
+def estimate_speedup(speculation: Speculation) -> float:
+    """Over full depth, whose step takes what FURTHER_TOKEN leaves of a verification."""
+    rounds = len(speculation.drafted)
+    seconds = speculation.draft_seconds + speculation.verify_seconds
+    if not rounds or not seconds:
+        return 1.0
+    full_steps = rounds + FURTHER_TOKEN * float(speculation.drafted.sum())
+    step_seconds = speculation.verify_seconds / full_steps
+    return speculation.tokens_per_round * rounds * step_seconds / seconds

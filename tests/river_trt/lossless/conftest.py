@@ -1,0 +1,104 @@
+"""A stand-in for a model whose river is sometimes wrong, and which minds whose K and V it reads."""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from river_trt import ExitPolicy
+from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.cache_rows import cache_rows
+from river_trt.engine import Engine
+from river_trt.manifest import FileInfo
+from river_trt.spec import ModelShape
+from river_trt.tokenizer import Tokenizer
+from tests.river_trt.conftest import (
+    LAYERS,
+    VOCAB,
+    FakeSession,
+    byte_tokenizer,
+    manifest_of,
+    next_logits,
+)
+
+Logits = Callable[[np.ndarray, bool], np.ndarray]  # tokens so far, drafting
+
+
+def mostly_right(agreement: float) -> Logits:
+    """Drafts with the true logits that often, else with others."""
+
+    def logits(tokens: np.ndarray, drafting: bool) -> np.ndarray:
+        chance = zlib.crc32(tokens.tobytes(), 1) % 1000 / 1000
+        if drafting and chance >= agreement:
+            return next_logits(np.append(tokens, -9))
+        return next_logits(tokens)
+
+    return logits
+
+
+class DraftSession(FakeSession):
+    """Slots remember who wrote them: a full-depth pass that reads a drafted one gives NaN."""
+
+    def __init__(self, options: SessionOptions, logits: Logits, vocab: int) -> None:
+        super().__init__(options)
+        self._logits, self._vocab = logits, vocab
+        self._drafted = np.zeros(self.cache.shape, np.bool_)
+        self.kinds: list[str] = []  # of each step
+
+    def step(self, input_ids, first_row, past_lengths, logit_indices, policy, gate_scope):
+        rows, seq = input_ids.shape
+        drafting = bool(np.isneginf(policy.tau).all())
+        assert drafting or np.isposinf(policy.tau).all()
+        self.kinds.append("draft" if drafting else "full")
+        self.steps.append((first_row, rows, seq))
+        logits = np.zeros((rows, seq, self._vocab), np.float32)
+        for row, past in enumerate(past_lengths):
+            assert past + seq <= self.cache.shape[1], "a row steps over the end of the cache"
+            slots, marks = self.cache[first_row + row], self._drafted[first_row + row]
+            impure = not drafting and marks[:past].any()  # of an idle row it may be
+            slots[past : past + seq] = input_ids[row]
+            marks[past : past + seq] = drafting
+            assert (slots[: past + seq] >= 0).all(), "a step reads slots that nobody wrote"
+            for i in logit_indices:
+                tokens = slots[: past + i + 1].copy()
+                logits[row, i] = np.nan if impure else self._logits(tokens, drafting)
+        exits = np.full((rows, seq), 1 if drafting else LAYERS, np.int32)
+        return StepOutput(logits[:, logit_indices], exits)
+
+    def move_row(self, source, target, length):
+        super().move_row(source, target, length)
+        self._drafted[target] = self._drafted[source]
+
+
+@pytest.fixture
+def make_lossless_engine() -> Callable[..., Engine]:
+    def make(
+        agreement: float | Logits = 0.8,
+        max_batch_size: int = 4,
+        max_seq_len: int = 64,
+        prefill_chunk: int = 512,
+        batch_invariant: bool = False,
+        vocab: int = VOCAB,
+    ) -> Engine:
+        spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
+        options = SessionOptions(max_batch_size, max_seq_len, spare_rows=spare_rows)
+        manifest = manifest_of(vocab == VOCAB, files={"model.onnx": FileInfo(0, "")})
+        if vocab != VOCAB:
+            shape = ModelShape(LAYERS, 8, 2, 1, 4, vocab, max_seq_len)
+            fields = {f: getattr(manifest.model, f) for f in manifest.model.__slots__}
+            manifest = manifest_of(
+                files=manifest.files,
+                model=type(manifest.model)(**fields | {"shape": shape, "has_tokenizer": False}),
+            )
+        logits = mostly_right(agreement) if isinstance(agreement, float | int) else agreement
+        tokenizer = Tokenizer(byte_tokenizer()) if vocab == VOCAB else None
+        session = DraftSession(options, logits, vocab)
+        policy = ExitPolicy.uniform(LAYERS, 1.0)
+        engine = Engine(
+            manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant
+        )
+        engine._gap_acceptance.spread = 1e-3  # what the river gets wrong here has no narrow lead
+        return engine
+
+    return make
