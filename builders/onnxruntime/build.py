@@ -5,7 +5,7 @@ from importlib.metadata import version
 import torch
 
 from builders.job import BuildJob
-from builders.onnxruntime.emit import ACCURACY_LEVELS
+from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.layer_tensors import head_tensors, layer_tensors, stored
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import LoweringOptions, lower
@@ -19,7 +19,7 @@ from builders.river_bank import river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from builders.weights import SharedWeights
-from river_trt.errors import CheckpointError
+from river_trt.errors import CheckpointError, RiverError
 from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
 from river_trt.native_library import ABI_VERSION, native_library
 
@@ -35,6 +35,7 @@ def build_engine(job: BuildJob) -> Manifest:
     """
     source, recipe, directory = job.source, job.recipe, job.directory
     config = source.config
+    activation = river_activation(recipe)
     _check_head_dim(source)
     native = choose_kernels(config, recipe.kernels) == "native"
     if native:
@@ -48,9 +49,7 @@ def build_engine(job: BuildJob) -> Manifest:
 
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
-    options = LoweringOptions(
-        head, recipe.river_activation, WEIGHTS_FILE, recipe.group_size, job.banks
-    )
+    options = LoweringOptions(head, activation, WEIGHTS_FILE, recipe.group_size, job.banks)
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
     job.progress("tracing", 1, 1)
@@ -72,9 +71,16 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels="native" if native else "onnxruntime",
         kernels_abi=ABI_VERSION if native else None,
     )
-    precision = PrecisionInfo("float32", head.bits, "float32", recipe.river_activation)
+    precision = PrecisionInfo("float32", head.bits, "float32", activation)
     sizes = _byte_counts(layout, config.num_layers)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
+
+
+def river_activation(recipe: Recipe) -> RiverActivation:
+    """What the river multiplies in; only a CPU's recipe says it."""
+    if recipe.river_activation is None:
+        raise RiverError(f"target {recipe.target!r} is not for onnxruntime; choose --target cpu")
+    return recipe.river_activation
 
 
 def _check_head_dim(source: ModelSource) -> None:
@@ -106,7 +112,7 @@ def _head_precision(source: ModelSource, recipe: Recipe, shared: SharedWeights) 
         embedding_dtype=shared.embedding.dtype,
         head_dtype=stored_dtype if keeps else dtypes.get(bits, torch.float32),
         tied=source.config.tie_embeddings,
-        accuracy_level=ACCURACY_LEVELS[recipe.river_activation],
+        accuracy_level=ACCURACY_LEVELS[river_activation(recipe)],
     )
 
 

@@ -1,1 +1,1 @@
-"""TensorRT engines: the traced program as ONNX for TensorRT, and a build in a process of its own."""
+"""TensorRT engines: the traced program as ONNX, built in a process of its own."""

@@ -139,7 +139,8 @@ class Lowering(ABC):
 
     def _caches(self, suffix: str) -> list[ValueInfoProto]:
         heads, head_dim = self.cache_heads
-        shape = ["batch", heads, self.options.cache_length or "cache", head_dim]
+        slots = self.options.cache_length or "cache"
+        shape: list[str | int] = ["batch", heads, slots, head_dim]
         names = cache_names(self.num_layers, suffix)
         return [_value(name, self.graph.onnx_type, shape) for name in names]
 

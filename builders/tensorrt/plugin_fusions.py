@@ -1,8 +1,8 @@
 """Traced operations around a linear that the RiverLinear plugin does itself.
 
-    norm -- Linear                                becomes   Linear(norm)
-    Linear -- Add residual                        becomes   Linear(residual)
-    Linear -- Split -- Sigmoid, Mul -- Mul        becomes   Linear(silu_mul)
+norm -- Linear                                becomes   Linear(norm)
+Linear -- Add residual                        becomes   Linear(residual)
+Linear -- Split -- Sigmoid, Mul -- Mul        becomes   Linear(silu_mul)
 """
 
 from collections.abc import Sequence

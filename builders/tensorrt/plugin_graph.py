@@ -100,8 +100,8 @@ class PluginLowering(Lowering):
             inputs.append(graph.weight(f"{scales}_float16", np.float16, (n, groups)))
             if zero_points:
                 fields["zero_points"] = 1
-                words = (-(-n * groups // INT32_BYTES),)
-                inputs.append(graph.weight(f"{zero_points}_int32", np.int32, words))
+                size = -(-n * groups // INT32_BYTES)
+                inputs.append(graph.weight(f"{zero_points}_int32", np.int32, (size,)))
             if pre_scale:
                 fields["pre_scale"] = 1
                 inputs.append(graph.weight(f"{pre_scale}_float16", np.float16, (k,)))

@@ -127,4 +127,5 @@ def _size(graph: TypedScope, tensor: str, axis: int) -> str:
 
 
 def _lowest(graph: TypedScope) -> str:
-    return graph.typed("hidden", float(ml_dtypes.finfo(graph.dtype).min))
+    limits = ml_dtypes.finfo(graph.dtype)  # type: ignore[no-untyped-call]
+    return graph.typed("hidden", float(limits.min))

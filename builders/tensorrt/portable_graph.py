@@ -15,7 +15,7 @@ from builders.onnxruntime.regions import LayerRegions
 from builders.tensorrt.lowering import Lowering
 from builders.tensorrt.plugin_fusions import is_linear
 from builders.tensorrt.portable_attention import emit_attention, emit_positions
-from builders.tensorrt.portable_gate import Flags, emit_first_flags, emit_gate
+from builders.tensorrt.portable_gate import emit_first_flags, emit_gate
 from builders.tensorrt.portable_linear import emit_backbone, emit_river
 from builders.tensorrt.scope import TypedScope
 

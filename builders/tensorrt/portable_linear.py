@@ -27,7 +27,7 @@ def emit_river(scope: TypedScope, linear: Operation) -> None:
 
     TensorRT's DequantizeLinear takes INT4 about zero only; the offsets carry the zero points.
     """
-    x, _, weight, qweight, scales, *_ = linear.inputs
+    x, _, weight, qweight, *_ = linear.inputs
     (y,) = linear.outputs
     shapes = scope.program.weight_shapes
     n, k = shapes[weight]
@@ -35,7 +35,9 @@ def emit_river(scope: TypedScope, linear: Operation) -> None:
     group_size = 2 * half
     module = weight.removesuffix(".weight")
     if optional(linear, 6):
-        x = scope.emit("Mul", [x, scope.weight(f"{module}.pre_scale", scope.dtype, (k,))], f"{y}/scaled")
+        x = scope.emit(
+            "Mul", [x, scope.weight(f"{module}.pre_scale", scope.dtype, (k,))], f"{y}/scaled"
+        )
     padding = groups * group_size - k
     if padding:
         pads = scope.constant(f"{y}/pads", np.array([0, 0, 0, 0, 0, padding]))

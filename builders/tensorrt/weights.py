@@ -1,7 +1,5 @@
 """One layer's weights as the arrays that a graph for TensorRT reads."""
 
-from collections.abc import Mapping
-
 import ml_dtypes
 import numpy as np
 import torch
@@ -9,13 +7,15 @@ import torch
 from builders.decoder import NORM_PATHS
 from builders.onnxruntime.layer_tensors import MODULES
 from builders.quantisers.base import SYMMETRIC_ZERO, RiverWeight
-from builders.weights import LayerWeights
+from builders.river_bank import LayerBanks
+from river_trt.manifest import TensorRTMode
 
 
 def layer_arrays(
-    layer: int, weights: LayerWeights, river: Mapping[str, RiverWeight], dtype: np.dtype
+    layer: int, banks: LayerBanks, dtype: np.dtype, mode: TensorRTMode
 ) -> dict[str, np.ndarray]:
-    """All that a layer (0-based) may need in either mode, by the names of the layout."""
+    """All that a layer (0-based) may need, by the names of the layout."""
+    weights = banks.weights
     arrays: dict[str, np.ndarray] = {}
     for short, module in MODULES.items():
         path = f"layers.{layer}.{module}"
@@ -23,14 +23,12 @@ def layer_arrays(
         arrays |= {f"{path}.weight": weight, f"{path}.weight_transposed": weight.T}
         if short in weights.biases:
             arrays[f"{path}.bias"] = to_array(weights.biases[short], dtype)
-        arrays |= {
-            f"{path}.{part}": value
-            for parts in (plugin_river(river[short]), portable_river(river[short], dtype))
-            for part, value in parts.items()
-        }
-    for norm, weight in weights.norms.items():
+        river = banks.river[short]
+        parts = plugin_river(river) if mode == "plugin" else portable_river(river, dtype)
+        arrays |= {f"{path}.{part}": value for part, value in parts.items()}
+    for norm, values in weights.norms.items():
         path = NORM_PATHS.get(norm, norm)
-        arrays[f"layers.{layer}.{path}.weight"] = to_array(weight, dtype)
+        arrays[f"layers.{layer}.{path}.weight"] = to_array(values, dtype)
     return arrays
 
 
