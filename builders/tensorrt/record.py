@@ -10,7 +10,7 @@ from river_trt.layer_record import CacheSlot, LayerRecord, NetworkLayer
 BITS = {"FLOAT": 32, "HALF": 16, "BF16": 16, "INT64": 64, "INT32": 32, "INT8": 8, "INT4": 4}
 BITS |= {"BOOL": 8, "UINT8": 8, "FP8": 8}
 ONNX_NAME = re.compile(r"\[ONNX Layer: ([^|\]]+)")
-LINEAR = re.compile(r"layers\.\d+\..+_proj(/(backbone|river|mixed))?$|lm_head")
+LINEAR = re.compile(r"layers\.\d+\..+_proj(/(backbone|river|mixed))?$|lm_head$")
 PARTS = {"ATTENTION_OUTPUT": "attentions", "CONDITION": "conditionals"}
 
 

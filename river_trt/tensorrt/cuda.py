@@ -38,7 +38,7 @@ class Cuda:
     def compute_capability(self) -> str:
         """Of the current device, as "9.0"."""
         (device,) = self._call("looking for a GPU", "cudaGetDevice")
-        numbers = []
+        numbers: list[int] = []
         for part in ("Major", "Minor"):
             attribute = getattr(self._runtime.cudaDeviceAttr, f"cudaDevAttrComputeCapability{part}")
             numbers += self._call("asking the GPU", "cudaDeviceGetAttribute", attribute, device)
