@@ -15,6 +15,7 @@ from river_trt.spec import ExitPolicy, GateKind, ModelShape
 SCHEMA_VERSION = 1
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 REBUILD = "rebuild the engine with `river-trt build`"
 
 

@@ -18,6 +18,8 @@ from builders.tensorrt.request import BuildRequest
 from builders.tensorrt.worker import last_error
 from river_trt.errors import RiverError
 
+WORKER = "builders.tensorrt.worker"
+
 
 def run_build(request: BuildRequest, progress: Progress) -> None:
     """Build the engine that is asked for. Raises RiverError with TensorRT's own reason."""
@@ -29,7 +31,7 @@ def run_build(request: BuildRequest, progress: Progress) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         if request.backend == "tensorrt-rtx":
             _link_library(Path(folder), environment)
-        command = [sys.executable, "-m", "builders.tensorrt.worker", str(file)]
+        command = [sys.executable, "-m", WORKER, str(file)]
         with request.log.open("a", encoding="utf-8") as log, _ended(command, environment, log) as p:
             assert p.stdout is not None
             error = None

@@ -43,7 +43,7 @@ def build(trt: Any, request: BuildRequest) -> None:
     _say(["parsing", 0, 1])
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(request.graph)):
-        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        reasons = [" ".join(str(parser.get_error(i)).split()) for i in range(parser.num_errors)]
         raise RiverError(f"TensorRT cannot read the graph: {'; '.join(reasons) or 'no reason'}")
     versions.allow_decomposition(trt, network)
     _say(["parsing", 1, 1])

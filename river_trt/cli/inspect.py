@@ -18,7 +18,8 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.engine_dir import read_engine_dir
-from river_trt.manifest import Manifest
+from river_trt.layer_record import LayerRecord, read_record
+from river_trt.manifest import DTYPE_BYTES, Manifest
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -27,6 +28,7 @@ EXAMPLES = """\
   river-trt inspect engine/ --no-verify              do not read the files, only their sizes
   river-trt inspect engine/ --json | jq .bytes_per_token
 """
+LEAST_WEIGHT_BYTES = 1024  # below are constants of the arithmetic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +41,14 @@ def execute(args: argparse.Namespace) -> int:
     path = engine_path(args)
     manifest = read_engine_dir(path, verify=not args.no_verify)
     if args.json:
-        print_json(describe(path, manifest) | {"verified": not args.no_verify})
+        described = describe(path, manifest) | {"verified": not args.no_verify}
+        record = read_record(path)
+        if record is not None:
+            described["network"] = json.loads(record.to_json())
+        print_json(described)
         return 0
     console = stdout_console()
-    console.print(facts_table(facts(manifest)))
+    console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))
     if args.layers:
         _print_layers(manifest)
     table = plain_table()
@@ -74,7 +80,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     model, shape, counts = manifest.model, manifest.model.shape, manifest.bytes_per_layer
     river, precision, backend = manifest.river, manifest.precision, manifest.backend
     kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    kv_bytes *= np.dtype(precision.kv_cache).itemsize
+    kv_bytes *= DTYPE_BYTES[precision.kv_cache]
     chat = "with" if CHAT_TEMPLATE_FILE in manifest.files else "no"
     tokenizer = f"yes, {chat} chat template" if model.has_tokenizer else "none: takes token ids"
     zero_points = "symmetric" if river.symmetric else "asymmetric"
@@ -92,6 +98,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("tokenizer", tokenizer),
         ("backend", f"{backend.name} {backend.version}, {target}"),
         *([("kernels", backend.kernels)] if backend.kernels else []),
+        *([("mode", backend.mode)] if backend.mode else []),
         ("backbone", f"{precision.backbone}, {format_bytes(counts.backbone_layer)} a layer"),
         (
             "river",
@@ -114,6 +121,30 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"({full / least:.1f}x fewer)",
         ),
         ("built", f"{manifest.created} by river-trt {manifest.river_trt_version}"),
+    ]
+
+
+def record_facts(record: LayerRecord | None) -> list[tuple[str, str]]:
+    """The network that TensorRT built from, as it was recorded then."""
+    if record is None:
+        return []
+    plugins = ", ".join(f"{count} {name}" for name, count in record.plugins.items())
+    weights = ", ".join(
+        f"{kind} {format_bytes(size)}"
+        for kind, size in sorted(record.weight_bytes.items(), key=lambda item: -item[1])
+        if size >= LEAST_WEIGHT_BYTES
+    )
+    inside = sum(slot.in_conditional for slot in record.cache_slots)
+    return [
+        (
+            "network",
+            f"{len(record.layers)} layers of {record.library}: {record.gates} gates, "
+            f"{record.linears} linears, {record.attentions} attentions, "
+            f"{record.conditionals} conditionals",
+        ),
+        ("plugins", plugins or "none"),
+        ("cache", f"{len(record.cache_slots)} tensors, {inside} updated inside a conditional"),
+        ("weights", weights),
     ]
 
 

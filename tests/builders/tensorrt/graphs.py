@@ -1,7 +1,8 @@
 """Graphs for TensorRT of tiny models, and their steps on this CPU beside the torch reference."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,9 +99,7 @@ def write(model: Path, out: Path, mode: str, recipe: Recipe, dtype: str = "float
     job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, lambda *_: None)
     assert recipe.tensorrt is not None
     options = typed(recipe.tensorrt, dtype)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph_file, "trace", lambda *key: key)
-        patch.setattr(graph_file, "to_onnx", lambda key, _: _traced(*key))
+    with shared_traces():
         graph_file.write_graph(job, options, out)
     quantiser = job.quantiser()
     river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
@@ -123,9 +122,17 @@ def write(model: Path, out: Path, mode: str, recipe: Recipe, dtype: str = "float
     return Subject(run, reference, graph, np.int32, DTYPES[dtype])
 
 
+@contextmanager
+def shared_traces() -> Iterator[None]:
+    """Both modes start from the same program, and tracing takes most of a graph's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph_file, "trace", lambda *key: key)
+        patch.setattr(graph_file, "to_onnx", lambda key, _: _traced(*key))
+        yield
+
+
 @functools.cache
 def _traced(config: ModelConfig, river: RiverFormat, max_seq_len: int) -> onnx_ir.Model:
-    """Both modes start from the same program, and tracing takes most of a graph's time."""
     return to_onnx(trace(config, river, max_seq_len), config.num_layers)
 
 
