@@ -113,10 +113,13 @@ profiles = [{ name = "decode", batch = [1, 1, 2], seq = [1, 1, 1] }]
     assert manifest.precision.backbone == manifest.precision.kv_cache == "bfloat16"
 
 
-def test_a_graph_that_tensorrt_refuses_leaves_nothing_and_says_why(options, tmp_path, monkeypatch):
+def test_a_graph_that_tensorrt_refuses(options, tmp_path, monkeypatch):
     monkeypatch.setattr(PortableLowering, "exit_layer", lambda self: "nowhere")
     chosen = options("llama", "portable")
-    with shared_traces(), pytest.raises(RiverError, match="TensorRT cannot read the graph: .*exit_layer"):
+    with (
+        shared_traces(),
+        pytest.raises(RiverError, match="TensorRT cannot read the graph: .*exit_layer"),
+    ):
         build(chosen)
     assert not list(tmp_path.iterdir())
 
