@@ -87,10 +87,10 @@ def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
             f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: the head has "
             f"the type of the backbone, {options.dtype}"
         )
-    if options.mode == "portable":
-        what = "the portable mode"
+    if options.fixed_cache:
+        what = "the portable mode" if options.mode == "portable" else "native attention"
         versions.require(trt, recipe.backend, versions.PORTABLE_NEEDS, what)
-    else:
+    if options.mode == "plugin":
         versions.require(trt, recipe.backend, ("aliased_plugin_io",), "the plugin mode")
         _check_sizes(job.source.checkpoint.name, config)
     if versions.buildable_targets(trt) is None:

@@ -93,7 +93,8 @@ def write_graph(
                 tied=config.tie_embeddings,
                 banks=job.banks,
                 # IKVCacheUpdateLayer wants the number of slots when the engine is built.
-                cache_length=recipe.max_seq_len if options.mode == "portable" else None,
+                cache_length=recipe.max_seq_len if options.fixed_cache else None,
+                native_attention=options.attention == "native",
                 layer_outputs=layer_outputs,
             ),
         )

@@ -28,13 +28,14 @@ class GraphOptions:
     tied: bool = False  # the head is the embedding
     banks: Banks = "both"
     cache_length: int | None = None  # slots of the cache; None: any number, up to the profile's
+    native_attention: bool = False  # of the plugin mode: TensorRT's own layers for attention
     layer_outputs: bool = False  # h.{l} float32 after each layer l: 1..L, to compare backends by
 
 
 class Lowering(ABC):
     """A graph under construction, layer after layer."""
 
-    opset_version: int
+    opset_version = 24
     custom_domains: tuple[tuple[str, int], ...] = ()
 
     def __init__(self, program: Program, regions: Regions, options: GraphOptions) -> None:
@@ -46,7 +47,7 @@ class Lowering(ABC):
 
     @classmethod
     def of(cls, model: onnx_ir.Model, options: GraphOptions) -> "Lowering":
-        program = cls.transform(prepare(read_program(model), options.tied))
+        program = cls.transform(prepare(read_program(model), options.tied), options)
         regions = find_regions(program)
         # What the trace calls logits is in the graph's type; the output is float32.
         regions = replace(regions, epilogue=_rename_logits(regions.epilogue))
@@ -54,7 +55,7 @@ class Lowering(ABC):
         return cls(program, regions, options)
 
     @classmethod
-    def transform(cls, program: Program) -> Program:
+    def transform(cls, program: Program, options: GraphOptions) -> Program:
         """A mode's own changes to the program."""
         return program
 

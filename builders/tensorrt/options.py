@@ -9,6 +9,7 @@ from river_trt.errors import RiverError
 from river_trt.manifest import TensorRTMode
 
 Dtype = Literal["float16", "bfloat16", "float32"]
+Attention = Literal["plugin", "native"]
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 
 
@@ -54,6 +55,7 @@ class TensorRTOptions:
     dtype: Dtype = "float16"  # activations and backbone
     kv_cache: Dtype = "float16"
     mode: TensorRTMode = "plugin"
+    attention: Attention = "plugin"  # of the plugin mode: RiverAttention, or TensorRT's own
     optimization_level: int = 3  # 0..5: how many tactics the builder tries
     weight_streaming: bool = False  # the backbone may stay in host memory; no CUDA graphs then
     hardware_compatibility: HardwareCompatibility = "none"
@@ -65,7 +67,7 @@ class TensorRTOptions:
             raise RiverError(
                 f"compute_capability {self.compute_capability!r} must read like 9.0, as a string"
             )
-        for name in ("dtype", "kv_cache", "mode", "hardware_compatibility"):
+        for name in ("dtype", "kv_cache", "mode", "attention", "hardware_compatibility"):
             kind = get_type_hints(TensorRTOptions)[name]
             check_choice(name, getattr(self, name), get_args(kind))
         for name in ("weight_streaming", "version_compatible", "timing_cache"):
@@ -83,6 +85,11 @@ class TensorRTOptions:
         check_choice("optimization_level", self.optimization_level, tuple(range(6)))
         if not self.profiles:
             raise RiverError("a TensorRT recipe needs at least one profile")
+
+    @property
+    def fixed_cache(self) -> bool:
+        """The cache's length is the engine's: its updates are TensorRT's own layers."""
+        return self.mode == "portable" or self.attention == "native"
 
     @classmethod
     def from_table(cls, table: dict[str, Any], where: str) -> "TensorRTOptions":

@@ -7,6 +7,9 @@ h --+-- RiverLinear(norm, qkv) -- RiverAttention -- RiverLinear(o, residual) --+
 ... -- RiverLinear(norm, gate_up, silu_mul) -- RiverLinear(down, residual) -- h'
                                           RiverGate(h, h') -- exited, use_river of the next layer
 
+With native_attention the attention is TensorRT's own, as in portable mode: Attention and
+KVCacheUpdate of version 10.15 and later, whose cache has a length that is fixed when building.
+
 A family's other operations (norms of heads and of outputs, GELU, soft cap of the logits) stay plain
 nodes between the plugins.
 """
@@ -19,11 +22,13 @@ from onnx import TensorProto
 from builders.onnxruntime.fusions import pack_qkv
 from builders.onnxruntime.program import Operation, Program, consumers
 from builders.onnxruntime.regions import LayerRegions
-from builders.tensorrt.lowering import Lowering
+from builders.tensorrt.lowering import GraphOptions, Lowering
 from builders.tensorrt.plugin_fusions import FusedLinear, fuse_linears
+from builders.tensorrt.portable_attention import emit_attention, emit_positions
 
 NAMESPACE = "river_trt"  # of the plugins; the parser takes it from a node's domain
 PLUGIN_VERSION = "1"
+PLAIN_OPSET = 20  # the oldest that has every plain operator, for the sake of older parsers
 BANKS = {"both": 0, "backbone": 1, "river": 2}  # the attribute `banks` of RiverLinear
 INT32_BYTES = 4
 
@@ -31,30 +36,36 @@ INT32_BYTES = 4
 class PluginLowering(Lowering):
     """Plugin mode."""
 
-    opset_version = 20  # the oldest that has every plain operator, for the sake of older parsers
     custom_domains = ((NAMESPACE, 1),)
 
     @classmethod
-    def transform(cls, program: Program) -> Program:
-        return pack_qkv(program)
+    def transform(cls, program: Program, options: GraphOptions) -> Program:
+        return program if options.native_attention else pack_qkv(program)
 
     @property
     def flag_type(self) -> int:
         return int(TensorProto.INT32)
 
     def prologue(self) -> None:
+        if not self.options.native_attention:
+            self.opset_version = PLAIN_OPSET
         self.readers = consumers(self.program.operations)
         self.exited: list[str] = []  # exited and exit_layer so far
         self.use_river = ""  # flags of the layer to come; nothing has exited before layer 1
         for operation in self.regions.prologue:
             self.graph.plain(operation)
+        if self.options.native_attention:
+            emit_positions(self.graph, [layer.attention for layer in self.regions.layers])
 
     def layer(self, number: int, layer: LayerRegions) -> None:
         bank = self.options.banks
         if bank == "both" and number == 1:
             bank = "backbone"
         self._operations(layer.before, bank)
-        self._attention(layer.attention)
+        if self.options.native_attention:
+            emit_attention(self.graph, layer.attention, self.cache_heads[1])
+        else:
+            self._attention(layer.attention)
         self._operations(layer.after, bank)
         if self.gated:
             self._gate(number, layer)

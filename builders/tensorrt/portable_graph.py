@@ -23,8 +23,6 @@ from builders.tensorrt.scope import TypedScope
 class PortableLowering(Lowering):
     """Portable mode."""
 
-    opset_version = 24
-
     def prologue(self) -> None:
         graph = self.graph
         self.readers = consumers(self.program.operations)

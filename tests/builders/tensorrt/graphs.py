@@ -91,14 +91,21 @@ def recipe_of(mode: str, quantiser: str = "rtn", symmetric: bool = False) -> Rec
     return load_recipe("a100", changes | {"max_seq_len": SLOTS, "tensorrt.mode": mode})
 
 
-def write(model: Path, out: Path, mode: str, recipe: Recipe, dtype: str = "float32") -> Subject:
+def write(
+    model: Path,
+    out: Path,
+    mode: str,
+    recipe: Recipe,
+    dtype: str = "float32",
+    attention: str = "plugin",
+) -> Subject:
     """Write the graph of a saved model, in float32 unless told: closer to the reference."""
     out.mkdir()
     source = ModelSource.open(str(model))
     layers = source.config.num_layers
     job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, lambda *_: None)
     assert recipe.tensorrt is not None
-    options = typed(recipe.tensorrt, dtype)
+    options = typed(recipe.tensorrt, dtype, attention)
     with shared_traces():
         graph_file.write_graph(job, options, out)
     quantiser = job.quantiser()
@@ -136,9 +143,9 @@ def _traced(config: ModelConfig, river: RiverFormat, max_seq_len: int) -> onnx_i
     return to_onnx(trace(config, river, max_seq_len), config.num_layers)
 
 
-def typed(options: TensorRTOptions, dtype: str) -> TensorRTOptions:
+def typed(options: TensorRTOptions, dtype: str, attention: str) -> TensorRTOptions:
     """Any dtype in either mode: plugins take no float32, but their graph does."""
-    changed = replace(options)
+    changed = replace(options, attention=attention)
     for name in ("dtype", "kv_cache"):
         object.__setattr__(changed, name, dtype)
     return changed

@@ -80,6 +80,17 @@ def test_steps_over_a_filled_cache_equal_one_pass(subjects, mode, name):
     np.testing.assert_allclose(later[1], whole[1, 8:11], atol=1e-4, rtol=0)
 
 
+def test_native_attention_between_plugins(tmp_path):
+    """onnx's evaluator has TensorScatter and Attention too."""
+    save_tiny_model(tmp_path / "model", TINY_MODELS["mistral"])
+    recipe = recipe_of("plugin")
+    subject = write(tmp_path / "model", tmp_path / "graph", "plugin", recipe, attention="native")
+    kinds = {node.op_type for node in subject.model.graph.node}
+    assert {"RiverLinear", "RiverGate", "TensorScatter", "Attention"} <= kinds
+    assert "RiverAttention" not in kinds
+    subject.assert_equal(IDS, forced_exit(LAYERS, 2))
+
+
 def test_the_plugins_absorb_what_stands_around_a_linear(subjects):
     """A llama layer is six nodes: nothing plain is left between the plugins."""
     model = subjects("llama", "plugin", "awq").model

@@ -88,10 +88,7 @@ def updater(mode: str, kv: str, layer: int) -> str:
     return f"{module}.attention" if mode == "plugin" else f"{module}/update.{kv}_cache.{layer}"
 
 
-def test_another_dtype_in_a_recipe_of_ones_own(options, tmp_path):
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text(
-        """
+MINE = """
 backend = "tensorrt-rtx"
 target = "mine"
 quantiser = "rtn"
@@ -102,15 +99,28 @@ max_seq_len = 64
 compute_capability = "8.9"
 dtype = "bfloat16"
 kv_cache = "bfloat16"
+attention = "native"
 profiles = [{ name = "decode", batch = [1, 1, 2], seq = [1, 1, 1] }]
 """
-    )
-    chosen = options("llama", "plugin", recipe=str(recipe), quantiser=None)
+
+
+def test_a_recipe_of_ones_own(options, tmp_path):
+    """Another type, another GPU, and TensorRT's own attention between the plugins."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(MINE)
+    chosen = options("qwen2", "plugin", recipe=str(recipe), quantiser=None)
     with shared_traces():
         manifest = build(chosen)
     assert manifest.backend.target == "mine"
     assert manifest.backend.compute_capability == "8.9"
     assert manifest.precision.backbone == manifest.precision.kv_cache == "bfloat16"
+    record = read_record(chosen.out)
+    assert record is not None
+    assert record.plugins == {"RiverLinear": LINEARS * LAYERS + 1, "RiverGate": LAYERS}
+    assert (record.attentions, record.conditionals) == (LAYERS, 0)
+    assert {slot.updated_by for slot in record.cache_slots} == {
+        updater("portable", kv, layer) for layer in range(LAYERS) for kv in "kv"
+    }
 
 
 def test_a_graph_that_tensorrt_refuses(options, tmp_path, monkeypatch):
