@@ -18,13 +18,16 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.engine_dir import read_engine_dir
+from river_trt.errors import RiverError
 from river_trt.layer_record import LayerRecord, read_record
 from river_trt.manifest import DTYPE_BYTES, Manifest
+from river_trt.tensorrt.inspector import engine_layers
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
   river-trt inspect engine/
   river-trt inspect engine/ --layers                 tau and pins of every layer
+  river-trt inspect engine/ --network                TensorRT's layers
   river-trt inspect engine/ --no-verify              do not read the files, only their sizes
   river-trt inspect engine/ --json | jq .bytes_per_token
 """
@@ -34,6 +37,11 @@ LEAST_WEIGHT_BYTES = 1024  # below are constants of the arithmetic
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_argument(parser)
     parser.add_argument("--layers", action="store_true", help="list tau and pins layer by layer")
+    parser.add_argument(
+        "--network",
+        action="store_true",
+        help="TensorRT: list the engine's layers, or without its GPU those it was built from",
+    )
     parser.add_argument("--json", action="store_true", help="the manifest and sizes as JSON")
 
 
@@ -51,6 +59,8 @@ def execute(args: argparse.Namespace) -> int:
     console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))
     if args.layers:
         _print_layers(manifest)
+    if args.network:
+        _print_network(path, manifest)
     table = plain_table()
     table.add_column("file", overflow="fold")
     table.add_column("size", justify="right")
@@ -169,6 +179,34 @@ def summarise_tau(tau: tuple[float, ...]) -> str:
     if len(open_values) > 1:
         text += f" to {open_values[-1]:g}, by layer"
     return f"{text}; no exit after {format_layers(never)}" if never else text
+
+
+def _print_network(path: Path, manifest: Manifest) -> None:
+    record = read_record(path)
+    if record is None:
+        raise RiverError(f"{path} is no engine of TensorRT, so --network has nothing to list")
+    rows: list[tuple[str, ...]]
+    try:
+        rows = [(name, kind, "", "") for name, kind in engine_layers(path, manifest)]
+        title = "layers of the engine"
+    except RiverError as error:
+        title = f"layers of the network when it was built ({error})"
+        rows = [
+            (
+                layer.name,
+                layer.type,
+                layer.precision,
+                format_bytes(layer.weight_bytes) if layer.weight_bytes else "",
+            )
+            for layer in record.layers
+        ]
+    table = plain_table(title)
+    table.add_column("layer", overflow="fold")
+    for column in ("type", "precision", "weights"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    stdout_console().print(table)
 
 
 def _print_layers(manifest: Manifest) -> None:

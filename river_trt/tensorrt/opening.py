@@ -9,7 +9,8 @@ from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.plugin import built_library
 from river_trt.plugin.cache import read_libraries
-from river_trt.tensorrt.library import LIBRARIES, version_numbers
+from river_trt.tensorrt.cuda import Cuda
+from river_trt.tensorrt.library import LIBRARIES, load_library, version_numbers
 
 
 class Messages:
@@ -33,13 +34,29 @@ class Messages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenEngine:
-    """The engine, and what must live as long as it does."""
+    """The engine, what it runs on, and what must live as long as it does."""
 
+    trt: Any
+    cuda: Cuda
     engine: Any
     runtime: Any
     logger: Any
     recorder: Any
     messages: Messages
+
+
+def open_engine(directory: Path, manifest: Manifest) -> OpenEngine:
+    """Check everything around the engine, then read it onto the GPU.
+
+    Raises MissingDependencyError for a library that is not installed, EngineError for an engine of
+    another GPU or version, RiverError for a plugin library that is missing.
+    """
+    trt = load_library(manifest.backend.name)
+    cuda = Cuda.open()
+    check_machine(manifest, trt, cuda.compute_capability())
+    if manifest.backend.mode == "plugin":
+        load_plugins(trt, manifest.backend.name)
+    return deserialise(trt, cuda, directory / manifest.engine_file, manifest)
 
 
 def check_machine(manifest: Manifest, trt: Any, compute_capability: str) -> None:
@@ -82,7 +99,7 @@ def check_plugin_abi(library: Path, version: str) -> None:
             )
 
 
-def deserialise(trt: Any, path: Path, manifest: Manifest) -> OpenEngine:
+def deserialise(trt: Any, cuda: Cuda, path: Path, manifest: Manifest) -> OpenEngine:
     """Read the engine file onto the GPU. EngineError with TensorRT's reason."""
     messages = Messages()
     logger, recorder = make_logger(trt, messages), make_recorder(trt, messages)
@@ -95,7 +112,7 @@ def deserialise(trt: Any, path: Path, manifest: Manifest) -> OpenEngine:
             f"{manifest.backend.version}: {messages.take()}; {REBUILD}"
         )
     engine.error_recorder = recorder
-    return OpenEngine(engine, runtime, logger, recorder, messages)
+    return OpenEngine(trt, cuda, engine, runtime, logger, recorder, messages)
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:

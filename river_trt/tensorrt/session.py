@@ -7,7 +7,6 @@ import numpy as np
 from river_trt.backends.base import SessionOptions, StepOutput
 from river_trt.manifest import Manifest
 from river_trt.spec import ExitPolicy, cache_names
-from river_trt.tensorrt.cuda import Cuda
 from river_trt.tensorrt.memory import Block, CachePlan
 from river_trt.tensorrt.opening import OpenEngine
 from river_trt.tensorrt.plan import EngineSpec, StepShape, TensorSpec
@@ -21,11 +20,10 @@ STAGED = ("input_ids", "past_lengths", "logit_indices", "tau", "pinned", "use_di
 class TensorRTSession:
     """Everything is allocated when it opens; a step copies in, runs, copies out, and waits."""
 
-    def __init__(
-        self, trt: Any, cuda: Cuda, opened: OpenEngine, manifest: Manifest, options: SessionOptions
-    ) -> None:
+    def __init__(self, opened: OpenEngine, manifest: Manifest, options: SessionOptions) -> None:
         shape = manifest.model.shape
-        self._trt, self._cuda, self._opened = trt, cuda, opened
+        self._trt, self._cuda, self._opened = opened.trt, opened.cuda, opened
+        cuda = opened.cuda
         self.spec = EngineSpec.read(opened.engine, shape.num_layers)
         self.spec.check_decode_batch(options.max_batch_size)
         slots = self.spec.cache_slots(options.cache_length)

@@ -213,6 +213,10 @@ class FakeEngine:
         self.contexts.append(FakeContext(self))
         return self.contexts[-1]
 
+    def create_engine_inspector(self):
+        text = '{"Layers": ["fused kernel", {"Name": "layers.0.gate", "LayerType": "PluginV3"}]}'
+        return SimpleNamespace(get_engine_information=lambda form: text)
+
     def compute(self, shapes, addresses):
         def read(name, shape=None):
             kind, fixed, _ = self.tensors[name]
@@ -256,6 +260,7 @@ def fake_trt(engine: FakeEngine | None, version: str = "10.16.1", complaint: str
     return SimpleNamespace(
         __version__=version,
         ILogger=logger,
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
         IErrorRecorder=Base,
         Runtime=Runtime,
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),

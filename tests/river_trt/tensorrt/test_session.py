@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import river_trt
-from river_trt.backends import tensorrt as backend
+from river_trt.cli.main import main
 from river_trt.config import GenerationConfig
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError, RiverError
+from river_trt.layer_record import RECORD_FILE, LayerRecord, NetworkLayer
 from river_trt.manifest import BackendInfo, ModelInfo, PolicyInfo, PrecisionInfo
 from river_trt.spec import ExitPolicy, ModelShape
 from river_trt.tensorrt import opening
@@ -55,7 +56,7 @@ def install(monkeypatch):
     """Puts the doubles in the place of TensorRT, CUDA and the plugin library."""
 
     def put(cuda: FakeCuda, trt) -> None:
-        monkeypatch.setattr(backend, "load_library", lambda name: trt)
+        monkeypatch.setattr(opening, "load_library", lambda name: trt)
         monkeypatch.setattr(Cuda, "open", classmethod(lambda cls: cls(cuda)))
         monkeypatch.setattr(opening, "built_library", lambda part, version: Path(__file__))
 
@@ -235,7 +236,7 @@ def test_a_missing_plugin_library(directory, install, monkeypatch, tmp_path):
     cuda = FakeCuda()
     install(cuda, fake_trt(FakeEngine(cuda)))
     monkeypatch.undo()
-    monkeypatch.setattr(backend, "load_library", lambda name: fake_trt(FakeEngine(cuda)))
+    monkeypatch.setattr(opening, "load_library", lambda name: fake_trt(FakeEngine(cuda)))
     monkeypatch.setattr(Cuda, "open", classmethod(lambda cls: cls(cuda)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     monkeypatch.delenv("RIVER_TRT_PLUGIN", raising=False)
@@ -258,3 +259,28 @@ def test_a_cuda_error_names_what_was_done(load, monkeypatch):
     monkeypatch.setattr(FakeCuda, "cudaStreamSynchronize", lambda self, stream: (700,))
     with pytest.raises(EngineError, match="CUDA error 700 while running the engine: a reason"):
         engine.generate([[3]], TEXT)
+
+
+def test_layers_of_the_engine_or_of_its_network(directory, install, capsys):
+    """The inspector where the GPU is; the record of the build, and why, where it is not."""
+    cuda = FakeCuda()
+    engine = FakeEngine(cuda)
+    install(cuda, fake_trt(engine))
+    path = directory()
+    assert main(["inspect", str(path), "--network"]) == 2
+    assert "is no engine of TensorRT" in capsys.readouterr().err
+    layers = (NetworkLayer("layers.0.gate", "RiverGate", "INT32", 0),)
+    record = LayerRecord("TensorRT", "plugin", "9.0", {"RiverGate": 1}, 1, 0, 0, 0, (), {}, layers)
+    (path / RECORD_FILE).write_text(record.to_json())
+    assert LayerRecord.from_json(record.to_json()) == record
+    assert main(["inspect", str(path), "--network"]) == 0
+    out = capsys.readouterr().out
+    assert "layers of the engine" in out and "fused kernel" in out and "1 RiverGate" in out
+    cuda.capability = (8, 0)
+    assert main(["inspect", str(path), "--network"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "layers of the network when it was built (the engine is for compute" in out
+    assert "layers.0.gate" in out
+    (path / RECORD_FILE).write_text("{}")
+    assert main(["inspect", str(path)]) == 2
+    assert "layers.json cannot be read" in capsys.readouterr().err
