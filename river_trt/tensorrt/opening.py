@@ -1,5 +1,6 @@
 """From an engine directory to a deserialised engine, or one sentence that says why not."""
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def deserialise(trt: Any, cuda: Cuda, path: Path, manifest: Manifest) -> OpenEng
     logger, recorder = make_logger(trt, messages), make_recorder(trt, messages)
     runtime = trt.Runtime(logger)
     runtime.error_recorder = recorder
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot load {path}, which was built by "

@@ -121,7 +121,8 @@ class EngineSpec:
 
     def check_decode_batch(self, batch: int) -> None:
         """RiverError where so many rows cannot be decoded together."""
-        most = max((p.most.batch for p in self.profiles if p.least.seq == 1), default=0)
+        decoding = (p.most.batch for p in self.profiles if p.least.seq == p.least.num_logits == 1)
+        most = max(decoding, default=0)
         if batch > most:
             raise RiverError(
                 f"max_batch_size {batch} exceeds this engine's profile of {most} rows; load with "

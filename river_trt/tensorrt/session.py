@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 from river_trt.spec import ExitPolicy, cache_names
 from river_trt.tensorrt.memory import Block, CachePlan
@@ -14,6 +15,8 @@ from river_trt.tensorrt.runner import Runner
 
 # A step of so few tokens is a decode step, worth a CUDA graph of its own.
 CAPTURED_TOKENS = 16
+# Left free beside streamed weights, in bytes: for scratch memory and what else runs.
+STREAMING_RESERVE = 1 << 30
 STAGED = ("input_ids", "past_lengths", "logit_indices", "tau", "pinned", "use_directions")
 
 
@@ -29,9 +32,6 @@ class TensorRTSession:
         slots = self.spec.cache_slots(options.cache_length)
         rows = options.max_batch_size + options.spare_rows
         self.cache = CachePlan.of(self.spec, shape, rows, slots)
-        streams = stream_weights(opened.engine)
-        self._capturable = manifest.backend.mode == "plugin" and not streams
-
         steps = [profile.most for profile in self.spec.profiles]
         tensors = self.spec.tensors
         staged = [tensors[name] for name in (*STAGED, "gate_scope") if name in tensors]
@@ -42,10 +42,12 @@ class TensorRTSession:
         self._host_out = cuda.pinned(self._outputs.num_bytes)
         self._device_in = cuda.allocate(self._inputs.num_bytes, "a step's inputs")
         self._device_out = cuda.allocate(self._outputs.num_bytes, "a step's outputs")
-        self._scratch_bytes = max(1, int(opened.engine.device_memory_size_v2))
-        self._scratch = cuda.allocate(self._scratch_bytes, "the engine's scratch memory")
         self._device_cache = cuda.allocate(self.cache.num_bytes, "the KV cache")
         cuda.clear(self._device_cache, self.cache.num_bytes, self._stream)
+        streams = stream_weights(opened.engine, cuda.free_memory())
+        self._capturable = manifest.backend.mode == "plugin" and not streams
+        self._scratch_bytes = max(1, int(opened.engine.device_memory_size_v2))
+        self._scratch = cuda.allocate(self._scratch_bytes, "the engine's scratch memory")
         self._directions: np.ndarray | None = None
         self._device_directions = 0
         if self.spec.gated:
@@ -147,7 +149,8 @@ class TensorRTSession:
         context = self._opened.engine.create_execution_context(strategy)
         context.error_recorder = self._opened.recorder
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        context.set_optimization_profile_async(profile, int(self._stream))
+        if not context.set_optimization_profile_async(profile, int(self._stream)):
+            raise EngineError(f"TensorRT refused profile {profile}: {self._opened.messages.take()}")
         return context
 
     def _fixed_addresses(self, staged: list[TensorSpec]) -> dict[str, int]:
@@ -175,17 +178,17 @@ class TensorRTSession:
             self._directions = directions
 
 
-def stream_weights(engine: Any) -> bool:
-    """Give an engine built with weight streaming as much of the GPU as it likes.
+def stream_weights(engine: Any, free_bytes: int) -> bool:
+    """Give the weights of an engine built with weight streaming what is free but a reserve.
 
-    True where weights stay in host memory: such steps cannot be captured.
+    True where some stay in host memory: such steps cannot be captured. TensorRT's own automatic
+    budget is not asked for: its Python binding returns it in 32 bits.
     """
     size = int(engine.streamable_weights_size)
     if size == 0:
         return False
-    budget = int(engine.get_weight_streaming_automatic_budget())
-    engine.weight_streaming_budget_v2 = budget
-    return budget < size
+    engine.weight_streaming_budget_v2 = min(size, max(0, free_bytes - STREAMING_RESERVE))
+    return bool(engine.weight_streaming_budget_v2 < size)
 
 
 def widen(values: np.ndarray, tensor: TensorSpec) -> np.ndarray:

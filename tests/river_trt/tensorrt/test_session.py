@@ -1,6 +1,7 @@
 """The TensorRT session over doubles of CUDA and TensorRT: what it computes, calls and refuses."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from river_trt.manifest import BackendInfo, ModelInfo, PolicyInfo, PrecisionInfo
 from river_trt.spec import ExitPolicy, ModelShape
 from river_trt.tensorrt import opening
 from river_trt.tensorrt.cuda import Cuda
+from river_trt.tensorrt.session import stream_weights
 from tests.river_trt.conftest import manifest_of
 from tests.river_trt.tensorrt.doubles import (
     HEAD_DIM,
@@ -146,13 +148,18 @@ def test_conditionals_are_never_captured(load):
 
 def test_streamed_weights_are_never_captured(load, monkeypatch):
     monkeypatch.setattr(FakeEngine, "streamable_weights_size", 100)
-    monkeypatch.setattr(
-        FakeEngine, "get_weight_streaming_automatic_budget", lambda self: 60, raising=False
-    )
-    engine, cuda, trt_engine, _ = load()
+    engine, cuda, trt_engine, _ = load()  # the double's memory is not more than the reserve
     engine.generate([[3]], TEXT)
-    assert trt_engine.weight_streaming_budget_v2 == 60
+    assert trt_engine.weight_streaming_budget_v2 == 0
     assert "cudaStreamBeginCapture" not in cuda.calls
+
+
+def test_weights_get_what_is_free_but_a_reserve():
+    engine = SimpleNamespace(streamable_weights_size=6 << 30)
+    assert stream_weights(engine, 5 << 30)
+    assert engine.weight_streaming_budget_v2 == 4 << 30
+    assert not stream_weights(engine, 8 << 30)
+    assert engine.weight_streaming_budget_v2 == 6 << 30
 
 
 def test_rows_of_the_cache(load):
