@@ -19,18 +19,24 @@ from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
 # A backend's `build_engine(job)`; its libraries are imported when it is asked for.
-BUILDERS = {"onnxruntime": "builders.onnxruntime.build"}
-_RECIPE_OPTIONS = (
-    "backend",
-    "quantiser",
-    "group_size",
-    "symmetric",
-    "lm_head_bits",
-    "backbone_bits",
-    "river_activation",
-    "kernels",
-    "max_seq_len",
-)
+BUILDERS = {
+    "onnxruntime": "builders.onnxruntime.build",
+    "tensorrt": "builders.tensorrt.build",
+    "tensorrt-rtx": "builders.tensorrt.build",
+}
+# Options that change the recipe, and where in it.
+_RECIPE_OPTIONS = {
+    "backend": "backend",
+    "quantiser": "quantiser",
+    "group_size": "group_size",
+    "symmetric": "symmetric",
+    "lm_head_bits": "lm_head_bits",
+    "backbone_bits": "backbone_bits",
+    "river_activation": "river_activation",
+    "kernels": "kernels",
+    "max_seq_len": "max_seq_len",
+    "mode": "tensorrt.mode",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class BuildOptions:
     backbone_bits: int | None = None
     river_activation: str | None = None
     kernels: str | None = None  # onnxruntime: its own operators; native: plugins/cpu
+    mode: str | None = None  # TensorRT: plugin or portable
     max_seq_len: int | None = None
     tau: float | None = None  # one tau for all layers
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
@@ -63,7 +70,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     What can be wrong with the input is found before the output directory is touched, and a build
     that fails leaves nothing behind. Raises RiverError (CheckpointError for the model).
     """
-    given = {name: getattr(options, name) for name in _RECIPE_OPTIONS}
+    given = {place: getattr(options, name) for name, place in _RECIPE_OPTIONS.items()}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(options.recipe, changes)
     if recipe.backend not in BUILDERS:

@@ -1,14 +1,15 @@
 """Recipes: what an engine is built with for a target. The files lie in engines/."""
 
-import dataclasses
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, get_args
 
 from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.lm_head import LM_HEAD_BITS
 from builders.quantisers import GROUP_SIZES, QUANTISERS
+from builders.tensorrt.options import TensorRTOptions, check_choice, check_keys
 from river_trt.errors import RiverError
 from river_trt.manifest import Kernels
 
@@ -25,41 +26,84 @@ class Recipe:
     quantiser: str
     group_size: int
     symmetric: bool
-    river_activation: RiverActivation
     max_seq_len: int
+    river_activation: RiverActivation | None = None  # of the CPU backend
     lm_head_bits: int | None = None  # None keeps the checkpoint's precision
-    backbone_bits: int = 32  # one of BACKBONE_BITS, of the CPU backend
+    backbone_bits: int | None = None  # of the CPU backend; None: 32
     kernels: Kernels | None = None  # None: native ones for every model that they compute
+    tensorrt: TensorRTOptions | None = None  # of the TensorRT backends
 
     def __post_init__(self) -> None:
-        _check("quantiser", self.quantiser, QUANTISERS)
-        _check("group size", self.group_size, GROUP_SIZES)
+        check_choice("quantiser", self.quantiser, QUANTISERS)
+        check_choice("group size", self.group_size, GROUP_SIZES)
         if self.kernels is not None:
-            _check("kernels", self.kernels, get_args(Kernels))
-        _check("river activation", self.river_activation, ACCURACY_LEVELS)
-        _check("backbone width in bits", self.backbone_bits, BACKBONE_BITS)
+            check_choice("kernels", self.kernels, get_args(Kernels))
+        if self.river_activation is not None:
+            check_choice("river activation", self.river_activation, ACCURACY_LEVELS)
+        if self.backbone_bits is not None:
+            check_choice("backbone width in bits", self.backbone_bits, BACKBONE_BITS)
         if self.lm_head_bits is not None:
-            _check("LM head width in bits", self.lm_head_bits, LM_HEAD_BITS)
+            check_choice("LM head width in bits", self.lm_head_bits, LM_HEAD_BITS)
         if self.max_seq_len < 1:
             raise RiverError(f"max_seq_len must be at least 1, got {self.max_seq_len}")
 
 
 def load_recipe(target: str, changes: dict[str, Any]) -> Recipe:
-    """The recipe of a target with the user's changes; RiverError lists the known targets."""
-    known = {
-        path.name.removesuffix(".toml"): path
-        for path in resources.files(RECIPE_PACKAGE).iterdir()
-        if path.name.endswith(".toml")
+    """The recipe of a target with the user's changes.
+
+    target: a name (the files of engines/), or the path of a recipe file. changes: values by the
+    name of a Recipe field, or by "tensorrt.NAME" for the table [tensorrt]. Raises RiverError that
+    lists the known targets, or names the key that is unknown.
+    """
+    where = f"recipe {target}"
+    values = _read(target)
+    nested = {
+        name.removeprefix("tensorrt."): value
+        for name, value in changes.items()
+        if name.startswith("tensorrt.")
     }
-    _check("target", target, sorted(known))
-    values = tomllib.loads(known[target].read_text(encoding="utf-8"))
-    fields = {field.name for field in dataclasses.fields(Recipe)}
-    if unknown := sorted(values.keys() - fields):
-        raise RiverError(f"recipe {target}: unknown key {unknown[0]!r}")
-    return Recipe(**(values | changes))
+    table = values.pop("tensorrt", None)
+    values |= {name: value for name, value in changes.items() if not name.startswith("tensorrt.")}
+    check_keys(Recipe, values, where)
+    if table is not None:
+        values["tensorrt"] = TensorRTOptions.from_table(table | nested, f"{where}, [tensorrt]")
+    elif nested:
+        raise RiverError(
+            f"{where} is not for TensorRT, so {next(iter(nested))} does not apply to it; "
+            f"choose a --target with a table [tensorrt]: {', '.join(_gpu_targets())}"
+        )
+    return Recipe(**values)
 
 
-def _check(what: str, value: object, offered: Any) -> None:
-    if value not in offered:
-        listed = ", ".join(map(str, offered))
-        raise RiverError(f"{what} {value!r} is not offered; choose one of {listed}")
+def _gpu_targets() -> list[str]:
+    return [name for name, file in known_recipes().items() if "[tensorrt]" in file.read_text()]
+
+
+def known_recipes() -> dict[str, Any]:
+    """Target name to its file in engines/."""
+    files = resources.files(RECIPE_PACKAGE).iterdir()
+    return {
+        file.name.removesuffix(".toml"): file
+        for file in sorted(files, key=lambda file: file.name)
+        if file.name.endswith(".toml")
+    }
+
+
+def _read(target: str) -> dict[str, Any]:
+    known = known_recipes()
+    if target in known:
+        text = known[target].read_text(encoding="utf-8")
+    elif target.endswith(".toml"):
+        try:
+            text = Path(target).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RiverError(f"cannot read the recipe {target}: {error}") from error
+    else:
+        raise RiverError(
+            f"target {target!r} is not offered; choose one of {', '.join(known)}, "
+            "or give the path of a .toml file"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RiverError(f"recipe {target} is not TOML: {error}") from error

@@ -14,6 +14,8 @@ from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
 SCHEMA_VERSION = 1
 Kernels = Literal["native", "onnxruntime"]
+TensorRTMode = Literal["plugin", "portable"]
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 REBUILD = "rebuild the engine with `river-trt build`"
 
 
@@ -37,6 +39,7 @@ class BackendInfo:
     compute_capability: str | None = None
     kernels: Kernels | None = None  # of the CPU backend
     kernels_abi: int | None = None  # native_library.ABI_VERSION, of native kernels
+    mode: TensorRTMode | None = None  # of the TensorRT backends
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class PrecisionInfo:
     backbone: str
     lm_head_bits: int
     kv_cache: str
-    river_activation: Literal["int8", "float32"]
+    river_activation: Literal["int8", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)

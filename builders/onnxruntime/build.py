@@ -5,7 +5,7 @@ from importlib.metadata import version
 import torch
 
 from builders.job import Banks, BuildJob
-from builders.onnxruntime.emit import ACCURACY_LEVELS
+from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.layer_tensors import (
     BackboneFormat,
     head_tensors,
@@ -41,9 +41,11 @@ def build_engine(job: BuildJob) -> Manifest:
     """
     source, recipe, directory = job.source, job.recipe, job.directory
     config = source.config
+    activation = river_activation(recipe)
     _check_head_dim(source)
     native = choose_kernels(config, recipe.kernels) == "native"
-    if recipe.backbone_bits == 16 and not native:
+    backbone_bits = recipe.backbone_bits or 32
+    if backbone_bits == 16 and not native:
         raise RiverError(
             "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
             "weights to 32 bits: choose 8 or 32"
@@ -60,12 +62,7 @@ def build_engine(job: BuildJob) -> Manifest:
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
     options = LoweringOptions(
-        head,
-        recipe.river_activation,
-        WEIGHTS_FILE,
-        recipe.group_size,
-        job.banks,
-        recipe.backbone_bits,
+        head, activation, WEIGHTS_FILE, recipe.group_size, job.banks, backbone_bits
     )
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
@@ -76,7 +73,7 @@ def build_engine(job: BuildJob) -> Manifest:
         banks = stream_layers(
             source, quantiser, shared, calibration.token_ids if calibration else None
         )
-        backbone = BackboneFormat(recipe.backbone_bits, recipe.group_size)
+        backbone = BackboneFormat(backbone_bits, recipe.group_size)
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
             weights.write_planned(tensors(index, layer.weights, layer.river, backbone))
@@ -89,11 +86,16 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels="native" if native else "onnxruntime",
         kernels_abi=ABI_VERSION if native else None,
     )
-    precision = PrecisionInfo(
-        BACKBONE_NAMES[recipe.backbone_bits], head.bits, "float32", recipe.river_activation
-    )
+    precision = PrecisionInfo(BACKBONE_NAMES[backbone_bits], head.bits, "float32", activation)
     sizes = _byte_counts(layout, config.num_layers, job.banks)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
+
+
+def river_activation(recipe: Recipe) -> RiverActivation:
+    """What the river multiplies in; only a CPU's recipe says it."""
+    if recipe.river_activation is None:
+        raise RiverError(f"target {recipe.target!r} is not for onnxruntime; choose --target cpu")
+    return recipe.river_activation
 
 
 def _check_head_dim(source: ModelSource) -> None:
@@ -125,7 +127,7 @@ def _head_precision(source: ModelSource, recipe: Recipe, shared: SharedWeights) 
         embedding_dtype=shared.embedding.dtype,
         head_dtype=stored_dtype if keeps else dtypes.get(bits, torch.float32),
         tied=source.config.tie_embeddings,
-        accuracy_level=ACCURACY_LEVELS[recipe.river_activation],
+        accuracy_level=ACCURACY_LEVELS[river_activation(recipe)],
     )
 
 

@@ -7,7 +7,11 @@ from river_trt.backends.base import Session, SessionOptions
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 
-BACKENDS = {"onnxruntime": "river_trt.backends.onnxruntime"}
+BACKENDS = {
+    "onnxruntime": "river_trt.backends.onnxruntime",
+    "tensorrt": "river_trt.backends.tensorrt",
+    "tensorrt-rtx": "river_trt.backends.tensorrt",
+}
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> Session:

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 from shlex import quote
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from river_trt.backends import BACKENDS
 from river_trt.cli.arguments import parse_pinned
@@ -19,7 +19,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect import bytes_per_token, describe
-from river_trt.manifest import Kernels, Manifest, PrecisionInfo
+from river_trt.manifest import Kernels, Manifest, TensorRTMode
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -32,7 +32,7 @@ Building needs torch and more: pip install "river-trt[build]". Running an engine
 """
 LM_HEAD_BITS = (4, 8, 16, 32)
 BACKBONE_BITS = (8, 16, 32)
-RIVER_ACTIVATIONS = get_args(get_type_hints(PrecisionInfo)["river_activation"])
+RIVER_ACTIVATIONS = ("int8", "float32")  # of the CPU backend
 OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
     "model",
     "out",
@@ -45,6 +45,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "backbone_bits",
     "river_activation",
     "kernels",
+    "mode",
     "max_seq_len",
     "tau",
     "pinned",
@@ -66,12 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an engine that is there")
     parser.add_argument(
-        "--target", dest="recipe", metavar="NAME", help="recipe of the target (default: cpu)"
+        "--target",
+        dest="recipe",
+        metavar="NAME",
+        help="recipe of the target: cpu, h100, h200, a100, l40s, rtx, or a .toml file of your own "
+        "(default: cpu)",
     )
     parser.add_argument(
         "--backend",
         choices=tuple(BACKENDS),
         help="what runs the engine (default: the target's)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=get_args(TensorRTMode),
+        help="TensorRT: plugin is the fast one, portable needs no plugin (default: the target's)",
     )
     parser.add_argument(
         "--max-seq-len",

@@ -18,20 +18,30 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.engine_dir import read_engine_dir
-from river_trt.manifest import Manifest
+from river_trt.errors import RiverError
+from river_trt.layer_record import LayerRecord, read_record
+from river_trt.manifest import DTYPE_BYTES, Manifest
+from river_trt.tensorrt.inspector import engine_layers
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
   river-trt inspect engine/
   river-trt inspect engine/ --layers                 tau and pins of every layer
+  river-trt inspect engine/ --network                TensorRT's layers
   river-trt inspect engine/ --no-verify              do not read the files, only their sizes
   river-trt inspect engine/ --json | jq .bytes_per_token
 """
+LEAST_WEIGHT_BYTES = 1024  # below are constants of the arithmetic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_argument(parser)
     parser.add_argument("--layers", action="store_true", help="list tau and pins layer by layer")
+    parser.add_argument(
+        "--network",
+        action="store_true",
+        help="TensorRT: list the engine's layers, or without its GPU those it was built from",
+    )
     parser.add_argument("--json", action="store_true", help="the manifest and sizes as JSON")
 
 
@@ -39,12 +49,18 @@ def execute(args: argparse.Namespace) -> int:
     path = engine_path(args)
     manifest = read_engine_dir(path, verify=not args.no_verify)
     if args.json:
-        print_json(describe(path, manifest) | {"verified": not args.no_verify})
+        described = describe(path, manifest) | {"verified": not args.no_verify}
+        record = read_record(path)
+        if record is not None:
+            described["network"] = json.loads(record.to_json())
+        print_json(described)
         return 0
     console = stdout_console()
-    console.print(facts_table(facts(manifest)))
+    console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))
     if args.layers:
         _print_layers(manifest)
+    if args.network:
+        _print_network(path, manifest)
     table = plain_table()
     table.add_column("file", overflow="fold")
     table.add_column("size", justify="right")
@@ -74,7 +90,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     model, shape, counts = manifest.model, manifest.model.shape, manifest.bytes_per_layer
     river, precision, backend = manifest.river, manifest.precision, manifest.backend
     kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    kv_bytes *= np.dtype(precision.kv_cache).itemsize
+    kv_bytes *= DTYPE_BYTES[precision.kv_cache]
     chat = "with" if CHAT_TEMPLATE_FILE in manifest.files else "no"
     tokenizer = f"yes, {chat} chat template" if model.has_tokenizer else "none: takes token ids"
     zero_points = "symmetric" if river.symmetric else "asymmetric"
@@ -92,6 +108,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("tokenizer", tokenizer),
         ("backend", f"{backend.name} {backend.version}, {target}"),
         *([("kernels", backend.kernels)] if backend.kernels else []),
+        *([("mode", backend.mode)] if backend.mode else []),
         ("backbone", f"{precision.backbone}, {format_bytes(counts.backbone_layer)} a layer"),
         (
             "river",
@@ -122,6 +139,30 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
+def record_facts(record: LayerRecord | None) -> list[tuple[str, str]]:
+    """The network that TensorRT built from, as it was recorded then."""
+    if record is None:
+        return []
+    plugins = ", ".join(f"{count} {name}" for name, count in record.plugins.items())
+    weights = ", ".join(
+        f"{kind} {format_bytes(size)}"
+        for kind, size in sorted(record.weight_bytes.items(), key=lambda item: -item[1])
+        if size >= LEAST_WEIGHT_BYTES
+    )
+    inside = sum(slot.in_conditional for slot in record.cache_slots)
+    return [
+        (
+            "network",
+            f"{len(record.layers)} layers of {record.library}: {record.gates} gates, "
+            f"{record.linears} linears, {record.attentions} attentions, "
+            f"{record.conditionals} conditionals",
+        ),
+        ("plugins", plugins or "none"),
+        ("cache", f"{len(record.cache_slots)} tensors, {inside} updated inside a conditional"),
+        ("weights", weights),
+    ]
+
+
 def bytes_per_token(manifest: Manifest) -> tuple[float, float]:
     """Weight bytes read for a token at full depth, and when it exits at once (tau = -inf)."""
     num_layers = manifest.model.shape.num_layers
@@ -143,6 +184,34 @@ def summarise_tau(tau: tuple[float, ...]) -> str:
     if len(open_values) > 1:
         text += f" to {open_values[-1]:g}, by layer"
     return f"{text}; no exit after {format_layers(never)}" if never else text
+
+
+def _print_network(path: Path, manifest: Manifest) -> None:
+    record = read_record(path)
+    if record is None:
+        raise RiverError(f"{path} is no engine of TensorRT, so --network has nothing to list")
+    rows: list[tuple[str, ...]]
+    try:
+        rows = [(name, kind, "", "") for name, kind in engine_layers(path, manifest)]
+        title = "layers of the engine"
+    except RiverError as error:
+        title = f"layers of the network when it was built ({error})"
+        rows = [
+            (
+                layer.name,
+                layer.type,
+                layer.precision,
+                format_bytes(layer.weight_bytes) if layer.weight_bytes else "",
+            )
+            for layer in record.layers
+        ]
+    table = plain_table(title)
+    table.add_column("layer", overflow="fold")
+    for column in ("type", "precision", "weights"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    stdout_console().print(table)
 
 
 def _print_layers(manifest: Manifest) -> None:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from rich.text import Text
 
 import river_trt
-from river_trt.cli import bench, build, calibrate, evaluate, inspect, plugin, run, triton
+from river_trt.cli import (
+    bench,
+    build,
+    calibrate,
+    evaluate,
+    inspect,
+    plugin,
+    run,
+    triton,
+    verify,
+)
 from river_trt.cli.command import join_negative_tau, make_parser
 from river_trt.cli.console import stderr_console
 from river_trt.errors import RiverError
@@ -30,6 +40,7 @@ COMMANDS = (
     calibrate.COMMAND,
     plugin.COMMAND,
     triton.COMMAND,
+    verify.COMMAND,
 )
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
 

@@ -214,7 +214,7 @@ def test_onnxruntime_older_than_the_engine_is_refused():
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        (BackendInfo("tensorrt", "10.14", "h100"), "backend 'tensorrt'.*onnxruntime"),
+        (BackendInfo("abacus", "10.14", "h100"), "backend 'abacus'.*onnxruntime"),
         (BackendInfo("onnxruntime", "99.0.0", "cpu"), "built for onnxruntime 99"),
         (BackendInfo("onnxruntime", "1.20.0", "cuda"), "backend.target is 'cuda'"),
     ],

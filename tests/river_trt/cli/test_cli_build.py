@@ -26,6 +26,7 @@ class FakeOptions:
     backbone_bits: int | None = None
     river_activation: str | None = None
     kernels: str | None = None
+    mode: str | None = None
     max_seq_len: int | None = None
     tau: float | None = None
     pinned: tuple[int, ...] | None = None
@@ -144,7 +145,7 @@ def test_interrupted_build(capsys, builder):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "tensorrt"], "invalid choice: 'tensorrt' (choose from 'onnxruntime')"),
+        (["--backend", "abacus"], "invalid choice: 'abacus' (choose from 'onnxruntime'"),
         (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
         (["--backbone-bits", "4"], "invalid choice: 4 (choose from 8, 16, 32)"),
         (["--river-activation", "int4"], "choose from 'int8', 'float32'"),

@@ -1,0 +1,132 @@
+"""An engine for TensorRT or TensorRT-RTX: trace, write the graph and its weights, build."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from builders.families import ModelConfig
+from builders.job import BuildJob
+from builders.tensorrt import versions
+from builders.tensorrt.graph_file import GRAPH_FILE, write_graph
+from builders.tensorrt.options import TensorRTOptions
+from builders.tensorrt.plugin_library import plugin_library
+from builders.tensorrt.process import run_build
+from builders.tensorrt.request import BuildRequest
+from builders.tensorrt.scope import DTYPES
+from river_trt.errors import CheckpointError, RiverError
+from river_trt.layer_record import RECORD_FILE
+from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
+from river_trt.tensorrt.cuda import Cuda
+from river_trt.tensorrt.library import load_library
+from river_trt.user_cache import user_cache
+
+ENGINE_FILE = "engine.trt"
+LOG_FILE = "build.log"
+MULTIPLE = 8  # of what the plugins read: hidden, intermediate and head sizes
+MAX_HEAD_DIM = 256
+
+
+def build_engine(job: BuildJob) -> Manifest:
+    """Fill the job's directory with a complete engine and return its manifest.
+
+    Raises RiverError for what the library or this machine cannot build, before any weight is
+    read; CheckpointError for a model that the plugins cannot run.
+    """
+    recipe, directory, config = job.recipe, job.directory, job.source.config
+    options = recipe.tensorrt
+    if options is None:
+        raise RiverError(
+            f"target {recipe.target!r} is not for TensorRT: its recipe has no table [tensorrt]; "
+            "choose --target a100, h100, h200, l40s or rtx"
+        )
+    trt = load_library(recipe.backend)
+    _check(job, trt, options)
+    library = None
+    if options.mode == "plugin":
+        library = plugin_library(trt, recipe.backend, job.progress)
+    job.source.checkpoint.write_tokenizer(directory)
+
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".graph-") as folder:
+        written = write_graph(job, options, Path(folder))
+        request = BuildRequest(
+            backend=recipe.backend,
+            target=recipe.target,
+            graph=Path(folder, GRAPH_FILE),
+            engine=directory / ENGINE_FILE,
+            record=directory / RECORD_FILE,
+            log=directory / LOG_FILE,
+            max_seq_len=recipe.max_seq_len,
+            options=options,
+            plugin_library=library,
+            timing_cache=_timing_cache(trt, options),
+        )
+        run_build(request, job.progress)
+    compatible = "+" if options.hardware_compatibility == "ampere_plus" else ""
+    backend = BackendInfo(
+        recipe.backend,
+        str(trt.__version__),
+        recipe.target,
+        compute_capability=options.compute_capability + compatible,
+        mode=options.mode,
+    )
+    head_bits = 8 * written.layout.planned[written.head].dtype.itemsize
+    precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
+    return job.write_manifest(
+        backend, precision, written.calibration, written.byte_counts(config.num_layers), ENGINE_FILE
+    )
+
+
+def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
+    recipe, config = job.recipe, job.source.config
+    versions.check_target(trt, recipe.backend, recipe.target, options.compute_capability)
+    for name in ("river_activation", "kernels", "backbone_bits"):
+        if getattr(recipe, name) is not None:
+            raise RiverError(f"{name} is for the backend onnxruntime, not for {recipe.backend}")
+    if recipe.lm_head_bits not in (None, 8 * DTYPES[options.dtype].itemsize):
+        raise RiverError(
+            f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: the head has "
+            f"the type of the backbone, {options.dtype}"
+        )
+    if options.fixed_cache:
+        what = "the portable mode" if options.mode == "portable" else "native attention"
+        versions.require(trt, recipe.backend, versions.PORTABLE_NEEDS, what)
+    if options.mode == "plugin":
+        versions.require(trt, recipe.backend, ("aliased_plugin_io",), "the plugin mode")
+        _check_sizes(job.source.checkpoint.name, config)
+    if versions.buildable_targets(trt) is None:
+        _check_device(recipe.target, options.compute_capability)
+
+
+def _check_device(target: str, compute_capability: str) -> None:
+    """TensorRT builds for the GPU that it runs on."""
+    found = Cuda.open().compute_capability()
+    if found != compute_capability:
+        raise RiverError(
+            f"TensorRT builds for the GPU of this machine, which has compute capability {found}, "
+            f"and target {target} has {compute_capability}; build on that GPU"
+        )
+
+
+def _check_sizes(name: str, config: ModelConfig) -> None:
+    """The plugins' limits, which TensorRT would only state when it builds."""
+    sizes = {"hidden_size": config.hidden_size, "head_dim": config.head_dim}
+    sizes["intermediate_size"] = config.intermediate_size
+    for what, size in sizes.items():
+        if size % MULTIPLE:
+            raise CheckpointError(
+                f"{name} has {what} {size}, but the plugins take multiples of {MULTIPLE} only; "
+                "use --mode portable"
+            )
+    if config.head_dim > MAX_HEAD_DIM:
+        raise CheckpointError(
+            f"{name} has head_dim {config.head_dim}, but the plugins take at most {MAX_HEAD_DIM}; "
+            "use --mode portable"
+        )
+
+
+def _timing_cache(trt: Any, options: TensorRTOptions) -> Path | None:
+    """One file a version and GPU: another's timings do not apply."""
+    if not (options.timing_cache and versions.has(trt, "timing_cache")):
+        return None
+    capability = options.compute_capability.replace(".", "")
+    return user_cache() / "tensorrt" / f"{trt.__version__}-sm{capability}.timing"

@@ -1,0 +1,120 @@
+"""The graph of a model for TensorRT on disk: model.onnx, and its weights filled layer by layer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders.calibration_text import Calibration
+from builders.job import BuildJob
+from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
+from builders.position_tables import position_tables
+from builders.river_bank import river_format, stream_layers
+from builders.tensorrt.lowering import GraphOptions, Lowering
+from builders.tensorrt.options import TensorRTOptions
+from builders.tensorrt.plugin_graph import PluginLowering
+from builders.tensorrt.portable_graph import PortableLowering
+from builders.tensorrt.scope import DTYPES
+from builders.tensorrt.weights import layer_arrays, to_array
+from builders.tracing import to_onnx, trace
+from river_trt.manifest import ByteCounts, TensorRTMode
+
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.data"
+LOWERINGS: dict[TensorRTMode, type[Lowering]] = {
+    "plugin": PluginLowering,
+    "portable": PortableLowering,
+}
+BACKBONE_PARTS = (".weight", ".weight_transposed")
+RIVER_PARTS = (
+    *(".qweight_int32", ".scales_float16", ".zero_points_int32", ".pre_scale_float16"),
+    *(".int4", ".scales_transposed", ".offsets", ".pre_scale"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenGraph:
+    """What the files hold, and the text that the quantiser saw."""
+
+    layout: WeightsLayout
+    calibration: Calibration | None
+
+    @property
+    def head(self) -> str:
+        """Name of the LM head's weight."""
+        return "lm_head" if "lm_head" in self.layout.planned else "embedding"
+
+    def byte_counts(self, num_layers: int) -> ByteCounts:
+        """What one token reads of each part."""
+        planned = self.layout.planned
+        embedding = planned["embedding"]
+        return ByteCounts(
+            backbone_layer=self._mean(BACKBONE_PARTS, num_layers),
+            river_layer=self._mean(RIVER_PARTS, num_layers),
+            lm_head=planned[self.head].num_bytes,
+            embedding=embedding.num_bytes // embedding.shape[0],
+        )
+
+    def _mean(self, parts: tuple[str, ...], num_layers: int) -> int:
+        """Of one layer's bank, with the norms and biases that both banks read.
+
+        The first layer has no river: count the layers that have the parts.
+        """
+        sizes: dict[str, int] = {}
+        shared = 0
+        for name, planned in self.layout.planned.items():
+            if not name.startswith("layers."):
+                continue
+            layer = name.split(".")[1]
+            if name.endswith(("norm.weight", ".bias")):
+                shared += planned.num_bytes
+            elif name.endswith(parts):
+                sizes[layer] = sizes.get(layer, 0) + planned.num_bytes
+        return sum(sizes.values()) // max(1, len(sizes)) + shared // num_layers
+
+
+def write_graph(
+    job: BuildJob, options: TensorRTOptions, directory: Path, layer_outputs: bool = False
+) -> WrittenGraph:
+    """Write GRAPH_FILE and WEIGHTS_FILE; one layer's weights are in memory at a time."""
+    source, recipe = job.source, job.recipe
+    config, dtype = source.config, DTYPES[options.dtype]
+    quantiser = job.quantiser()
+    shared = source.shared()
+    calibration = job.read_calibration(quantiser)
+    job.progress("tracing", 0, 1)
+    river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
+    model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
+    graph, layout = (
+        LOWERINGS[options.mode]
+        .of(
+            model,
+            GraphOptions(
+                dtype=dtype,
+                weights_file=WEIGHTS_FILE,
+                tied=config.tie_embeddings,
+                banks=job.banks,
+                # IKVCacheUpdateLayer wants the number of slots when the engine is built.
+                cache_length=recipe.max_seq_len if options.fixed_cache else None,
+                native_attention=options.attention == "native",
+                layer_outputs=layer_outputs,
+            ),
+        )
+        .lower()
+    )
+    (directory / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    job.progress("tracing", 1, 1)
+    with WeightsWriter(layout, directory) as weights:
+        for name, table in position_tables(config, recipe.max_seq_len).items():
+            tables = {name: to_array(table, dtype), f"{name}_float32": table.numpy()}
+            weights.write_planned(tables)
+        weights.write_planned(
+            {
+                "norm.weight": to_array(shared.final_norm, dtype),
+                "embedding": to_array(shared.embedding.float(), dtype),
+                "lm_head": to_array(shared.lm_head.float(), dtype),
+            }
+        )
+        ids = calibration.token_ids if calibration else None
+        for index, layer in enumerate(stream_layers(source, quantiser, shared, ids)):
+            weights.write_planned(layer_arrays(index, layer, dtype, options.mode))
+            job.progress("quantising", index + 1, config.num_layers)
+    return WrittenGraph(layout, calibration)

@@ -1,0 +1,165 @@
+"""What the two modes' graphs share: inputs and outputs, embedding, layers in order, the head."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from builders.job import Banks
+from builders.onnxruntime.program import Operation, Program, read_program
+from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
+from builders.onnxruntime.weights_file import WeightsLayout
+from builders.tensorrt.program import prepare
+from builders.tensorrt.scope import TypedScope
+from river_trt.spec import cache_names
+
+IR_VERSION = 10
+TYPED_LOGITS = "logits/typed"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOptions:
+    """How a graph for TensorRT is written."""
+
+    dtype: np.dtype  # of activations, backbone and KV cache: a value of scope.DTYPES
+    weights_file: str
+    tied: bool = False  # the head is the embedding
+    banks: Banks = "both"
+    cache_length: int | None = None  # slots of the cache; None: any number, up to the profile's
+    native_attention: bool = False  # of the plugin mode: TensorRT's own layers for attention
+    layer_outputs: bool = False  # h.{l} float32 after each layer l: 1..L, to compare backends by
+
+
+class Lowering(ABC):
+    """A graph under construction, layer after layer."""
+
+    opset_version = 24
+    custom_domains: tuple[tuple[str, int], ...] = ()
+
+    def __init__(self, program: Program, regions: Regions, options: GraphOptions) -> None:
+        self.program, self.regions, self.options = program, regions, options
+        self.layout = WeightsLayout(options.weights_file)
+        self.graph = TypedScope(self.layout, program, options.dtype)
+        self.num_layers = len(regions.layers)
+        self.gated = options.banks == "both"
+
+    @classmethod
+    def of(cls, model: onnx_ir.Model, options: GraphOptions) -> "Lowering":
+        program = cls.transform(prepare(read_program(model), options.tied), options)
+        regions = find_regions(program)
+        # What the trace calls logits is in the graph's type; the output is float32.
+        regions = replace(regions, epilogue=_rename_logits(regions.epilogue))
+        program = replace(program, operations=_rename_logits(program.operations))
+        return cls(program, regions, options)
+
+    @classmethod
+    def transform(cls, program: Program, options: GraphOptions) -> Program:
+        """A mode's own changes to the program."""
+        return program
+
+    @abstractmethod
+    def prologue(self) -> None:
+        """Embedding, and what all layers read."""
+
+    @abstractmethod
+    def layer(self, number: int, layer: LayerRegions) -> None:
+        """Layer `number`, from 1."""
+
+    @abstractmethod
+    def epilogue(self) -> None:
+        """Final norm and head."""
+
+    @abstractmethod
+    def exit_layer(self) -> str:
+        """The name of exit_layer int32 [batch, seq] after the last layer."""
+
+    def lower(self) -> tuple[ModelProto, WeightsLayout]:
+        """Graph and the layout of the weights file that it points into."""
+        graph = self.graph
+        self.prologue()
+        for number, layer in enumerate(self.regions.layers, start=1):
+            self.layer(number, layer)
+        self.epilogue()
+        wide = int(TensorProto.FLOAT)
+        graph.emit("Cast", [TYPED_LOGITS], "logits", name="logits/float32", to=wide)
+        graph.emit("Identity", [self._exit_layer()], "exit_layer")
+        outputs = self._outputs()
+        if self.options.layer_outputs:
+            for number, layer in enumerate(self.regions.layers, start=1):
+                graph.cast(layer.h_out, f"h.{number}", int(TensorProto.FLOAT))
+                hidden = self.program.weight_shapes["norm.weight"][0]
+                outputs.append(_value(f"h.{number}", TensorProto.FLOAT, ["batch", "seq", hidden]))
+        weights = list(graph.initializers.values())
+        body = helper.make_graph(graph.nodes, "river", self._inputs(), outputs, weights)
+        opsets = [("", self.opset_version), *self.custom_domains]
+        proto = helper.make_model(
+            body,
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets],
+            ir_version=IR_VERSION,
+        )
+        proto.producer_name = "river-trt"
+        return proto, self.layout
+
+    def _exit_layer(self) -> str:
+        if self.gated:
+            return self.exit_layer()
+        shape = self.graph.emit("Shape", ["input_ids"], "token_shape")
+        last = helper.make_tensor("value", TensorProto.INT32, [1], [self.num_layers])
+        return self.graph.emit("ConstantOfShape", [shape], "exit_layer/none", value=last)
+
+    @property
+    def flag_type(self) -> int:
+        """Of the inputs pinned and use_directions."""
+        return int(TensorProto.BOOL)
+
+    def _inputs(self) -> list[ValueInfoProto]:
+        layers, hidden = self.num_layers, self.program.weight_shapes["norm.weight"][0]
+        step = [
+            _value("input_ids", TensorProto.INT64, ["batch", "seq"]),
+            _value("past_lengths", TensorProto.INT32, ["batch"]),
+            _value("logit_indices", TensorProto.INT64, ["num_logits"]),
+        ]
+        policy = [
+            _value("tau", TensorProto.FLOAT, [layers]),
+            _value("pinned", self.flag_type, [layers]),
+            _value("use_directions", self.flag_type, []),
+            _value("directions", TensorProto.FLOAT, [layers, hidden]),
+            _value("gate_scope", TensorProto.INT32, []),
+        ]
+        return step + (policy if self.gated else []) + self._caches("")
+
+    def _outputs(self) -> list[ValueInfoProto]:
+        vocab = self.program.weight_shapes["embedding"][0]
+        return [
+            _value("logits", TensorProto.FLOAT, ["batch", "num_logits", vocab]),
+            _value("exit_layer", TensorProto.INT32, ["batch", "seq"]),
+            *self._caches("_out"),
+        ]
+
+    def _caches(self, suffix: str) -> list[ValueInfoProto]:
+        heads, head_dim = self.cache_heads
+        slots = self.options.cache_length or "cache"
+        shape: list[str | int] = ["batch", heads, slots, head_dim]
+        names = cache_names(self.num_layers, suffix)
+        return [_value(name, self.graph.onnx_type, shape) for name in names]
+
+    @property
+    def cache_heads(self) -> tuple[int, int]:
+        """num_kv_heads and head_dim."""
+        attention = self.regions.layers[0].attention
+        num_heads, num_kv_heads = (attention.attributes[n] for n in ("num_heads", "num_kv_heads"))
+        rows = self.program.weight_shapes["layers.0.self_attn.qkv_proj.weight"][0]
+        return int(num_kv_heads), int(rows // (num_heads + 2 * num_kv_heads))
+
+
+def _value(name: str, onnx_type: int, shape: list[str | int]) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx_type, shape)
+
+
+def _rename_logits(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+    return tuple(
+        op.renamed({"logits": TYPED_LOGITS}, "") if "logits" in op.outputs else op
+        for op in operations
+    )

@@ -1,0 +1,126 @@
+"""A recipe's table [tensorrt]: typed, and checked when made."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from river_trt.errors import RiverError
+from river_trt.manifest import TensorRTMode
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+Attention = Literal["plugin", "native"]
+HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Step shapes that one execution context takes: least, best optimised and largest of each."""
+
+    name: str
+    batch: tuple[int, int, int]
+    seq: tuple[int, int, int]
+    logits: tuple[int, int, int] = (1, 1, 1)  # positions whose logits are wanted
+
+    def __post_init__(self) -> None:
+        for field in ("batch", "seq", "logits"):
+            sizes = getattr(self, field)
+            whole = len(sizes) == 3 and all(type(size) is int for size in sizes)
+            if not whole or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+                raise RiverError(
+                    f"profile {self.name}: {field} must be three numbers, least <= best <= "
+                    f"largest and at least 1, got {list(sizes)}"
+                )
+        if self.logits[2] > self.seq[2]:
+            raise RiverError(
+                f"profile {self.name}: {self.logits[2]} logits of at most {self.seq[2]} positions"
+            )
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> "Profile":
+        """From TOML or JSON, where tuples are lists."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in table.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRTOptions:
+    """How TensorRT builds for a target."""
+
+    compute_capability: str  # of the GPU, as "9.0"
+    profiles: tuple[Profile, ...]
+    dtype: Dtype = "float16"  # activations and backbone
+    kv_cache: Dtype = "float16"
+    mode: TensorRTMode = "plugin"
+    attention: Attention = "plugin"  # of the plugin mode: RiverAttention, or TensorRT's own
+    optimization_level: int = 3  # 0..5: how many tactics the builder tries
+    weight_streaming: bool = False  # the backbone may stay in host memory; no CUDA graphs then
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False  # runs on later versions of the same major too
+    timing_cache: bool = True  # what tactics took, kept in the user's cache for the next build
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d{1,2}\.\d", str(self.compute_capability)):
+            raise RiverError(
+                f"compute_capability {self.compute_capability!r} must read like 9.0, as a string"
+            )
+        for name in ("dtype", "kv_cache", "mode", "attention", "hardware_compatibility"):
+            kind = get_type_hints(TensorRTOptions)[name]
+            check_choice(name, getattr(self, name), get_args(kind))
+        for name in ("weight_streaming", "version_compatible", "timing_cache"):
+            check_choice(name, getattr(self, name), (True, False))
+        if self.kv_cache != self.dtype:
+            raise RiverError(
+                f"kv_cache {self.kv_cache!r} must be the dtype {self.dtype!r}: attention reads "
+                "the cache in the type of its activations"
+            )
+        if self.mode == "plugin" and self.dtype == "float32":
+            raise RiverError(
+                "dtype 'float32' is for the portable mode; the plugins compute in float16 or "
+                "bfloat16"
+            )
+        check_choice("optimization_level", self.optimization_level, tuple(range(6)))
+        if not self.profiles:
+            raise RiverError("a TensorRT recipe needs at least one profile")
+
+    @property
+    def fixed_cache(self) -> bool:
+        """The cache's length is the engine's: its updates are TensorRT's own layers."""
+        return self.mode == "portable" or self.attention == "native"
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], where: str) -> "TensorRTOptions":
+        """From a recipe file's table; an unknown or missing key is an error."""
+        check_keys(cls, table, where)
+        profiles = table["profiles"]
+        if not isinstance(profiles, list) or not all(isinstance(item, dict) for item in profiles):
+            raise RiverError(f"{where}: profiles must be a list of tables")
+        for item in profiles:
+            check_keys(Profile, item, f"{where}, profiles")
+        made = tuple(Profile.from_table(item) for item in profiles)
+        return cls(**(table | {"profiles": made}))
+
+
+def check_keys(kind: type, table: dict[str, Any], where: str) -> None:
+    """RiverError for a key that the dataclass has not, or one of its own that is missing."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(table.keys() - fields.keys()):
+        raise RiverError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+    needed = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in table]:
+        raise RiverError(f"{where}: {missing[0]} is missing")
+    hints = get_type_hints(kind)
+    for name, value in table.items():
+        hint = hints[name]
+        if hint in (int, str, bool) and type(value) is not hint:
+            raise RiverError(f"{where}: {name} must be {hint.__name__}, got {value!r}")
+
+
+def check_choice(what: str, value: object, offered: Any) -> None:
+    """RiverError that lists what is offered."""
+    if value not in offered:
+        listed = ", ".join(map(str, offered))
+        raise RiverError(f"{what} {value!r} is not offered; choose one of {listed}")

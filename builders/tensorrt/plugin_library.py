@@ -1,0 +1,32 @@
+"""The plugin library for the TensorRT that builds: found, or compiled on the spot."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from builders.job import Progress
+from river_trt.errors import RiverError
+from river_trt.plugin import PARTS, BuildOptions, build_library, built_library
+from river_trt.plugin.build import find_built
+from river_trt.tensorrt.library import LIBRARIES
+
+
+def plugin_library(trt: Any, backend: str, progress: Progress) -> Path:
+    """RIVER_TRT_PLUGIN, the cached library of that major version, or a new one.
+
+    Raises RiverError where it cannot be compiled (no nvcc), or where the headers at hand are of
+    another major version.
+    """
+    version = LIBRARIES[backend].plugin_abi or str(trt.__version__)
+    part = PARTS["tensorrt"]
+    if os.environ.get("RIVER_TRT_PLUGIN"):
+        return built_library(part.name, version)
+    library = find_built(part, version)
+    if library is None:
+        library, _ = build_library(BuildOptions(), progress)
+        if library.info.abi != part.abi(version):
+            raise RiverError(
+                f"the plugin was compiled with TensorRT {library.info.headers}'s headers, but "
+                f"TensorRT {version} is installed; set TENSORRT_ROOT to that version"
+            )
+    return library.path

@@ -1,0 +1,89 @@
+"""One layer's weights as the arrays that a graph for TensorRT reads."""
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from builders.decoder import NORM_PATHS
+from builders.onnxruntime.layer_tensors import MODULES
+from builders.quantisers.base import SYMMETRIC_ZERO, RiverWeight
+from builders.river_bank import LayerBanks
+from river_trt.manifest import TensorRTMode
+
+
+def layer_arrays(
+    layer: int, banks: LayerBanks, dtype: np.dtype, mode: TensorRTMode
+) -> dict[str, np.ndarray]:
+    """All that a layer (0-based) may need, by the names of the layout."""
+    weights = banks.weights
+    arrays: dict[str, np.ndarray] = {}
+    for short, module in MODULES.items():
+        path = f"layers.{layer}.{module}"
+        weight = to_array(weights.linears[short], dtype)
+        arrays |= {f"{path}.weight": weight, f"{path}.weight_transposed": weight.T}
+        if short in weights.biases:
+            arrays[f"{path}.bias"] = to_array(weights.biases[short], dtype)
+        river = banks.river[short]
+        parts = plugin_river(river) if mode == "plugin" else portable_river(river, dtype)
+        arrays |= {f"{path}.{part}": value for part, value in parts.items()}
+    for norm, values in weights.norms.items():
+        path = NORM_PATHS.get(norm, norm)
+        arrays[f"layers.{layer}.{path}.weight"] = to_array(values, dtype)
+    return arrays
+
+
+def plugin_river(river: RiverWeight) -> dict[str, np.ndarray]:
+    """The dialect's bytes, four to an int32, and float16 scales (linear_plugin.h)."""
+    rows = len(river.qweight)
+    parts = {
+        "qweight_int32": as_words(river.qweight.numpy()).reshape(rows, -1),
+        "scales_float16": to_array(river.scales, np.dtype(np.float16)),
+    }
+    if river.zero_points is not None:
+        parts["zero_points_int32"] = as_words(river.zero_points.numpy())
+    if river.pre_scale is not None:
+        parts["pre_scale_float16"] = to_array(river.pre_scale, np.dtype(np.float16))
+    return parts
+
+
+def portable_river(river: RiverWeight, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """INT4 values about 0, [groups * group_size, N], and what the zero points add.
+
+    y = x (codes - zero) scale = x (codes - 8) scale - groupsum(x) (zero - 8) scale, so
+    DequantizeLinear needs no zero points and `offsets` [groups, N] carries them.
+    """
+    values = (river.codes().numpy().astype(np.int16) - SYMMETRIC_ZERO).reshape(
+        len(river.qweight), -1
+    )
+    scales = river.scales.numpy()
+    parts = {
+        "int4": pack_int4(values.T),
+        "scales_transposed": scales.T.astype(dtype),
+    }
+    if river.zero_points is not None:
+        steps = SYMMETRIC_ZERO - river.zero_points.numpy().astype(np.float32)
+        parts["offsets"] = (steps * scales).T.astype(dtype)
+    if river.pre_scale is not None:
+        parts["pre_scale"] = to_array(river.pre_scale, dtype)
+    return parts
+
+
+def pack_int4(values: np.ndarray) -> np.ndarray:
+    """Integers -8..7 to bytes, two along the last axis, the first one low."""
+    nibbles = values.astype(np.uint8) & 0xF
+    packed: np.ndarray = nibbles[..., ::2] | (nibbles[..., 1::2] << 4)
+    return packed
+
+
+def as_words(values: np.ndarray) -> np.ndarray:
+    """Bytes as int32, padded with zeros to whole words."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return np.pad(flat, (0, -flat.size % 4)).view(np.int32)
+
+
+def to_array(tensor: torch.Tensor, dtype: np.dtype) -> np.ndarray:
+    """A float tensor in that dtype."""
+    if dtype == ml_dtypes.bfloat16:
+        # torch rounds; numpy only relabels the bits.
+        return tensor.to(torch.bfloat16).view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.to(torch.float16 if dtype == np.float16 else torch.float32).numpy()

@@ -1,0 +1,1 @@
+"""The same inputs through the torch reference and every backend that this machine can run."""

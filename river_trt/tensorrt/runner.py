@@ -1,0 +1,61 @@
+"""One execution context for steps of one shape, and the CUDA graphs captured from it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from river_trt.errors import EngineError
+from river_trt.tensorrt.cuda import Cuda
+from river_trt.tensorrt.opening import Messages
+
+
+class Runner:
+    """Runs steps over any range of cache rows.
+
+    A CUDA graph holds addresses, among them those of scratch that the plugins own and give back
+    when a context's shapes change. So each captured shape has a context of its own, and each range
+    of cache rows a graph: it runs once as it is, the second time under capture, then replayed.
+    """
+
+    def __init__(
+        self, cuda: Cuda, context: Any, stream: Any, messages: Messages, capturable: bool
+    ) -> None:
+        self._cuda, self._context, self._stream = cuda, context, stream
+        self._messages = messages
+        self._capturable = capturable
+        self._graphs: dict[int, Any] = {}  # first cache row to its graph; None: has run once
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
+
+    def reshape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Set the inputs' shapes. Graphs of other shapes are no more."""
+        if shapes == self._shapes:
+            return
+        self._graphs.clear()
+        for name, shape in shapes.items():
+            self._require(self._context.set_input_shape(name, shape), f"the shape of {name}")
+        self._shapes = dict(shapes)
+
+    def run(self, first_row: int, addresses: Mapping[str, int]) -> None:
+        """Queue a step; `addresses` are the same for the same first_row."""
+        graph = self._graphs.get(first_row)
+        if graph is not None:
+            self._cuda.launch(graph, self._stream)
+            return
+        for name, address in addresses.items():
+            self._require(self._context.set_tensor_address(name, address), f"the place of {name}")
+        if self._capturable and first_row in self._graphs:
+            self._cuda.begin_capture(self._stream)
+            self._enqueue()
+            graph = self._graphs[first_row] = self._cuda.end_capture(self._stream)
+            self._cuda.launch(graph, self._stream)
+            return
+        self._graphs[first_row] = None
+        self._enqueue()
+
+    def _enqueue(self) -> None:
+        self._require(self._context.execute_async_v3(int(self._stream)), "the step")
+        if len(self._messages):
+            raise EngineError(f"TensorRT failed in the step: {self._messages.take()}")
+
+    def _require(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            raise EngineError(f"TensorRT refused {what}: {self._messages.take()}")
