@@ -19,7 +19,11 @@ from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
 # A backend's `build_engine(job)`; its libraries are imported when it is asked for.
-BUILDERS = {"onnxruntime": "builders.onnxruntime.build"}
+BUILDERS = {
+    "onnxruntime": "builders.onnxruntime.build",
+    "tensorrt-llm": "builders.tensorrt_llm.build",
+    "tensorrt-llm-checkpoint": "builders.tensorrt_llm.convert",  # of `river-trt convert`
+}
 _RECIPE_OPTIONS = (
     "backend",
     "quantiser",
@@ -53,6 +57,8 @@ class BuildOptions:
     calibration_text: Path | None = None
     force: bool = False
     banks: Banks = "both"
+    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
+    dtype: str = "float16"  # of its activations and backbone
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -87,6 +93,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             options.calibration_text,
             progress or _silent,
             options.banks,
+            None if saved is None else saved.policy,
+            options.tensor_parallel,
+            options.dtype,
         )
         manifest: Manifest = import_module(BUILDERS[recipe.backend]).build_engine(job)
         if saved is None:

@@ -43,6 +43,9 @@ class BuildJob:
     calibration_text: Path | None
     progress: Progress
     banks: Banks = "both"
+    stored_policy: ExitPolicy | None = None  # that will replace `policy` in the manifest
+    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
+    dtype: str = "float16"  # of its activations and backbone
 
     def quantiser(self) -> Quantiser:
         recipe = self.recipe

@@ -44,7 +44,7 @@ class PrecisionInfo:
     backbone: str
     lm_head_bits: int
     kv_cache: str
-    river_activation: Literal["int8", "float32"]
+    river_activation: Literal["int8", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)

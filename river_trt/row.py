@@ -60,6 +60,10 @@ class Row:
         logits: [vocab] float32. Raises EngineError for logits that are no numbers.
         """
         token = sample(logits, self.config, self.generator, self.seen)
+        return self.take(token, exit_layer)
+
+    def take(self, token: int, exit_layer: int, is_last: bool = False) -> str:
+        """The next token, wherever it was sampled; returns the new text. is_last: no more come."""
         self.token_ids.append(token)
         self.exit_layers.append(int(exit_layer))
         if self.seen is not None:
@@ -71,7 +75,7 @@ class Row:
             self.finish_reason = "stop"
         else:
             text = self.text.push(token) if self.text else ""
-            self.finish_reason = self._end()
+            self.finish_reason = self._end() or ("length" if is_last else None)
         if self.finish_reason and self.text:
             text += self.text.flush()
         return text

@@ -3,14 +3,19 @@
 from importlib import import_module
 from pathlib import Path
 
-from river_trt.backends.base import Session, SessionOptions
+from river_trt.backends.base import DecodingLoop, Session, SessionOptions
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 
-BACKENDS = {"onnxruntime": "river_trt.backends.onnxruntime"}
+BACKENDS = {
+    "onnxruntime": "river_trt.backends.onnxruntime",
+    "tensorrt-llm": "river_trt.backends.tensorrt_llm",
+}
 
 
-def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> Session:
+def open_session(
+    directory: Path, manifest: Manifest, options: SessionOptions
+) -> Session | DecodingLoop:
     """Open the engine file with the backend that the manifest names.
 
     Raises EngineError for a backend this version does not have, or an engine file or library
@@ -22,5 +27,5 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             f"{', '.join(BACKENDS)}; upgrade with `pip install -U river-trt`"
         )
     module = import_module(BACKENDS[manifest.backend.name])
-    session: Session = module.open_session(directory, manifest, options)
+    session: Session | DecodingLoop = module.open_session(directory, manifest, options)
     return session

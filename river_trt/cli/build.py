@@ -4,9 +4,10 @@ import argparse
 import time
 from pathlib import Path
 from shlex import quote
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from river_trt.backends import BACKENDS
+from river_trt.backends.tensorrt_llm import is_checkpoint
 from river_trt.cli.arguments import parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
@@ -19,7 +20,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect import bytes_per_token, describe
-from river_trt.manifest import Kernels, Manifest, PrecisionInfo
+from river_trt.manifest import Kernels, Manifest
 from river_trt.tokenizer import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -27,11 +28,12 @@ EXAMPLES = """\
   river-trt build --model ./my-llama --out engine/ --quantiser hqq --group-size 32
   river-trt build --model HuggingFaceTB/SmolLM2-360M-Instruct --out engine/ --tau 0.97
   river-trt build --model model.gguf --out engine/ --lm-head-bits 8 --force
+  river-trt build --backend tensorrt-llm --model checkpoint/ --out engine/    after convert
 
 Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
 """
 LM_HEAD_BITS = (4, 8, 16, 32)
-RIVER_ACTIVATIONS = get_args(get_type_hints(PrecisionInfo)["river_activation"])
+RIVER_ACTIVATIONS = ("int8", "float32")
 OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
     "model",
     "out",
@@ -56,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="a Hugging Face directory or hub id, a .gguf file, or `demo` (SmolLM2-135M-Instruct)",
+        help="a Hugging Face directory or hub id, a .gguf file, `demo` (SmolLM2-135M-Instruct), or "
+        "what `river-trt convert` wrote",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="engine directory to write"
@@ -70,6 +73,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(BACKENDS),
         help="what runs the engine (default: the target's)",
     )
+    add_policy_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    bank = parser.add_argument_group("precision (default: the recipe's)")
+    add_river_arguments(bank)
+    bank.add_argument(
+        "--river-activation",
+        choices=RIVER_ACTIVATIONS,
+        help="what the river multiplies in: int8 is faster",
+    )
+    bank.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        help="of the CPU engine: native ones need a C++ compiler where the engine runs, "
+        "onnxruntime's own are slower and need nothing (default: native for every model that "
+        "they compute; the result says which)",
+    )
+    bank.add_argument(
+        "--lm-head-bits",
+        type=int,
+        choices=LM_HEAD_BITS,
+        help="precision of the LM head (default: the checkpoint's)",
+    )
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Length and exit policy, of an engine and of a checkpoint."""
     parser.add_argument(
         "--max-seq-len",
         type=int,
@@ -95,37 +125,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="exit policy that `calibrate --save` wrote, in place of --tau and --pinned",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
-    bank = parser.add_argument_group("precision (default: the recipe's)")
-    bank.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
-    bank.add_argument(
+
+def add_river_arguments(group: argparse._ActionsContainer) -> None:
+    """How the river bank is quantised."""
+    group.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
+    group.add_argument(
         "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"
     )
-    bank.add_argument(
+    group.add_argument(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
         help="river weights without zero points",
     )
-    bank.add_argument(
-        "--river-activation",
-        choices=RIVER_ACTIVATIONS,
-        help="what the river multiplies in: int8 is faster",
-    )
-    bank.add_argument(
-        "--kernels",
-        choices=get_args(Kernels),
-        help="of the CPU engine: native ones need a C++ compiler where the engine runs, "
-        "onnxruntime's own are slower and need nothing (default: native for every model that "
-        "they compute; the result says which)",
-    )
-    bank.add_argument(
-        "--lm-head-bits",
-        type=int,
-        choices=LM_HEAD_BITS,
-        help="precision of the LM head (default: the checkpoint's)",
-    )
-    bank.add_argument(
+    group.add_argument(
         "--calibration-text",
         type=Path,
         metavar="FILE",
@@ -147,6 +160,11 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+    if is_checkpoint(Path(options["model"])):
+        # TensorRT-LLM's environment, which has not what the extra `build` needs.
+        from builders.tensorrt_llm.from_checkpoint import build_from_checkpoint
+
+        return build_from_checkpoint(options, progress)
     with needs_extra("building", "build"):
         from builders.build import BuildOptions, build
 

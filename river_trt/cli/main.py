@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 import river_trt
-from river_trt.cli import bench, build, calibrate, evaluate, inspect, plugin, run, triton
+from river_trt.cli import bench, build, calibrate, convert, evaluate, inspect, plugin, run, triton
 from river_trt.cli.command import join_negative_tau, make_parser
 from river_trt.cli.console import stderr_console
 from river_trt.errors import RiverError
@@ -23,6 +23,7 @@ backbone for a 4-bit river as soon as a gate on its hidden state allows it.
 `river-trt COMMAND --help` has the options and examples of a command."""
 COMMANDS = (
     build.COMMAND,
+    convert.COMMAND,
     run.COMMAND,
     inspect.COMMAND,
     bench.COMMAND,
