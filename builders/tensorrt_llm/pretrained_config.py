@@ -17,7 +17,7 @@ def pretrained_config(
     max_seq_len: int,
     gate: GateKind,
 ) -> dict[str, Any]:
-    """Sizes are those of all ranks together, padding included: TensorRT-LLM divides by the ranks."""
+    """Sizes are of all ranks together, padding included: TensorRT-LLM divides by the ranks."""
     ranks = sharding.ranks
     values: dict[str, Any] = {
         "architecture": ARCHITECTURE,

@@ -61,8 +61,9 @@ def shard(config: ModelConfig, ranks: int, group_size: int) -> Sharding:
     for span in sharding.heads:
         if span.start * config.head_dim % group_size:
             raise RiverError(
-                f"with {ranks} ranks a part of o begins at column {span.start * config.head_dim}, "
-                f"inside a group of {group_size} weights; give a smaller --group-size or fewer ranks"
+                f"with {ranks} ranks a part of o begins at column "
+                f"{span.start * config.head_dim}, inside a group of {group_size} weights; give a "
+                "smaller --group-size or fewer ranks"
             )
     return sharding
 

@@ -58,6 +58,13 @@ def load_plugin() -> None:
         registry.load_library(str(built_library("tensorrt", trt.__version__)))
 
 
+def gpu_compute_capability() -> str:
+    """Of this machine's GPU, as 9.0."""
+    from tensorrt_llm._utils import get_sm_version
+
+    return "{}.{}".format(*divmod(get_sm_version(), 10))
+
+
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "ExecutorLoop":
     """Open rank{r}.engine with the executor.
 
@@ -77,6 +84,11 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         raise EngineError(
             f"the engine was built with tensorrt_llm {manifest.backend.version} but {installed} "
             f"is installed; {REBUILD}"
+        )
+    if (gpu := gpu_compute_capability()) != manifest.backend.compute_capability:
+        raise EngineError(
+            f"the engine was built for compute capability {manifest.backend.compute_capability}, "
+            f"but this GPU has {gpu}; {REBUILD}"
         )
     load_plugin()
     from tensorrt_llm.bindings import executor as bindings

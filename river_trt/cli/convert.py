@@ -21,8 +21,8 @@ from river_trt.manifest import Manifest
 
 EXAMPLES = """\
   river-trt convert --format tensorrt-llm --model demo --out checkpoint/
-  river-trt convert --format tensorrt-llm --model ./my-llama --out checkpoint/ --tp 2 --dtype bfloat16
-  river-trt convert --format tensorrt-llm --model ./my-llama --out checkpoint/ --policy policy.json
+  river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --tp 2
+  river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --policy policy.json
 
 The engine is built from it where TensorRT-LLM and a GPU are, by `river-trt build --backend
 tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs: pip install "river-trt[build]".
