@@ -72,8 +72,9 @@ def build(model, build_config: BuildConfig) -> Engine:
     if model.config.mapping.tp_size > 1:  # values do not matter
         ranks = model.config.mapping.tp_size
         exchange = lambda value: [value] * ranks  # noqa: E731
-    network = Network(exchange=exchange)
-    construct(model, network, [Request(0, [1, 2, 3], 0, 3), Request(1, [4], 5, 2)])
+    requests = [Request(0, [1, 2, 3], 0, 3), Request(1, [4], 5, 2)]
+    network = Network(caches=_filled(model, requests), exchange=exchange)
+    construct(model, network, requests)
     return Engine(model.config, network)
 
 
@@ -81,11 +82,12 @@ def construct(model, network: Network, requests: Sequence[Request]) -> dict[str,
     """Build the network over these requests; its outputs by name."""
     generations = [request.is_generation for request in requests]
     assert generations == sorted(generations), "context requests come first"
-    network.caches = network.caches or _filled(model, requests)
     LOGGER.errors.clear()
     with net_guard(network):
         model(**_inputs(model, network, requests))
     assert not LOGGER.errors, LOGGER.errors[0]
+    for name, parameter in model.named_parameters():
+        assert parameter.is_used_in(network), f"the network does not read {name}"
     return {name: tensor.value for name, tensor in network.outputs.items()}
 
 
@@ -201,4 +203,3 @@ def _inputs(model, network: Network, requests: Sequence[Request]) -> dict[str, A
         "kv_cache_params": cache,
         "attention_params": attention,
     }
-

@@ -77,7 +77,11 @@ class Request:
                  stop_words: list[list[int]] | None = None) -> None:  # fmt: skip
         assert input_token_ids and all(type(token) is int for token in input_token_ids)
         assert max_tokens >= 1
-        self.input_token_ids, self.max_tokens, self.streaming = input_token_ids, max_tokens, streaming
+        self.input_token_ids, self.max_tokens, self.streaming = (
+            input_token_ids,
+            max_tokens,
+            streaming,
+        )
         self.sampling_config, self.output_config = sampling_config, output_config
         self.stop_words = stop_words or []
 
@@ -128,7 +132,7 @@ class Executor:
             self.requests[request_id], self._tokens[request_id] = request, []
         return ids
 
-    def cancel_request(self, id: int) -> None:
+    def cancel_request(self, id: int) -> None:  # noqa: A002 (the binding's name)
         self.cancelled.append(id)
         self.requests.pop(id, None)
 
@@ -144,7 +148,10 @@ class Executor:
             # [beams, max_tokens, 1]: whole, also while it streams
             exit_layers = torch.zeros(1, request.max_tokens, 1, dtype=torch.int32)
             exit_layers[0, : len(tokens), 0] = torch.arange(1, len(tokens) + 1) % 4 + 1
-            assert self.config.additional_model_outputs == request.output_config.additional_model_outputs
+            assert (
+                self.config.additional_model_outputs
+                == request.output_config.additional_model_outputs
+            )
             output = AdditionalOutput("generation_exit_layer", exit_layers)
             result = Result(is_final, [[token]], [output])
             responses.append(Response(request_id, result, self.fails.get(len(tokens), "")))

@@ -1,5 +1,7 @@
-"""tensorrt_llm.functional: the functions that river-trt calls, with TensorRT-LLM 1.2's signatures."""
+"""tensorrt_llm.functional: the functions that river-trt calls, with 1.2's signatures."""
 
+# ruff: noqa: A001, A002 (TensorRT-LLM's names)
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -10,7 +12,12 @@ import torch
 from tests.builders.tensorrt_llm.double.gpt_attention import attend, check_attention
 from tests.builders.tensorrt_llm.double.network import KINDS, Event, default_net, default_trtnet
 
-NUMPY_TYPES = {"float32": trt.float32, "float16": trt.float16, "int32": trt.int32, "int64": trt.int64}
+NUMPY_TYPES = {
+    "float32": trt.float32,
+    "float16": trt.float16,
+    "int32": trt.int32,
+    "int64": trt.int64,
+}
 
 
 class PositionEmbeddingType(IntEnum):
@@ -178,7 +185,7 @@ def split(tensor: Tensor, split_size_or_sections, dim: int = 0) -> list[Tensor]:
     assert total != -1, "the axis that is split must be known"
     if isinstance(sizes, int):
         sizes = [sizes] * (total // sizes)
-    assert sum_of(sizes) == total
+    assert math.fsum(sizes) == total
     for size in sizes:
         begin = [0] * tensor.rank()
         begin[dim] = start
@@ -189,17 +196,9 @@ def split(tensor: Tensor, split_size_or_sections, dim: int = 0) -> list[Tensor]:
         extent[dim] = size
         layer.set_input(2, concat(extent).trt_tensor)
         part = _add(layer, tensor.value.narrow(dim, start, size).contiguous())
-        # TensorRT knows the size of a slice whose extent it can fold.
         parts.append(part)
         start += size
     return parts
-
-
-def sum_of(sizes: Sequence[int]) -> int:
-    total = 0
-    for size in sizes:
-        total += size
-    return total
 
 
 def chunk(tensor: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""gpt_attention over packed requests: context requests first, then one token a generation request."""
+"""gpt_attention over packed requests: contexts first, then one token a generation request."""
 
 from typing import Any
 
@@ -38,7 +38,10 @@ def check_attention(call: dict[str, Any]) -> None:
     assert qkv.rank() == 2 and qkv.shape[1] == (heads + 2 * kv_heads) * size, qkv.shape
     assert qkv.dtype in (trt.float16, trt.bfloat16)
     assert isinstance(call["max_context_length"], int) and call["use_cache"]
-    rotary, dim = call["position_embedding_type"].name == "rope_gpt_neox", call["rotary_embedding_dim"]
+    rotary, dim = (
+        call["position_embedding_type"].name == "rope_gpt_neox",
+        call["rotary_embedding_dim"],
+    )
     assert rotary == (dim > 0) == (call["rotary_inv_freq"] is not None)
     if rotary:
         positions = call["rotary_embedding_max_positions"]

@@ -22,7 +22,12 @@ def installed() -> Iterator[ModuleType]:
         "tensorrt_llm._utils": _module("_utils", get_sm_version=lambda: 90),
         "tensorrt_llm.functional": functional,
         "tensorrt_llm.layers": _of(
-            modeling, "AttentionParams", "ColumnLinear", "Embedding", "KeyValueCacheParams", "RmsNorm"
+            modeling,
+            "AttentionParams",
+            "ColumnLinear",
+            "Embedding",
+            "KeyValueCacheParams",
+            "RmsNorm",
         ),
         "tensorrt_llm.module": _of(modeling, "Module", "ModuleList"),
         "tensorrt_llm.parameter": _of(modeling, "Parameter"),

@@ -26,6 +26,9 @@ class Parameter:
     def is_inited(self) -> bool:
         return self._array is not None
 
+    def is_used_in(self, network) -> bool:
+        return id(network) in self._tensors
+
     @property
     def value(self):
         """The constant of the network under construction, one however often it is asked for."""
@@ -41,7 +44,10 @@ class Parameter:
         if loaded.dtype == torch.bfloat16:
             found, array = trt.bfloat16, loaded.view(torch.int16).numpy()
         else:
-            found, array = F.str_dtype_to_trt(str(loaded.dtype).removeprefix("torch.")), loaded.numpy()
+            found, array = (
+                F.str_dtype_to_trt(str(loaded.dtype).removeprefix("torch.")),
+                loaded.numpy(),
+            )
         assert tuple(loaded.shape) == self.shape, f"{tuple(loaded.shape)} for {self.shape}"
         assert found == self.dtype, f"{found} for {self.dtype}"
         self._array = array
@@ -90,7 +96,9 @@ class ModuleList(Module):
 
 
 class RmsNorm(Module):
-    def __init__(self, normalized_shape, num_groups=1, eps=1e-06, elementwise_affine=True, dtype=None):
+    def __init__(
+        self, normalized_shape, num_groups=1, eps=1e-06, elementwise_affine=True, dtype=None
+    ):
         super().__init__()
         self.eps, self.size = eps, normalized_shape
         self.weight = Parameter(shape=(normalized_shape,), dtype=dtype)
@@ -140,7 +148,10 @@ class AttentionParams:
                  encoder_max_input_length=None, host_runtime_perf_knobs=None,
                  host_context_progress=None):  # fmt: skip
         self.sequence_length, self.context_lengths = sequence_length, context_lengths
-        self.host_context_lengths, self.max_context_length = host_context_lengths, max_context_length
+        self.host_context_lengths, self.max_context_length = (
+            host_context_lengths,
+            max_context_length,
+        )
         self.host_request_types = host_request_types
         self.host_runtime_perf_knobs = host_runtime_perf_knobs
         self.host_context_progress = host_context_progress
@@ -236,6 +247,8 @@ class DecoderModelForCausalLM(Module):
         parameters = dict(self.named_parameters())
         missing, left = parameters.keys() - weights.keys(), weights.keys() - parameters.keys()
         if missing or left:
-            raise RuntimeError(f"not provided: {sorted(missing)[:3]}, left over: {sorted(left)[:3]}")
+            raise RuntimeError(
+                f"not provided: {sorted(missing)[:3]}, left over: {sorted(left)[:3]}"
+            )
         for name, parameter in parameters.items():
             parameter.value = weights[name]

@@ -189,24 +189,20 @@ def source_fields(kind: str) -> dict[str, str]:
     """Field names of the C++ plugin, with their kinds."""
     text = (SOURCES / FILES[kind]).read_text()
     text = text[text.index("::attributes()") : text.index("::checkAttributes()")]
-    return {name: kind for name, kind in re.findall(r'\{"(\w+)", (?:Attribute::Kind::)?(k\w+),', text)}
+    return dict(re.findall(r'\{"(\w+)", (?:Attribute::Kind::)?(k\w+),', text))
 
 
 def source_inputs(kind: str) -> list[tuple[str, str]]:
     """The C++ plugin's inputs in order: names and type rules."""
     text = (SOURCES / FILES[kind]).read_text()
     text = text[text.index("::signature() const\n{") : text.index("::checkShapes(")]
-    rule = r'(?:TensorSpec> inputs\{\{|add\(tensors\.inputs, [^"]*|add\([^"]*)"(\w+)", TypeRule::(k\w+)'
-    return [
-        (name, kind)
-        for name, kind in re.findall(rule, text)
-        if f'tensors.outputs, mResidual != 0, "{name}"' not in text
-        and not re.search(rf'add\(tensors\.outputs, [^"]*"{name}"', text)
-    ]
+    lines = [line for line in text.splitlines() if "tensors.outputs" not in line]
+    rule = r'(?:inputs\{\{|add\([^"]*)"(\w+)", TypeRule::(k\w+)'
+    return re.findall(rule, "\n".join(lines))
 
 
 class PluginField:
-    def __init__(self, name: str, data: np.ndarray, type) -> None:
+    def __init__(self, name: str, data: np.ndarray, type) -> None:  # noqa: A002
         assert isinstance(data, np.ndarray) and data.size == 1
         assert (data.dtype, type) in (
             (np.int32, trt.PluginFieldType.INT32),

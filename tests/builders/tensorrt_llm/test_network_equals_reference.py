@@ -1,0 +1,74 @@
+"""The whole network, constructed over the double and computed with it, against the torch reference.
+
+Every family, one rank and two, requests in flight together: logits and exit layers. Two ranks pad
+the MLP (96 columns in groups of 32) and sum up after o and down.
+"""
+
+import numpy as np
+import pytest
+
+from river_trt.spec import ExitPolicy
+from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
+from tests.builders.tensorrt_llm.conversions import convert, reference
+from tests.builders.tensorrt_llm.stepping import assert_equal, decode, expected, middle_policy
+from tests.builders.tiny_engines import forced_exit, policy
+
+VOCAB = 112
+
+
+@pytest.fixture(scope="module", params=TINY_MODELS)
+def family(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    model = save_tiny_model(directory / "model", TINY_MODELS[request.param])
+    model.half().float().save_pretrained(directory / "model")  # numbers that float16 holds
+    return directory, reference(directory / "model")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_gate_that_parts_the_tokens(family, ranks, tmp_path):
+    directory, decoder = family
+    chosen = middle_policy(decoder)
+    checkpoint = convert(directory / "model", tmp_path / "checkpoint", ranks, chosen)
+    _, *got = decode(checkpoint)
+    exits = assert_equal(got, expected(decoder, chosen), VOCAB)
+    assert len(set(exits.tolist())) > 1, "all tokens exited at one layer: nothing was tested"
+
+
+def test_an_exit_at_the_first_layer_with_a_pinned_one(family, tmp_path):
+    directory, decoder = family
+    chosen = forced_exit(decoder.config.num_layers, 1, pinned=(2,))
+    checkpoint = convert(directory / "model", tmp_path / "checkpoint", 2, chosen)
+    _, *got = decode(checkpoint)
+    assert_equal(got, expected(decoder, chosen), VOCAB)
+
+
+def test_the_direction_gate(tmp_path):
+    save_tiny_model(tmp_path / "model", TINY_MODELS["llama"]).half().float().save_pretrained(
+        tmp_path / "model"
+    )
+    decoder = reference(tmp_path / "model")
+    layers, hidden = decoder.config.num_layers, decoder.config.hidden_size
+    directions = np.random.default_rng(0).standard_normal((layers, hidden)).astype(np.float32)
+    chosen = policy(layers, 0.0, directions=directions)
+    checkpoint = convert(tmp_path / "model", tmp_path / "checkpoint", 1, chosen)
+    _, *got = decode(checkpoint)
+    exits = assert_equal(got, expected(decoder, chosen), VOCAB)
+    assert len(set(exits.tolist())) > 1
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_symmetric_river_has_no_zero_points(symmetric, tmp_path):
+    save_tiny_model(tmp_path / "model", TINY_MODELS["qwen2"])
+    decoder = reference(tmp_path / "model", symmetric=symmetric)
+    chosen = forced_exit(decoder.config.num_layers, 1)
+    options = {"ranks": 2, "policy": chosen, "symmetric": symmetric}
+    _, *got = decode(convert(tmp_path / "model", tmp_path / "checkpoint", **options))
+    assert_equal(got, expected(decoder, chosen), VOCAB)
+
+
+def test_full_depth_is_the_plain_model(tmp_path):
+    save_tiny_model(tmp_path / "model", TINY_MODELS["llama"])
+    decoder = reference(tmp_path / "model")
+    chosen = ExitPolicy.full_depth(decoder.config.num_layers)
+    _, *got = decode(convert(tmp_path / "model", tmp_path / "checkpoint", 1, chosen))
+    assert_equal(got, expected(decoder, chosen), VOCAB)
