@@ -4,13 +4,26 @@ Every family, one rank and two, requests in flight together: logits and exit lay
 the MLP (96 columns in groups of 32) and sum up after o and down.
 """
 
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from river_trt.spec import ExitPolicy
 from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tensorrt_llm.conversions import convert, reference
-from tests.builders.tensorrt_llm.stepping import assert_equal, decode, expected, middle_policy
+from tests.builders.tensorrt_llm.double.install import installed
+from tests.builders.tensorrt_llm.stepping import (
+    assert_equal,
+    decode,
+    expected,
+    load_models,
+    middle_policy,
+    run_texts,
+)
 from tests.builders.tiny_engines import forced_exit, policy
 
 VOCAB = 112
@@ -72,3 +85,92 @@ def test_full_depth_is_the_plain_model(tmp_path):
     chosen = ExitPolicy.full_depth(decoder.config.num_layers)
     _, *got = decode(convert(tmp_path / "model", tmp_path / "checkpoint", 1, chosen))
     assert_equal(got, expected(decoder, chosen), VOCAB)
+
+
+# --- mutants: wrong numbers that fit every shape ---
+
+
+def swap_layers(tensors, model):
+    one, two = (f"transformer.layers.{layer}.attention.qkv.qweight" for layer in (1, 2))
+    tensors[one], tensors[two] = tensors[two].clone(), tensors[one].clone()
+
+
+def swap_k_and_v(tensors, model):
+    name = "transformer.layers.1.attention.qkv.weight"
+    q, k, v = tensors[name].split([64, 32, 32])
+    tensors[name] = torch.cat([q, v, k])
+
+
+def invert_flags(tensors, model):
+    gate = model.transformer.exit_policy.gate
+
+    def inverted(*arguments):
+        h, state = gate(*arguments)
+        flag = None if state.use_river is None else 1 - state.use_river
+        return h, dataclasses.replace(state, use_river=flag)
+
+    model.transformer.exit_policy.gate = inverted
+
+
+def give_the_gate_another_input(tensors, model):
+    gate = model.transformer.exit_policy.gate
+    model.transformer.exit_policy.gate = lambda layer, h_in, residual, *rest: gate(
+        layer, residual, residual, *rest
+    )
+
+
+def let_prompts_exit(tensors, model):
+    module = sys.modules["builders.tensorrt_llm.model"]
+    true = module.generated_tokens
+    module.generated_tokens = lambda *inputs: true(*inputs) * 0 + 1
+
+
+def rotate_by_another_layout(tensors, model):
+    module = sys.modules["builders.tensorrt_llm.model"]
+
+    class Halves(module.Rotary):
+        def __init__(self, inv_freq, positions):
+            super().__init__(inv_freq, positions)
+            pairs = self.cos_sin.reshape(positions, -1, 2)
+            self.cos_sin = np.ascontiguousarray(pairs.transpose(0, 2, 1)).reshape(1, -1)
+
+    module.Rotary = Halves
+
+
+MUTANTS = [
+    swap_layers,
+    swap_k_and_v,
+    invert_flags,
+    give_the_gate_another_input,
+    let_prompts_exit,
+    rotate_by_another_layout,
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("mutants")
+    model = save_tiny_model(directory / "model", TINY_MODELS["llama"])
+    model.half().float().save_pretrained(directory / "model")
+    decoder = reference(directory / "model")
+    chosen = middle_policy(decoder)
+    return convert(directory / "model", directory / "checkpoint", 1, chosen), expected(
+        decoder, chosen
+    )
+
+
+@pytest.mark.parametrize("mutant", [None, *MUTANTS])
+def test_a_wrong_network_computes_something_else(llama, mutant):
+    checkpoint, wanted = llama
+    with installed():
+        (model,) = load_models(checkpoint)
+        if mutant is not None:
+            tensors = load_file(checkpoint / "rank0.safetensors")
+            mutant(tensors, model)
+            model.load(tensors)
+        _, *got = run_texts([model])
+    if mutant is None:
+        assert_equal(got, wanted, VOCAB)
+    else:
+        with pytest.raises(AssertionError):
+            assert_equal(got, wanted, VOCAB)
