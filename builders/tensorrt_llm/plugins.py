@@ -7,6 +7,7 @@ import tensorrt as trt
 from tensorrt_llm._common import default_trtnet
 from tensorrt_llm.functional import Tensor, _create_tensor
 
+from river_trt.backends.tensorrt_llm import load_plugin
 from river_trt.errors import RiverError
 
 NAMESPACE, VERSION = "river_trt", "1"
@@ -15,16 +16,13 @@ NAMESPACE, VERSION = "river_trt", "1"
 def add_plugin(
     kind: str, name: str, fields: Mapping[str, int | float], inputs: Sequence[Tensor]
 ) -> list[Tensor]:
-    """A plugin layer's outputs. RiverError where the library is not loaded or refuses the fields.
+    """A plugin layer's outputs. RiverError where no library is built or it refuses the fields.
 
     Whole numbers become int32 fields, the others float32.
     """
+    load_plugin()  # here too: trtllm-build and its workers come this way only
     creator = trt.get_plugin_registry().get_creator(kind, VERSION, NAMESPACE)
-    if creator is None:
-        raise RiverError(
-            f"TensorRT has no plugin {kind}: river_trt.backends.tensorrt_llm.load_plugin() "
-            "registers it before a network is built"
-        )
+    assert creator is not None, f"the library has no {kind}"
     # A field points into its array: all of them live until the plugin is made.
     arrays = [
         np.array([value], np.int32 if isinstance(value, int) else np.float32)

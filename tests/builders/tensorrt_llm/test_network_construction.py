@@ -4,13 +4,15 @@ Every operator is added to a real TensorRT-RTX network, which infers types and s
 each must be noticed, by TensorRT, by the plugins' contract or by the structure.
 """
 
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from river_trt.errors import RiverError
 from tests.builders.tensorrt_llm.conversions import convert
-from tests.builders.tensorrt_llm.double import plugins
+from tests.builders.tensorrt_llm.double import modeling, plugins
 from tests.builders.tensorrt_llm.double.builder import Request, run_step
 from tests.builders.tensorrt_llm.double.install import installed
 from tests.builders.tensorrt_llm.double.network import Network, PluginConfig
@@ -224,9 +226,26 @@ def test_a_network_without_what_it_needs_is_refused(checkpoints, feature):
         construct(checkpoints[0], config=PluginConfig(**{feature: False}))
 
 
-def test_an_unregistered_plugin_is_our_message(checkpoints):
-    with installed(), pytest.raises(RiverError, match="no plugin RiverLinear"):
+def test_a_plugin_that_is_not_built_is_one_sentence(checkpoints, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    message = "no tensorrt plugin for version 10.14.1.48 is built; run `river-trt plugin build"
+    with installed(), pytest.raises(RiverError, match=message):
         from builders.tensorrt_llm.model import RiverForCausalLM
 
         model = RiverForCausalLM.from_checkpoint(str(checkpoints[0]), rank=0)
         run_step([model], [{}], REQUESTS)
+
+
+def test_the_file_for_trtllm_build(checkpoints):
+    """Run as trtllm-build runs it: config.json's architecture is known then, workers find it."""
+    path = find_spec("builders.tensorrt_llm.trtllm_build").origin
+    with installed() as tensorrt:
+        tensorrt.get_plugin_registry().load_library("the plugin")
+        spec = spec_from_file_location("models", path)
+        loaded = module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        config = modeling.PretrainedConfig.from_json_file(str(checkpoints[0] / "config.json"))
+        model = loaded.RiverForCausalLM.from_checkpoint(str(checkpoints[0]), config=config)
+        assert type(model).__module__ == "builders.tensorrt_llm.model"
+        (network,), _, _ = run_step([model], [{}], REQUESTS)
+    check_structure(network)

@@ -8,7 +8,15 @@ from types import ModuleType
 from tests.builders.tensorrt_llm.double import builder, executor, functional, modeling, network
 from tests.builders.tensorrt_llm.double.plugins import tensorrt_module
 
-OURS = ("attention", "config", "layers", "model", "plugins")  # what imports tensorrt_llm
+# What imports tensorrt_llm.
+OURS = ("attention", "config", "layers", "model", "plugins", "trtllm_build")
+    "attention",
+    "config",
+    "layers",
+    "model",
+    "plugins",
+    "trtllm_build",
+)  # what imports tensorrt_llm
 
 
 @contextmanager
