@@ -10,13 +10,6 @@ from tests.builders.tensorrt_llm.double.plugins import tensorrt_module
 
 # What imports tensorrt_llm.
 OURS = ("attention", "config", "layers", "model", "plugins", "trtllm_build")
-    "attention",
-    "config",
-    "layers",
-    "model",
-    "plugins",
-    "trtllm_build",
-)  # what imports tensorrt_llm
 
 
 @contextmanager
