@@ -1,6 +1,9 @@
 """`river-trt build --backend tensorrt-llm`: who may build, and what an engine directory holds."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -141,3 +144,29 @@ def test_options_that_tensorrt_llm_has_not(model, tmp_path, options):
     with pytest.raises(RiverError, match="offered"):
         convert(model, tmp_path / "checkpoint", **options)
     assert not (tmp_path / "checkpoint").exists()
+
+
+BLOCKED = ("transformers", "huggingface_hub", "onnxruntime", "onnx", "onnxscript", "gguf", "hqq")
+SCRIPT = """
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None  # importing it is an ImportError
+from river_trt.backends import tensorrt_llm
+from river_trt.cli.main import main
+from tests.builders.tensorrt_llm.double.install import installed
+tensorrt_llm.version = lambda name: "1.2.1"
+with installed():
+    sys.exit(main(["build", "--model", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_the_second_environment_has_not_what_the_first_needs(tmp_path, checkpoint):
+    """TensorRT-LLM pins versions that rule out river-trt[build]: nothing of it may be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(blocked=BLOCKED), checkpoint, tmp_path / "engine"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RIVER_TRT_PLUGIN": __file__, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rank1.engine" in read_engine_dir(tmp_path / "engine").files

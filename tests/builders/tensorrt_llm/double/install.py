@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from tests.builders.tensorrt_llm.double import builder, executor, functional, modeling, network
@@ -64,6 +65,7 @@ def _forget_ours() -> None:
 def _module(name: str, **members) -> ModuleType:
     module = ModuleType(name)
     module.__path__ = []
+    module.__spec__ = ModuleSpec(name, None)  # torch asks for it
     module.__dict__.update(members)
     return module
 

@@ -6,6 +6,7 @@ Field names, and the names, types and order of the inputs, are compared with the
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -246,6 +247,7 @@ class Registry:
 def tensorrt_module() -> ModuleType:
     """`tensorrt`: TensorRT-RTX with the double's plugin registry."""
     module = ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)  # torch asks for it
     registry = Registry()
     module.__dict__.update({name: getattr(trt, name) for name in dir(trt) if name[0] != "_"})
     module.__version__ = "10.14.1.48"
