@@ -5,6 +5,7 @@ Not run against TensorRT-LLM by this project's tests: a double of the bindings s
 
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,6 +119,8 @@ class ExecutorLoop:
     def __init__(self, executor: Any, bindings: Any) -> None:
         self._executor = executor
         self._bindings = bindings
+        # At the latest when Python ends: the other ranks wait for it.
+        weakref.finalize(self, executor.shutdown)
 
     def check(self, config: GenerationConfig) -> None:
         """RiverError for what is fixed in the engine."""

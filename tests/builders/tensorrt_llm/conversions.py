@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from builders.build import BuildOptions, build
+from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder
 from builders.quantisers import make_quantiser
 from builders.river_bank import load_decoder, river_format
@@ -18,7 +19,7 @@ POSITIONS = 128
 
 
 def convert(
-    model: Path,
+    model: Path | str,
     out: Path,
     ranks: int = 1,
     policy: ExitPolicy | None = None,
@@ -50,14 +51,15 @@ def convert(
 
 
 def reference(
-    model: Path, quantiser: str = "rtn", symmetric: bool = False, group_size: int = GROUP
+    model: Path | str, quantiser: str = "rtn", symmetric: bool = False, group_size: int = GROUP
 ) -> RiverDecoder:
     """The decoder with its numbers rounded to float16, as a checkpoint stores them."""
     source = ModelSource.open(str(model))
     made = make_quantiser(quantiser, group_size, symmetric)
     river = river_format(source.config, made, group_size, symmetric)
-    decoder = load_decoder(source, made, river, POSITIONS)
-    for name, value in list(decoder.named_buffers()):
+    ids = read_calibration(Path("none"), source.config, None).token_ids
+    decoder = load_decoder(source, made, river, POSITIONS, ids)
+    for name, value in list(decoder.named_buffers(remove_duplicate=False)):
         if value.dtype == torch.float32 and "rotary" not in name and name != "query_scale":
             path, _, last = name.rpartition(".")
             factor = _rotary_factor(decoder, name, value)

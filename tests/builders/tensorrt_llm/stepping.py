@@ -1,5 +1,8 @@
 """Runs a checkpoint's network over the double, as the executor would: requests join and leave."""
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,22 @@ from tests.builders.tensorrt_llm.double.builder import Request, run_step
 from tests.builders.tensorrt_llm.double.install import installed
 from tests.builders.tensorrt_llm.double.network import Network
 
-# Two requests, teacher-forced: prompt tokens, then generated ones. The second joins a step later.
-TEXTS = (
-    np.random.default_rng(0).integers(3, 100, 13),
-    np.random.default_rng(1).integers(3, 100, 9),
-)
-PROMPTS = (9, 1)
 TOLERANCE = 4e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Teacher-forced: the first `prompt` tokens are a prompt, the others generated."""
+
+    ids: np.ndarray
+    prompt: int
+
+
+# Two requests in flight; the second one joins a step later.
+TEXTS = (
+    Text(np.random.default_rng(0).integers(3, 100, 13), 9),
+    Text(np.random.default_rng(1).integers(3, 100, 9), 1),
+)
 
 
 def load_models(checkpoint: Path) -> list:
@@ -32,25 +44,29 @@ def load_models(checkpoint: Path) -> list:
     return [RiverForCausalLM.from_checkpoint(str(checkpoint), rank=rank) for rank in range(ranks)]
 
 
-def decode(checkpoint: Path) -> tuple[list[Network], list[np.ndarray], list[np.ndarray]]:
+def decode(
+    checkpoint: Path, texts: Sequence[Text] = TEXTS
+) -> tuple[list[Network], list[np.ndarray], list[np.ndarray]]:
     """The last step's networks; each text's logits and exit layers, from its prompt's end on."""
     with installed():
-        return run_texts(load_models(checkpoint))
+        return run_texts(load_models(checkpoint), texts)
 
 
-def run_texts(models: list) -> tuple[list[Network], list[np.ndarray], list[np.ndarray]]:
+def run_texts(
+    models: list, texts: Sequence[Text] = TEXTS
+) -> tuple[list[Network], list[np.ndarray], list[np.ndarray]]:
     caches = [{} for _ in models]
-    logits, exits = ([], []), ([], [])
+    logits, exits = [[] for _ in texts], [[] for _ in texts]
     networks: list[Network] = []
-    done = [0, 0]  # tokens of each text in the cache
-    for step in range(max(map(len, TEXTS)) + 1):
+    done = [0 for _ in texts]  # tokens of each text in the cache
+    for step in itertools.count():
         requests = []
-        for index, (text, prompt) in enumerate(zip(TEXTS, PROMPTS, strict=True)):
-            if step < index or done[index] == len(text):
+        for index, text in enumerate(texts):
+            if step < index or done[index] == len(text.ids):
                 continue
-            count = 1 if done[index] else prompt
-            ids = text[done[index] : done[index] + count].tolist()
-            requests.append(Request(index, ids, done[index], prompt))
+            count = 1 if done[index] else text.prompt
+            ids = text.ids[done[index] : done[index] + count].tolist()
+            requests.append(Request(index, ids, done[index], text.prompt))
         if not requests:
             break
         requests.sort(key=lambda request: request.is_generation)  # contexts first
@@ -63,12 +79,13 @@ def run_texts(models: list) -> tuple[list[Network], list[np.ndarray], list[np.nd
 
 
 def expected(
-    decoder: RiverDecoder, policy: ExitPolicy
+    decoder: RiverDecoder, policy: ExitPolicy, texts: Sequence[Text] = TEXTS
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The same of the torch reference: prompts at full depth, then the policy."""
     logits, exits = [], []
-    for text, prompt in zip(TEXTS, PROMPTS, strict=True):
-        all_logits, all_exits = teacher_forced(decoder, text[None], policy, "token", prompt)
+    for text in texts:
+        ids, prompt = text.ids[None], text.prompt
+        all_logits, all_exits = teacher_forced(decoder, ids, policy, "token", prompt)
         logits.append(all_logits[0, prompt - 1 :])
         exits.append(all_exits[0, prompt - 1 :])
         exits[-1][0] = decoder.config.num_layers
@@ -109,6 +126,6 @@ def layer_scores(decoder: RiverDecoder, layer: int) -> np.ndarray:
     handle = decoder.layers[layer].register_forward_hook(hook)
     full = ExitPolicy.full_depth(decoder.config.num_layers)
     for text in TEXTS:
-        teacher_forced(decoder, text[None], full)
+        teacher_forced(decoder, text.ids[None], full)
     handle.remove()
     return np.concatenate(found)

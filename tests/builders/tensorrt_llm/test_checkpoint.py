@@ -17,9 +17,15 @@ from river_trt.cli.main import main
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import EngineError, RiverError
 from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
-from tests.builders.tensorrt_llm.conversions import GROUP, convert
+from tests.builders.tensorrt_llm.conversions import GROUP, convert, reference
 from tests.builders.tensorrt_llm.double.install import installed
-from tests.builders.tensorrt_llm.stepping import load_models
+from tests.builders.tensorrt_llm.stepping import (
+    Text,
+    assert_equal,
+    decode,
+    expected,
+    load_models,
+)
 from tests.builders.tiny_engines import policy
 from tests.builders.tiny_llama import save_tiny_llama
 
@@ -148,7 +154,8 @@ def test_a_bias_that_ranks_sum_up_is_brought_by_one(tmp_path):
 @pytest.mark.real_model
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_smollm2(ranks, tmp_path):
-    checkpoint = convert("demo", tmp_path / "checkpoint", ranks, group_size=64)
+    options = {"group_size": 64, "tau": 0.9, "pinned": (30,)}
+    checkpoint = convert("demo", tmp_path / "checkpoint", ranks, **options)
     check_parameters(checkpoint)
     source = ModelSource.open("demo")
     assert source.config.num_layers == 30
@@ -156,6 +163,12 @@ def test_smollm2(ranks, tmp_path):
     padded = {1: (9, 3), 2: (12, 4)}[ranks]
     assert (config["num_attention_heads"], config["num_key_value_heads"]) == padded
     check_reassembly(checkpoint, "demo", (0, 1, 29))
+    if ranks == 2:  # the network, over the double, with its padding heads
+        text = Text(np.array([1, 504, 2190, 288, 1035, 314, 260, 1789, 29, 216]), 8)
+        networks, *got = decode(checkpoint, [text])
+        wanted = expected(reference("demo", group_size=64), policy(30, 0.9, (30,)), [text])
+        assert_equal(got, wanted, source.config.vocab_size)
+        assert len(networks[0].events) == 30 * 6
 
 
 def test_the_river_of_the_ranks_is_the_quantisers(tmp_path):

@@ -79,6 +79,19 @@ def test_a_symmetric_river_has_no_zero_points(symmetric, tmp_path):
     assert_equal(got, expected(decoder, chosen), VOCAB)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_an_input_scaling_of_the_river_is_split_with_its_columns(family, tmp_path):
+    """AWQ's pre_scale; Llama's biases keep that of down, which is folded into up elsewhere."""
+    save_tiny_model(tmp_path / "model", TINY_MODELS[family])
+    decoder = reference(tmp_path / "model", quantiser="awq")
+    chosen = forced_exit(decoder.config.num_layers, 1)
+    options = {"ranks": 2, "policy": chosen, "quantiser": "awq"}
+    networks, *got = decode(convert(tmp_path / "model", tmp_path / "checkpoint", **options))
+    assert_equal(got, expected(decoder, chosen), VOCAB)
+    scaled = [e.name for e in networks[0].events if e.fields.get("pre_scale")]
+    assert ("layers.2.down" in scaled) == (family == "llama") and "layers.2.o" in scaled
+
+
 def test_full_depth_is_the_plain_model(tmp_path):
     save_tiny_model(tmp_path / "model", TINY_MODELS["llama"])
     decoder = reference(tmp_path / "model")

@@ -75,8 +75,9 @@ def network_shapes(network: Network) -> dict[str, tuple]:
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-@pytest.mark.parametrize(("dtype", "directions"), [("float16", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("family", "dtype", "directions"), [("llama", "float16", False), ("gemma3", "bfloat16", True)]
+)
 def test_the_real_plugins_take_every_layer(tmp_path, family, dtype, directions):
     native.skip_without_package("tensorrt-rtx-cu13")
     library = native.build("river_trt_plugin") / "libriver_trt_plugin.so"

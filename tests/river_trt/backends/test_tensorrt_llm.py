@@ -1,6 +1,7 @@
 """The runtime adapter over a double of TensorRT-LLM's executor: what goes in, what comes out."""
 
 import dataclasses
+import gc
 import json
 
 import numpy as np
@@ -196,6 +197,14 @@ def test_an_error_of_the_executor(load):
 def test_an_engine_that_does_not_fit_is_one_sentence(load, changes, options, message):
     with pytest.raises(RiverError, match=message):
         load(changes, **options)
+
+
+def test_the_executor_ends_with_the_engine(load):
+    engine = load()
+    assert not executor.OPENED[-1].is_shut_down
+    del engine
+    gc.collect()
+    assert executor.OPENED[-1].is_shut_down
 
 
 def test_other_ranks_serve_the_first_and_end(load, monkeypatch):

@@ -115,7 +115,7 @@ class Executor:
         self.requests: dict[int, Request] = {}
         self.cancelled: list[int] = []
         self.fails: dict[int, str] = {}
-        self.is_leader = True
+        self.is_leader, self.is_shut_down = True, False
         self._ids = itertools.count(100)
         self._tokens: dict[int, list[int]] = {}
         OPENED.append(self)
@@ -124,7 +124,7 @@ class Executor:
         return self.is_leader
 
     def shutdown(self) -> None:
-        pass
+        self.is_shut_down = True
 
     def enqueue_requests(self, requests: list[Request]) -> list[int]:
         ids = [next(self._ids) for _ in requests]
