@@ -32,6 +32,8 @@ class FakeOptions:
     calibration_text: Path | None = None
     force: bool = False
     banks: str = "both"
+    tensor_parallel: int = 1
+    dtype: str = "float16"
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def test_interrupted_build(capsys, builder):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "tensorrt"], "invalid choice: 'tensorrt' (choose from 'onnxruntime')"),
+        (["--backend", "vllm"], "invalid choice: 'vllm' (choose from 'onnxruntime'"),
         (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
         (["--river-activation", "int4"], "choose from 'int8', 'float32'"),
         (["--group-size", "big"], "invalid int value"),

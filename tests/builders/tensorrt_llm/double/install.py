@@ -41,7 +41,7 @@ def installed() -> Iterator[ModuleType]:
         "tensorrt_llm.bindings": _of(builder, "KVCacheType"),
         "tensorrt_llm.bindings.executor": executor,
     }
-    assert not modules.keys() & sys.modules.keys(), "the real library is loaded"
+    before = {name: sys.modules[name] for name in modules if name in sys.modules}
     _forget_ours()
     sys.modules.update(modules)
     sys.modules["tensorrt_llm.bindings"].executor = executor
@@ -50,6 +50,7 @@ def installed() -> Iterator[ModuleType]:
     finally:
         for name in modules:
             del sys.modules[name]
+        sys.modules.update(before)
         _forget_ours()
         modeling.MODEL_MAP.clear()
 
