@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, Progress
+from builders.job import Banks, BuildJob, HalfDtype, Progress
 from builders.recipes import load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
@@ -58,7 +58,7 @@ class BuildOptions:
     force: bool = False
     banks: Banks = "both"
     tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
-    dtype: str = "float16"  # of its activations and backbone
+    dtype: HalfDtype = "float16"  # of its activations and backbone
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:

@@ -14,7 +14,6 @@ from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
 SCHEMA_VERSION = 1
 Kernels = Literal["native", "onnxruntime"]
-RiverActivation = Literal["int8", "float32", "float16", "bfloat16"]
 REBUILD = "rebuild the engine with `river-trt build`"
 
 
@@ -45,7 +44,7 @@ class PrecisionInfo:
     backbone: str
     lm_head_bits: int
     kv_cache: str
-    river_activation: RiverActivation
+    river_activation: Literal["int8", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,13 @@ class Row:
 
         logits: [vocab] float32. Raises EngineError for logits that are no numbers.
         """
-        token = sample(logits, self.config, self.generator, self.seen)
-        return self.take(token, exit_layer)
+        return self.push(sample(logits, self.config, self.generator, self.seen), exit_layer)
 
-    def take(self, token: int, exit_layer: int, is_last: bool = False) -> str:
-        """The next token, wherever it was sampled; returns the new text. is_last: no more come."""
+    def push(self, token: int, exit_layer: int, is_last: bool = False) -> str:
+        """Take the next token, wherever it was sampled; returns the new text.
+
+        is_last: no more will come, whatever this one is.
+        """
         self.token_ids.append(token)
         self.exit_layers.append(int(exit_layer))
         if self.seen is not None:

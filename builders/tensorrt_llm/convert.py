@@ -6,7 +6,6 @@
 
 import json
 from contextlib import ExitStack
-from typing import cast
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from builders.tensorrt_llm.sharding import Sharding, shard
 from builders.weights import SharedWeights
 from river_trt.backends.tensorrt_llm import CHECKPOINT, CONFIG_FILE, SUPPORTED_VERSION
 from river_trt.errors import RiverError
-from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo, RiverActivation
+from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
 from river_trt.spec import ExitPolicy
 
 LM_HEAD_BITS = (None, 16)
@@ -76,7 +75,7 @@ def build_engine(job: BuildJob) -> Manifest:
             job.progress("quantising", layer + 1, config.num_layers)
     return job.write_manifest(
         BackendInfo("tensorrt-llm", SUPPORTED_VERSION, CHECKPOINT),
-        PrecisionInfo(dtype, 16, dtype, cast(RiverActivation, dtype)),
+        PrecisionInfo(dtype, 16, dtype, dtype),
         calibration,
         byte_counts(parameters, config.num_layers),
         CONFIG_FILE,

@@ -69,5 +69,5 @@ class DecodingLoop(Protocol):
         ...
 
     def run(self, rows: "list[Row]") -> Iterator[TokenEvent]:
-        """All rows together, to the end of each: `Row.take` for each token, then its event."""
+        """All rows together, to the end of each: `Row.push` for each token, then its event."""
         ...

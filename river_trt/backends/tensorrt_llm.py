@@ -172,7 +172,7 @@ class ExecutorLoop:
             else:
                 row.decode_seconds = seconds - row.prefill_seconds
             is_last = number + 1 == _max_tokens(row)
-            text = row.take(int(token), int(exit_layers[0, number, 0]), is_last)
+            text = row.push(int(token), int(exit_layers[0, number, 0]), is_last)
             yield row.event(text)
             if row.finish_reason is not None:
                 return

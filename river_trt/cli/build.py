@@ -33,7 +33,7 @@ EXAMPLES = """\
 Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
 """
 LM_HEAD_BITS = (4, 8, 16, 32)
-RIVER_ACTIVATIONS = ("int8", "float32")
+RIVER_ACTIVATIONS = ("int8", "float32")  # of the CPU backend
 OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
     "model",
     "out",
@@ -58,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="a Hugging Face directory or hub id, a .gguf file, `demo` (SmolLM2-135M-Instruct), or "
-        "what `river-trt convert` wrote",
+        help="a Hugging Face directory or hub id, a .gguf file, or `demo` (SmolLM2-135M-Instruct)",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="engine directory to write"
@@ -73,33 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(BACKENDS),
         help="what runs the engine (default: the target's)",
     )
-    add_policy_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-    bank = parser.add_argument_group("precision (default: the recipe's)")
-    add_river_arguments(bank)
-    bank.add_argument(
-        "--river-activation",
-        choices=RIVER_ACTIVATIONS,
-        help="what the river multiplies in: int8 is faster",
-    )
-    bank.add_argument(
-        "--kernels",
-        choices=get_args(Kernels),
-        help="of the CPU engine: native ones need a C++ compiler where the engine runs, "
-        "onnxruntime's own are slower and need nothing (default: native for every model that "
-        "they compute; the result says which)",
-    )
-    bank.add_argument(
-        "--lm-head-bits",
-        type=int,
-        choices=LM_HEAD_BITS,
-        help="precision of the LM head (default: the checkpoint's)",
-    )
-
-
-def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
-    """Length and exit policy, of an engine and of a checkpoint."""
     parser.add_argument(
         "--max-seq-len",
         type=int,
@@ -125,20 +97,37 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="exit policy that `calibrate --save` wrote, in place of --tau and --pinned",
     )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
-
-def add_river_arguments(group: argparse._ActionsContainer) -> None:
-    """How the river bank is quantised."""
-    group.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
-    group.add_argument(
+    bank = parser.add_argument_group("precision (default: the recipe's)")
+    bank.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
+    bank.add_argument(
         "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"
     )
-    group.add_argument(
+    bank.add_argument(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
         help="river weights without zero points",
     )
-    group.add_argument(
+    bank.add_argument(
+        "--river-activation",
+        choices=RIVER_ACTIVATIONS,
+        help="what the river multiplies in: int8 is faster",
+    )
+    bank.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        help="of the CPU engine: native ones need a C++ compiler where the engine runs, "
+        "onnxruntime's own are slower and need nothing (default: native for every model that "
+        "they compute; the result says which)",
+    )
+    bank.add_argument(
+        "--lm-head-bits",
+        type=int,
+        choices=LM_HEAD_BITS,
+        help="precision of the LM head (default: the checkpoint's)",
+    )
+    bank.add_argument(
         "--calibration-text",
         type=Path,
         metavar="FILE",

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from river_trt.cli.build import add_policy_arguments, add_river_arguments
+from river_trt.cli.arguments import parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -64,9 +64,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float16", "bfloat16"),
         help="of activations, backbone and KV cache (default: float16)",
     )
-    add_policy_arguments(parser)
+    parser.add_argument(
+        "--max-seq-len", type=int, metavar="N", help="longest context of the engine"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_river_arguments(parser.add_argument_group("river bank"))
+
+    policy = parser.add_argument_group("exit policy, a constant of the engine")
+    policy.add_argument("--tau", type=float, metavar="X", help="exit threshold of all layers")
+    policy.add_argument(
+        "--pinned",
+        type=parse_pinned,
+        metavar="1,30",
+        help="layers that always run the backbone; `none` for no layer (default: the last one)",
+    )
+    policy.add_argument(
+        "--policy", type=Path, metavar="FILE", help="one that `calibrate --save` wrote, instead"
+    )
+
+    bank = parser.add_argument_group("river bank")
+    bank.add_argument("--quantiser", metavar="NAME", help="rtn, hqq or awq")
+    bank.add_argument("--group-size", type=int, metavar="N", help="32, 64 or 128")
+    bank.add_argument(
+        "--symmetric", action=argparse.BooleanOptionalAction, help="without zero points"
+    )
+    bank.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text for quantisers that look at activations (default: a built-in one)",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

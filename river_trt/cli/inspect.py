@@ -28,8 +28,6 @@ EXAMPLES = """\
   river-trt inspect engine/ --json | jq .bytes_per_token
 """
 
-KV_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_argument(parser)
@@ -76,7 +74,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     model, shape, counts = manifest.model, manifest.model.shape, manifest.bytes_per_layer
     river, precision, backend = manifest.river, manifest.precision, manifest.backend
     kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    kv_bytes *= KV_BYTES[precision.kv_cache]
+    kv_bytes *= np.dtype(precision.kv_cache).itemsize
     chat = "with" if CHAT_TEMPLATE_FILE in manifest.files else "no"
     tokenizer = f"yes, {chat} chat template" if model.has_tokenizer else "none: takes token ids"
     zero_points = "symmetric" if river.symmetric else "asymmetric"

@@ -143,7 +143,7 @@ def test_interrupted_build(capsys, builder):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "vllm"], "invalid choice: 'vllm' (choose from 'onnxruntime'"),
+        (["--backend", "abacus"], "invalid choice: 'abacus' (choose from 'onnxruntime'"),
         (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
         (["--river-activation", "int4"], "choose from 'int8', 'float32'"),
         (["--group-size", "big"], "invalid int value"),
