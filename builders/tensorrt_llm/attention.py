@@ -4,6 +4,8 @@ x -- qkv(bank) --+-------------------------------------+-- gpt_attention(layer_i
                  +-- split, norm q and k, scale q, concat --+   (families that have them)
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from tensorrt_llm.functional import (
     AttentionMaskType,
@@ -25,18 +27,22 @@ from builders.tensorrt_llm.config import RiverConfig
 from builders.tensorrt_llm.layers import RiverLinear
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Rotary:
-    """One kind of layer's angles as gpt_attention reads them; scaling is in the frequencies."""
+    """One kind of layer's angles as gpt_attention reads them: constants that its layers share."""
 
-    def __init__(self, inv_freq: tuple[float, ...], positions: int) -> None:
-        self.inv_freq = np.array(inv_freq, np.float32)
-        angles = np.arange(positions, dtype=np.float32)[:, None] * self.inv_freq
-        pairs = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # [positions, R / 2, 2]
-        self.cos_sin = pairs.astype(np.float32).reshape(1, -1)
+    dim: int  # R, the values of a head that are rotated
+    inv_freq: Tensor  # [R / 2] float32
+    cos_sin: Tensor  # [1, positions * R] float32: pairs of cos and sin
 
-    @property
-    def dim(self) -> int:
-        return 2 * len(self.inv_freq)
+
+def make_rotary(inv_freq: tuple[float, ...], positions: int) -> Rotary:
+    """RoPE scaling of every kind is in the frequencies already."""
+    frequencies = np.array(inv_freq, np.float32)
+    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
+    pairs = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # [positions, R / 2, 2]
+    table = pairs.astype(np.float32).reshape(1, -1)
+    return Rotary(2 * len(inv_freq), constant(frequencies), constant(table))
 
 
 class RiverAttention(Module):
@@ -124,8 +130,8 @@ class RiverAttention(Module):
             rotary_embedding_dim=rotary.dim if rotary else 0,
             rotary_embedding_max_positions=self.positions,
             position_embedding_type=kind.rope_gpt_neox if rotary else kind.learned_absolute,
-            rotary_inv_freq=constant(rotary.inv_freq) if rotary else None,
-            rotary_cos_sin=constant(rotary.cos_sin) if rotary else None,
+            rotary_inv_freq=rotary.inv_freq if rotary else None,
+            rotary_cos_sin=rotary.cos_sin if rotary else None,
             max_context_length=params.max_context_length,
             mask_type=AttentionMaskType.causal,
             tp_size=self.tp_size,

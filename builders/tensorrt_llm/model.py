@@ -41,7 +41,7 @@ from tensorrt_llm.models import MODEL_MAP
 from tensorrt_llm.models.modeling_utils import DecoderModelForCausalLM
 from tensorrt_llm.module import Module, ModuleList
 
-from builders.tensorrt_llm.attention import RiverAttention, Rotary, query_scale
+from builders.tensorrt_llm.attention import RiverAttention, Rotary, make_rotary, query_scale
 from builders.tensorrt_llm.config import RiverConfig
 from builders.tensorrt_llm.layers import ExitPolicy, GateState, RiverLinear, Switches
 from builders.tensorrt_llm.river_section import ARCHITECTURE
@@ -143,7 +143,7 @@ class RiverModel(Module):
         )
         zero, one = (constant(np.array([value], np.int32)) for value in (0, 1))
         switches = Switches(zero, one, generated)
-        rotaries = [Rotary(rope, config.max_position_embeddings) for rope in river.ropes]
+        rotaries = [make_rotary(rope, config.max_position_embeddings) for rope in river.ropes]
         scale = query_scale(config, position_ids)
         state = GateState()
         for layer, (block, rope) in enumerate(zip(self.layers, river.layer_ropes, strict=True)):

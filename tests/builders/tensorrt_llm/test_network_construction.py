@@ -91,6 +91,13 @@ def test_thirty_layers(checkpoints, ranks):
         assert all(name.endswith(".gate") for name in residuals) == (ranks == 2)
 
 
+def test_layers_share_their_table_of_angles(checkpoints):
+    """A table takes megabytes; one a layer would double a long model's engine."""
+    (network,) = construct(checkpoints[0])
+    table = 128 * 16  # positions, rotated values of a head
+    assert sum(constant.size == table for constant in network.constants) == 1
+
+
 def test_plugins_are_the_ones_of_the_sources():
     """Names, order and types of the inputs as in plugins/tensorrt/*.cpp."""
     everything = {"zero_points": 1, "pre_scale": 1, "bias": 1, "norm": 1, "residual": 1}

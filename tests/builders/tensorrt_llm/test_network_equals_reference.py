@@ -140,14 +140,15 @@ def let_prompts_exit(tensors, model):
 
 def rotate_by_another_layout(tensors, model):
     module = sys.modules["builders.tensorrt_llm.model"]
+    true = module.make_rotary
 
-    class Halves(module.Rotary):
-        def __init__(self, inv_freq, positions):
-            super().__init__(inv_freq, positions)
-            pairs = self.cos_sin.reshape(positions, -1, 2)
-            self.cos_sin = np.ascontiguousarray(pairs.transpose(0, 2, 1)).reshape(1, -1)
+    def halves(inv_freq, positions):
+        rotary = true(inv_freq, positions)
+        pairs = rotary.cos_sin.value.view(positions, -1, 2)
+        rotary.cos_sin.value = pairs.transpose(1, 2).reshape(1, -1)
+        return rotary
 
-    module.Rotary = Halves
+    module.make_rotary = halves
 
 
 MUTANTS = [
