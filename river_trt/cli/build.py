@@ -187,9 +187,10 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
         )
     )
     console.print("\nnext:")
+    bench = f"  river-trt bench --engine {quote(str(out))}"
     for line in (
         f"  river-trt run --engine {quote(str(out))}{chat} {prompt} --stats",
-        f"  river-trt bench --engine {quote(str(out))}",
+        *([] if manifest.backend.name == "tensorrt-llm" else [bench]),  # it has a fixed policy
     ):
         console.print(line, soft_wrap=True)  # whole lines, to be copied
 
