@@ -25,8 +25,8 @@ from river_trt.manifest import (
 from river_trt.spec import ExitPolicy, ModelShape
 
 pytest.importorskip("tensorrt_rtx")  # the double stands on it
-from tests.builders.tensorrt_llm.double import executor  # noqa: E402 (after the skip)
-from tests.builders.tensorrt_llm.double.install import installed  # noqa: E402 (after the skip)
+from tests.builders.tensorrt_llm.double import executor
+from tests.builders.tensorrt_llm.double.install import installed
 
 EOS = 48
 
