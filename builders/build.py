@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, Progress
+from builders.job import Banks, BuildJob, HalfDtype, Progress
 from builders.recipes import load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
@@ -23,6 +23,8 @@ BUILDERS = {
     "onnxruntime": "builders.onnxruntime.build",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",
+    "tensorrt-llm": "builders.tensorrt_llm.build",
+    "tensorrt-llm-checkpoint": "builders.tensorrt_llm.convert",  # of `river-trt convert`
 }
 # Options that change the recipe, and where in it.
 _RECIPE_OPTIONS = {
@@ -62,6 +64,8 @@ class BuildOptions:
     calibration_text: Path | None = None
     force: bool = False
     banks: Banks = "both"
+    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
+    dtype: HalfDtype = "float16"  # of its activations and backbone
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -96,6 +100,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             options.calibration_text,
             progress or _silent,
             options.banks,
+            None if saved is None else saved.policy,
+            options.tensor_parallel,
+            options.dtype,
         )
         manifest: Manifest = import_module(BUILDERS[recipe.backend]).build_engine(job)
         if saved is None:

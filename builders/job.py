@@ -31,6 +31,7 @@ from river_trt.tokenizer import TOKENIZER_FILE
 Progress = Callable[[str, int, int], None]
 # One bank alone is a plain model, to measure the River engine against.
 Banks = Literal["both", "backbone", "river"]
+HalfDtype = Literal["float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class BuildJob:
     calibration_text: Path | None
     progress: Progress
     banks: Banks = "both"
+    stored_policy: ExitPolicy | None = None  # that will replace `policy` in the manifest
+    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
+    dtype: HalfDtype = "float16"  # of its activations and backbone
 
     def quantiser(self) -> Quantiser:
         recipe = self.recipe

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from river_trt.backends import open_session
-from river_trt.backends.base import Session, SessionOptions
+from river_trt.backends.base import DecodingLoop, Session, SessionOptions
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.decoding import Decoder
@@ -95,11 +95,16 @@ class Engine:
         manifest: Manifest,
         policy: ExitPolicy,
         tokenizer: Tokenizer | None,
-        session: Session,
+        session: Session | DecodingLoop,
         options: SessionOptions,
         prefill_chunk: int = 512,
         batch_invariant: bool = False,
     ) -> None:
+        if batch_invariant and isinstance(session, DecodingLoop):
+            raise RiverError(
+                f"batch_invariant is not offered by {manifest.backend.name}, which forms batches "
+                "by itself"
+            )
         self.manifest = manifest
         self.policy = policy
         self.draft_policy = manifest.draft.to_policy(manifest.model.shape.num_layers)
@@ -107,7 +112,7 @@ class Engine:
         self.num_layers = manifest.model.shape.num_layers
         self.max_batch_size = options.max_batch_size
         self.max_seq_len = options.cache_length
-        self._session = session
+        self._opened = session
         self._prefill_chunk = prefill_chunk
         self._batch_invariant = batch_invariant
         self._gap_acceptance = GapAcceptance()  # learns from all that is drafted here
@@ -170,6 +175,7 @@ class Engine:
             )
         if max_queue < 0:
             raise RiverError(f"max_queue must be at least 0, got {max_queue}")
+        _ = self._session  # a loop of its own has a scheduler of its own
         self._acquire()
         return Scheduler(self._decoder(), self._row, self._lock.release, size, max_queue)
 
@@ -243,9 +249,21 @@ class Engine:
         with self._exclusive():
             return self._session.read_row(row, length)
 
+    @property
+    def _session(self) -> Session:
+        """What steps one at a time need; RiverError where the backend has a loop of its own."""
+        if isinstance(self._opened, DecodingLoop):
+            raise RiverError(
+                f"the backend {self.manifest.backend.name} runs its own decoding loop: it can "
+                "generate and stream, but not score texts, read its cache or serve from here"
+            )
+        return self._opened
+
     def _row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
         if config.stop and self.tokenizer is None:
             raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
+        if isinstance(self._opened, DecodingLoop):
+            self._opened.check(config)
         policy = resolve_policy(config, self.policy, self.num_layers)
         ids = self._token_ids(prompt)
         seen = None
@@ -329,6 +347,9 @@ class Engine:
 
     def _run(self, rows: list[Row]) -> Generator[TokenEvent, None, None]:
         with self._exclusive():
+            if isinstance(self._opened, DecodingLoop):
+                yield from self._opened.run(rows)  # it queues what does not fit
+                return
             for start in range(0, len(rows), self.max_batch_size):
                 yield from self._decoder().run(rows[start : start + self.max_batch_size])
 

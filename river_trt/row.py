@@ -68,8 +68,11 @@ class Row:
         """
         return self.push(sample(logits, self.config, self.generator, self.seen), exit_layer)
 
-    def push(self, token: int, exit_layer: int) -> str:
-        """Take the next token and decide whether it is the last; returns the new text."""
+    def push(self, token: int, exit_layer: int, is_last: bool = False) -> str:
+        """Take the next token, wherever it was sampled; returns the new text.
+
+        is_last: no more will come, whatever this one is.
+        """
         self.token_ids.append(token)
         self.exit_layers.append(int(exit_layer))
         if self.seen is not None:
@@ -81,7 +84,7 @@ class Row:
             self.finish_reason = "stop"
         else:
             text = self.text.push(token) if self.text else ""
-            self.finish_reason = self._end()
+            self.finish_reason = self._end() or ("length" if is_last else None)
         if self.finish_reason and self.text:
             text += self.text.flush()
         return text

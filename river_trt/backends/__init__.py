@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from river_trt.backends.base import Session, SessionOptions
+from river_trt.backends.base import DecodingLoop, Session, SessionOptions
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 
@@ -11,10 +11,13 @@ BACKENDS = {
     "onnxruntime": "river_trt.backends.onnxruntime",
     "tensorrt": "river_trt.backends.tensorrt",
     "tensorrt-rtx": "river_trt.backends.tensorrt",
+    "tensorrt-llm": "river_trt.backends.tensorrt_llm",
 }
 
 
-def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> Session:
+def open_session(
+    directory: Path, manifest: Manifest, options: SessionOptions
+) -> Session | DecodingLoop:
     """Open the engine file with the backend that the manifest names.
 
     Raises EngineError for a backend this version does not have, or an engine file or library
@@ -26,5 +29,5 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             f"{', '.join(BACKENDS)}; upgrade with `pip install -U river-trt`"
         )
     module = import_module(BACKENDS[manifest.backend.name])
-    session: Session = module.open_session(directory, manifest, options)
+    session: Session | DecodingLoop = module.open_session(directory, manifest, options)
     return session

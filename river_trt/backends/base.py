@@ -1,11 +1,21 @@
-"""What the engine asks of a backend: one step over a KV cache that the backend owns."""
+"""What the engine asks of a backend: one step over a KV cache that the backend owns.
 
+A backend whose library has a loop of its own, with a scheduler and a cache behind it, takes whole
+rows instead: DecodingLoop.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from river_trt.config import GenerationConfig
+from river_trt.results import TokenEvent
 from river_trt.spec import ExitPolicy
+
+if TYPE_CHECKING:
+    from river_trt.row import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +57,17 @@ class Session(Protocol):
 
     def read_row(self, row: int, length: int) -> np.ndarray:
         """A copy of cache row `row`: float32 [L, 2 (K, V), num_kv_heads, length, head_dim]."""
+        ...
+
+
+@runtime_checkable
+class DecodingLoop(Protocol):
+    """An opened engine whose library decides when which row steps, and samples."""
+
+    def check(self, config: GenerationConfig) -> None:
+        """RiverError for what this loop cannot do."""
+        ...
+
+    def run(self, rows: "list[Row]") -> Iterator[TokenEvent]:
+        """All rows together, to the end of each: `Row.push` for each token, then its event."""
         ...

@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Any, get_args
 
 from river_trt.backends import BACKENDS
+from river_trt.backends.tensorrt_llm import is_checkpoint
 from river_trt.cli.arguments import parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
@@ -27,6 +28,7 @@ EXAMPLES = """\
   river-trt build --model ./my-llama --out engine/ --quantiser hqq --group-size 32
   river-trt build --model HuggingFaceTB/SmolLM2-360M-Instruct --out engine/ --tau 0.97
   river-trt build --model model.gguf --out engine/ --lm-head-bits 8 --force
+  river-trt build --backend tensorrt-llm --model checkpoint/ --out engine/    after convert
 
 Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
 """
@@ -172,6 +174,11 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+    if is_checkpoint(Path(options["model"])):
+        # TensorRT-LLM's environment, which has not what the extra `build` needs.
+        from builders.tensorrt_llm.from_checkpoint import build_from_checkpoint
+
+        return build_from_checkpoint(options, progress)
     with needs_extra("building", "build"):
         from builders.build import BuildOptions, build
 
@@ -205,9 +212,10 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
         )
     )
     console.print("\nnext:")
+    bench = f"  river-trt bench --engine {quote(str(out))}"
     for line in (
         f"  river-trt run --engine {quote(str(out))}{chat} {prompt} --stats",
-        f"  river-trt bench --engine {quote(str(out))}",
+        *([] if manifest.backend.name == "tensorrt-llm" else [bench]),  # it has a fixed policy
     ):
         console.print(line, soft_wrap=True)  # whole lines, to be copied
 

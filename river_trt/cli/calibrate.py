@@ -191,6 +191,11 @@ def _apply(args: argparse.Namespace) -> int:
     manifest, saved = read_engine_dir(path, verify=not args.no_verify), PolicyFile.read(args.apply)
     shape = manifest.model.shape
     saved.check_model(manifest.model.config_sha256, shape.num_layers, shape.hidden_size)
+    if manifest.backend.name == "tensorrt-llm":
+        raise RiverError(
+            "the policy is a constant of a TensorRT-LLM engine; convert and build it again with "
+            f"--policy {args.apply}"
+        )
     replace_policy(path, saved.policy, saved.calibration)
     stdout_console().print(f"{path}: {saved.calibration}", soft_wrap=True)
     return 0

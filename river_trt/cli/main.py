@@ -12,6 +12,7 @@ from river_trt.cli import (
     bench,
     build,
     calibrate,
+    convert,
     evaluate,
     inspect,
     plugin,
@@ -33,6 +34,7 @@ backbone for a 4-bit river as soon as a gate on its hidden state allows it.
 `river-trt COMMAND --help` has the options and examples of a command."""
 COMMANDS = (
     build.COMMAND,
+    convert.COMMAND,
     run.COMMAND,
     inspect.COMMAND,
     bench.COMMAND,

@@ -34,6 +34,8 @@ class FakeOptions:
     calibration_text: Path | None = None
     force: bool = False
     banks: str = "both"
+    tensor_parallel: int = 1
+    dtype: str = "float16"
 
 
 @pytest.fixture

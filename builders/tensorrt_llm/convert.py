@@ -1,0 +1,136 @@
+"""A model as a TensorRT-LLM checkpoint with both banks: any machine, no TensorRT-LLM.
+
+<out>/config.json, rank{r}.safetensors     what trtllm-build reads
+<out>/manifest.json, tokenizer.json, ...   what becomes part of the engine directory
+"""
+
+import json
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from builders.job import BuildJob
+from builders.river_bank import river_format, stream_layers
+from builders.tensorrt_llm.parameters import (
+    EMBEDDING,
+    FINAL_NORM,
+    LINEARS,
+    LM_HEAD,
+    POLICY,
+    Parameter,
+    layer_prefix,
+    rank_parameters,
+)
+from builders.tensorrt_llm.pretrained_config import pretrained_config
+from builders.tensorrt_llm.rank_file import RankFile, num_bytes
+from builders.tensorrt_llm.rank_tensors import fold_rotary_factor, rank_layer, take
+from builders.tensorrt_llm.river_section import DTYPES
+from builders.tensorrt_llm.sharding import Sharding, shard
+from builders.weights import SharedWeights
+from river_trt.backends.tensorrt_llm import CHECKPOINT, CONFIG_FILE, SUPPORTED_VERSION
+from river_trt.errors import RiverError
+from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+from river_trt.spec import ExitPolicy
+
+LM_HEAD_BITS = (None, 16)
+
+
+def build_engine(job: BuildJob) -> Manifest:
+    """Fill the job's directory with a checkpoint; see the module's text.
+
+    Raises RiverError for options that TensorRT-LLM's network does not offer, and for a number of
+    ranks that the model cannot be spread over.
+    """
+    source, recipe, directory = job.source, job.recipe, job.directory
+    config, dtype = source.config, job.dtype
+    _check_options(job)
+    sharding = shard(config, job.tensor_parallel, recipe.group_size)
+    quantiser = job.quantiser()
+    river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
+    policy = job.policy if job.stored_policy is None else job.stored_policy
+    values = pretrained_config(config, river, sharding, dtype, recipe.max_seq_len, policy.gate)
+    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    source.checkpoint.write_tokenizer(directory)
+    calibration = job.read_calibration(quantiser)
+    shared = source.shared()
+    parameters = rank_parameters(
+        config, river, sharding, dtype, directions=policy.directions is not None
+    )
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(RankFile(directory / rank_file_name(rank), parameters))
+            for rank in range(sharding.ranks)
+        ]
+        for rank, file in enumerate(files):
+            file.write(_shared_tensors(shared, sharding, rank) | _policy_tensors(policy))
+        ids = calibration.token_ids if calibration else None
+        for layer, banks in enumerate(stream_layers(source, quantiser, shared, ids)):
+            folded = fold_rotary_factor(banks, config, layer)
+            for rank, file in enumerate(files):
+                tensors = rank_layer(folded, config, sharding, rank, has_river=layer > 0)
+                prefix = layer_prefix(layer)
+                file.write({f"{prefix}.{name}": tensor for name, tensor in tensors.items()})
+            job.progress("quantising", layer + 1, config.num_layers)
+    return job.write_manifest(
+        BackendInfo("tensorrt-llm", SUPPORTED_VERSION, CHECKPOINT),
+        PrecisionInfo(dtype, 16, dtype, dtype),
+        calibration,
+        byte_counts(parameters, config.num_layers),
+        CONFIG_FILE,
+    )
+
+
+def rank_file_name(rank: int) -> str:
+    return f"rank{rank}.safetensors"
+
+
+def byte_counts(parameters: dict[str, Parameter], num_layers: int) -> ByteCounts:
+    """What one token reads on one rank: per layer of a bank, and the shared parts."""
+    sizes = {name: num_bytes(parameter) for name, parameter in parameters.items()}
+    last = layer_prefix(num_layers - 1)
+    layer = {name.removeprefix(last): size for name, size in sizes.items() if last in name}
+    linears = tuple(f".{path}.weight" for path in LINEARS.values())
+    river_parts = (".qweight", ".scales", ".zero_points", ".pre_scale")
+    backbone = sum(size for name, size in layer.items() if name in linears)
+    river = sum(size for name, size in layer.items() if name.endswith(river_parts))
+    both = sum(layer.values()) - backbone - river
+    embedding = parameters[EMBEDDING]
+    return ByteCounts(
+        backbone_layer=backbone + both,
+        river_layer=river + both,
+        lm_head=sizes[LM_HEAD],
+        embedding=sizes[EMBEDDING] // embedding.shape[0],
+    )
+
+
+def _check_options(job: BuildJob) -> None:
+    if job.dtype not in DTYPES:
+        raise RiverError(f"dtype {job.dtype!r} is not offered; choose one of {', '.join(DTYPES)}")
+    if job.banks != "both":
+        raise RiverError("a TensorRT-LLM engine has both banks; one bank alone is not offered")
+    if job.recipe.lm_head_bits not in LM_HEAD_BITS:
+        raise RiverError(
+            f"an LM head of {job.recipe.lm_head_bits} bits is not offered with TensorRT-LLM, "
+            "whose head has 16"
+        )
+
+
+def _shared_tensors(shared: SharedWeights, sharding: Sharding, rank: int) -> dict[str, Tensor]:
+    return {
+        EMBEDDING: shared.embedding,
+        FINAL_NORM: shared.final_norm,
+        LM_HEAD: take(shared.lm_head, 0, [sharding.vocab[rank]]),
+    }
+
+
+def _policy_tensors(policy: ExitPolicy) -> dict[str, Tensor]:
+    """Constants of the network: the executor has no input for a policy."""
+    tensors = {
+        f"{POLICY}.tau": torch.from_numpy(policy.tau),
+        f"{POLICY}.pinned": torch.from_numpy(policy.pinned.astype(np.int32)),
+    }
+    if policy.directions is not None:
+        tensors[f"{POLICY}.directions"] = torch.from_numpy(policy.directions)
+    return tensors

@@ -1,0 +1,140 @@
+"""`river-trt convert`: a model in another framework's checkpoint format, both banks in it."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from river_trt.cli.arguments import parse_pinned
+from river_trt.cli.builders_import import needs_extra
+from river_trt.cli.command import Command
+from river_trt.cli.console import (
+    ProgressCallback,
+    facts_table,
+    format_bytes,
+    print_json,
+    show_progress,
+    stdout_console,
+)
+from river_trt.cli.inspect import describe
+from river_trt.manifest import Manifest
+
+EXAMPLES = """\
+  river-trt convert --format tensorrt-llm --model demo --out checkpoint/
+  river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --tp 2
+  river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --policy policy.json
+
+The engine is built from it where TensorRT-LLM and a GPU are, by `river-trt build --backend
+tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs: pip install "river-trt[build]".
+"""
+FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint"}  # --format: the builders' name
+OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
+    "model",
+    "out",
+    "tensor_parallel",
+    "dtype",
+    "quantiser",
+    "group_size",
+    "symmetric",
+    "max_seq_len",
+    "tau",
+    "pinned",
+    "policy",
+    "force",
+    "calibration_text",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="of the checkpoint")
+    parser.add_argument("--model", required=True, help="as for `river-trt build`")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="checkpoint directory to write"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
+    parser.add_argument(
+        "--tp",
+        dest="tensor_parallel",
+        type=int,
+        metavar="N",
+        help="GPUs that share the model, 1 to 8 (default: 1)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16"),
+        help="of activations, backbone and KV cache (default: float16)",
+    )
+    parser.add_argument(
+        "--max-seq-len", type=int, metavar="N", help="longest context of the engine"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    policy = parser.add_argument_group("exit policy, a constant of the engine")
+    policy.add_argument("--tau", type=float, metavar="X", help="exit threshold of all layers")
+    policy.add_argument(
+        "--pinned",
+        type=parse_pinned,
+        metavar="1,30",
+        help="layers that always run the backbone; `none` for no layer (default: the last one)",
+    )
+    policy.add_argument(
+        "--policy", type=Path, metavar="FILE", help="one that `calibrate --save` wrote, instead"
+    )
+
+    bank = parser.add_argument_group("river bank")
+    bank.add_argument("--quantiser", metavar="NAME", help="rtn, hqq or awq")
+    bank.add_argument("--group-size", type=int, metavar="N", help="32, 64 or 128")
+    bank.add_argument(
+        "--symmetric", action=argparse.BooleanOptionalAction, help="without zero points"
+    )
+    bank.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text for quantisers that look at activations (default: a built-in one)",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    started = time.perf_counter()
+    with show_progress() as progress:
+        manifest = _convert(given | {"backend": FORMATS[args.format]}, progress)
+    seconds = time.perf_counter() - started
+    if args.json:
+        print_json(describe(args.out, manifest) | {"seconds": seconds})
+        return 0
+    size = sum(info.size for info in manifest.files.values())
+    ranks = sum(name.startswith("rank") for name in manifest.files)
+    river, precision = manifest.river, manifest.precision
+    stdout_console().print(
+        facts_table(
+            [
+                ("checkpoint", f"{args.out}, {format_bytes(size)}, in {seconds:.0f} s"),
+                ("model", f"{manifest.model.name}, {manifest.model.shape.num_layers} layers"),
+                ("ranks", str(ranks)),
+                (
+                    "banks",
+                    f"backbone {precision.backbone}, river {river.bits} bits ({river.quantiser}, "
+                    f"groups of {river.group_size})",
+                ),
+            ]
+        )
+    )
+    return 0
+
+
+def _convert(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+    with needs_extra("converting", "build"):
+        from builders.build import BuildOptions, build
+
+        return build(BuildOptions(**options), progress)
+
+
+COMMAND = Command(
+    "convert",
+    "Write a model with both banks as another framework's checkpoint.",
+    EXAMPLES,
+    add_arguments,
+    execute,
+)
