@@ -159,6 +159,7 @@ def test_the_cache_limits_a_row(load):
         ({"tau": 0.5}, "tau and pinned are constants of a TensorRT-LLM engine"),
         ({"pinned": (1,)}, "tau and pinned are constants"),
         ({"prefill": "sequence"}, "prefill is always 'off' with TensorRT-LLM"),
+        ({"mode": "lossless"}, "mode is always 'river' with TensorRT-LLM, got 'lossless'"),
         ({"gate_scope": "batch"}, "gate_scope is always 'token' with TensorRT-LLM"),
     ],
 )
