@@ -25,6 +25,7 @@ def score_contestants(
 ) -> dict[str, ArmQuality]:
     """Teacher forced, by name, against the first engine at full depth.
 
+    Modes whose rows leave together have no score of their own: it depends on the other rows.
     Raises RiverError for a text that cannot be read, an engine without a tokenizer, or engines of
     different vocabularies.
     """
@@ -38,14 +39,15 @@ def score_contestants(
         raise RiverError(f"pieces must be at least 1, got {pieces}")
     length = min(piece_tokens, *(c.engine.max_seq_len for c in contestants))
     texts = cut_pieces(read_documents(text), baseline.tokenizer, length, SKIP, pieces, text)
-    sums = {contestant.name: [0.0, 0.0] for contestant in contestants}
+    scored = [c for c in contestants if c.arm.gate_scope == "token"]
+    sums = {contestant.name: [0.0, 0.0] for contestant in scored}
     positions = 0
     for number, ids in enumerate(texts):
         progress("scoring", number, len(texts))
         full = ExitPolicy.full_depth(baseline.num_layers)
         expected = torch.from_numpy(baseline.forward(ids[None], full)[0][0, SKIP:])
         positions += len(expected)
-        for contestant in contestants:
+        for contestant in scored:
             engine, arm = contestant.engine, contestant.arm
             config = GenerationConfig(tau=arm.tau, pinned=arm.pinned)
             policy = resolve_policy(config, engine.policy, engine.num_layers)

@@ -75,7 +75,7 @@ def speed_chart(result: BenchResult, case: BenchCase) -> str:
         style = STYLES[result.arms[summary.name][0] % len(STYLES)]
         plot.whisker(depth, speed.least / baseline, speed.most / baseline, style)
         plot.dot((depth, summary.ratio), style, tip)
-    return plot.render("wide")
+    return plot.render()
 
 
 def _roof_line(result: BenchResult, case: BenchCase, place: int) -> list[tuple[float, float]]:

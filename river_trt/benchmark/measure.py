@@ -107,8 +107,13 @@ class EngineArm:
         )
 
     def _config(self, new_tokens: int) -> GenerationConfig:
+        arm = self.arm
         return GenerationConfig(
-            max_new_tokens=new_tokens, ignore_eos=True, tau=self.arm.tau, pinned=self.arm.pinned
+            max_new_tokens=new_tokens,
+            ignore_eos=True,
+            tau=arm.tau,
+            pinned=arm.pinned,
+            gate_scope=arm.gate_scope,
         )
 
 

@@ -16,6 +16,8 @@ from river_trt.engine import Engine
 from river_trt.errors import RiverError
 from river_trt.manifest import ByteCounts
 
+POLICY_KEYS = ("tau", "pinned", "gate_scope")  # of an arm's JSON
+
 
 @dataclass(frozen=True, slots=True)
 class BenchEngine:
@@ -110,7 +112,7 @@ class BenchResult:
         return load | {"arms": [self._arm(case, summary) for summary in case.summaries]}
 
     def _arm(self, case: BenchCase, summary: ArmSummary) -> dict[str, Any]:
-        values: dict[str, Any] = {"engine": None, "tau": None, "pinned": None, "quality": None}
+        values: dict[str, Any] = dict.fromkeys(("engine", *POLICY_KEYS, "quality"))
         if summary.name in self.arms:
             engine, arm = self.arms[summary.name]
             values |= {"engine": engine} | _policy(arm)
@@ -136,7 +138,7 @@ def stored_quality(path: Path, contestants: Sequence[EngineArm]) -> dict[str, Ar
         data = json.loads(path.read_text(encoding="utf-8"))
         digests = [engine["digest"] for engine in data["engines"]]
         known = [
-            (digests[arm["engine"]], {"tau": arm["tau"], "pinned": arm["pinned"]}, arm["quality"])
+            (digests[arm["engine"]], {key: arm[key] for key in POLICY_KEYS}, arm["quality"])
             for case in data["cases"]
             for arm in case["arms"]
             if arm["quality"] is not None
@@ -172,7 +174,8 @@ def _describe_engine(engine: Engine, label: str) -> BenchEngine:
 def _policy(arm: Arm) -> dict[str, Any]:
     """tau and pins as JSON, which has no infinity: "inf" and "-inf", as in a manifest."""
     tau = arm.tau if arm.tau is None or isinstance(arm.tau, float | int) else list(arm.tau)
-    return {"tau": _finite(tau), "pinned": None if arm.pinned is None else list(arm.pinned)}
+    pinned = None if arm.pinned is None else list(arm.pinned)
+    return {"tau": _finite(tau), "pinned": pinned, "gate_scope": arm.gate_scope}
 
 
 def _finite(value: Any) -> Any:

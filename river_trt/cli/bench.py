@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from river_trt.benchmark.arms import MODES, chosen_arms
+from river_trt.benchmark.arms import DEFAULT_MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
 from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate
 from river_trt.benchmark.peers import INSTALL, Peer
@@ -31,7 +31,7 @@ QUALITY_TOKENS = 256  # of a piece
 def execute(args: argparse.Namespace) -> int:
     paths = [*args.engines, *args.engine]
     check_arguments(args, paths)
-    arms_of = chosen_arms(args.mode or tuple(MODES), args.tau, args.depth)
+    arms_of = chosen_arms(args.mode or DEFAULT_MODES, args.tau, args.depth)
     with ExitStack() as stack, show_progress() as progress:
         engines = [_load(args, path) for path in paths]
         labels = _labels(paths)

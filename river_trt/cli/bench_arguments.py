@@ -54,8 +54,8 @@ def _add_modes(modes: argparse._ArgumentGroup) -> None:
         "--mode",
         action="append",
         choices=tuple(MODES),
-        help="full depth, the engine's policy, all river; may be given several times "
-        "(default: all of them)",
+        help="full depth, the engine's policy, all river, or the engine's policy with the rows of "
+        "a batch leaving together; may be given several times (default: the first three)",
     )
     modes.add_argument(
         "--tau",

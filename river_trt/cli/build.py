@@ -138,8 +138,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone-bits",
         type=int,
         choices=BACKBONE_BITS,
-        help="of a CPU engine's backbone weights: 32 is exact, 16 is float16, 8 is int8 with the "
-        "river's groups and activations (default: 32)",
+        help="of a CPU engine's backbone weights: 32 is exact, 16 is float16, 8 is int8 in the "
+        "river's groups (default: 32)",
     )
     bank.add_argument(
         "--lm-head-bits",

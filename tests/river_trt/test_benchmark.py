@@ -15,7 +15,7 @@ from river_trt.benchmark import (
     summarise,
     weight_bytes,
 )
-from river_trt.benchmark.arms import at_depth
+from river_trt.benchmark.arms import TOGETHER, at_depth
 from river_trt.manifest import ByteCounts
 
 COUNTS = ByteCounts(backbone_layer=100, river_layer=10, lm_head=7, embedding=1)
@@ -133,6 +133,16 @@ def test_mixed_rows_are_compared_with_equal_ones_of_their_mean_depth():
 def test_forced_depth_runs_as_many_layers(make_engine, depth):
     (rounds,) = measure(make_engine(), [[1]], [at_depth(depth, 4)], Plan(new_tokens=4, rounds=1))
     assert rounds[0].mean_backbone_layers == depth
+
+
+def test_rows_that_leave_together_are_asked_to(make_engine, monkeypatch):
+    engine, scopes = make_engine(), []
+    generate = engine.generate
+    monkeypatch.setattr(
+        engine, "generate", lambda p, c: scopes.append(c.gate_scope) or generate(p, c)
+    )
+    measure(engine, [[1], [2]], [FULL_DEPTH, TOGETHER], Plan(new_tokens=2, rounds=1, batch=2))
+    assert scopes == ["token", "batch"] * 2  # the warm-up, then the round
 
 
 @pytest.mark.parametrize("depth", [0, 5])
