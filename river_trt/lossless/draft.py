@@ -56,7 +56,7 @@ class Draft:
         else:
             self.gaps.append(gap)
             self.reached *= self.gap_acceptance.acceptance(gap)
-        if not self.length.goes_on(self.reached, self.rows):
+        if self.rows == 1 and not self.length.goes_on(self.reached):
             self.wanted = len(self.token_ids)
 
     def end(self, accepted: int) -> None:

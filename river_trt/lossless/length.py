@@ -38,18 +38,20 @@ class DraftLength:
         room: int,  # tokens that may be drafted at most, for the cache's or the text's end
         rows: int,  # that draft and verify together
     ) -> int:
-        """Tokens of the next draft at most; 0 where drafting does not pay."""
+        """Tokens of the next draft at most; 0 where drafting does not pay.
+
+        A row alone ends a draft where `goes_on` says so. One of several saves no step by that.
+        """
         limit = min(room, self.limit)
-        cost = token_cost(self.step_cost, rows)
-        return limit if best_length(self.acceptance, cost, limit)[0] else 0
+        length = best_length(self.acceptance, token_cost(self.step_cost, rows), limit)[0]
+        return limit if length and rows == 1 else length
 
     def goes_on(
         self,
         reached: float,  # the probability that all tokens of the draft so far are accepted
-        rows: int,
     ) -> bool:
-        """Whether one more token brings more than the time it takes is worth."""
-        cost = token_cost(self.step_cost, rows)
+        """Whether one more token of a row alone brings more than the time it takes is worth."""
+        cost = token_cost(self.step_cost, rows=1)
         speedup = best_length(self.acceptance, cost, self.limit)[1]
         return reached * self.acceptance > speedup * cost
 
