@@ -9,10 +9,10 @@ from river_trt.results import Speculation
 # full-depth steps of one token.
 FURTHER_TOKEN = 0.07
 PRIOR_ACCEPTANCE = 0.8  # before anything was seen
-PRIOR_WEIGHT = 2.0  # tokens that count as seen with it
+PRIOR_WEIGHT = 5.0  # tokens that count as seen with it
 # What a round leaves of the counts before it, because a text changes on its way; and a round that
 # drafts nothing, so that drafting is tried again after a while.
-MEMORY, IDLE_MEMORY = 0.95, 0.98
+MEMORY, IDLE_MEMORY = 0.95, 0.985
 
 
 @dataclass(slots=True)
