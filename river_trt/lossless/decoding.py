@@ -141,7 +141,7 @@ class LosslessDecoder:
         given: list[str | EngineError],
     ) -> None:
         draft = _draft_of(row)
-        accepted = 0
+        accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
             try:
                 target = distribution(logits[index], row.config, row.seen)
@@ -154,14 +154,15 @@ class LosslessDecoder:
                 break
             drafted = draft.token_ids[index]
             token = verify_token(drafted, draft.distributions[index], target, row.generator)
-            accepted += token == drafted
+            rejected = token != drafted
+            accepted += not rejected
             given.append(row.push(token, int(exits[index])))
-            if token != drafted or row.finish_reason is not None:
+            if rejected or row.finish_reason is not None:
                 break
         self.counts.lossless_rounds += 1
         self.counts.drafted_tokens += len(draft.token_ids)
         self.counts.accepted_tokens += accepted
-        draft.end(accepted)
+        draft.end(accepted, rejected)
 
 
 def _draft_of(row: Row) -> Draft:

@@ -59,10 +59,13 @@ class Draft:
         if self.rows == 1 and not self.length.goes_on(self.reached):
             self.wanted = len(self.token_ids)
 
-    def end(self, accepted: int) -> None:
-        """The round is verified: its slots hold the backbone's K and V now."""
-        self.length.observe(len(self.token_ids), accepted)
-        for index, gap in enumerate(self.gaps[: accepted + 1]):
+    def end(self, accepted: int, rejected: bool) -> None:
+        """The round is verified: its slots hold the backbone's K and V now.
+
+        rejected: the token behind the accepted ones was; else there was none, or the text ended.
+        """
+        self.length.observe(bool(self.token_ids), accepted, rejected)
+        for index, gap in enumerate(self.gaps[: accepted + rejected]):
             assert self.gap_acceptance is not None
             self.gap_acceptance.observe(gap, index < accepted)
         self.drafted.append(len(self.token_ids))

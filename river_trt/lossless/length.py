@@ -55,10 +55,10 @@ class DraftLength:
         speedup = best_length(self.acceptance, cost, self.limit)[1]
         return reached * self.acceptance > speedup * cost
 
-    def observe(self, drafted: int, accepted: int) -> None:
+    def observe(self, drafted: bool, accepted: int, rejected: bool) -> None:
         """Take in how a round went; of a rejected token's successors nothing is known."""
         memory = MEMORY if drafted else IDLE_MEMORY
-        self._tested = memory * self._tested + accepted + (accepted < drafted)
+        self._tested = memory * self._tested + accepted + rejected
         self._accepted = memory * self._accepted + accepted
 
 

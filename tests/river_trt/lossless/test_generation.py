@@ -102,7 +102,8 @@ def test_draft_length_follows_acceptance_and_cost():
     def settled(cost, share, rows=1, rounds=40):
         length = DraftLength(cost, limit=8)
         for number in range(rounds):
-            length.observe(4, 4 if (number * 7 % 10) / 10 < share else 0)
+            right = (number * 7 % 10) / 10 < share
+            length.observe(True, 4 if right else 0, not right)
         draft = Draft(ExitPolicy.full_depth(2), length, None, adapts=True)
         draft.begin(100, rows)
         while not draft.complete:
@@ -142,6 +143,9 @@ def test_lead_that_is_accepted_is_learned():
     assert after(0.3).spread == pytest.approx(0.3, rel=0.4)
     assert after(2.0).spread == pytest.approx(2.0, rel=0.4)
     assert GapAcceptance().acceptance(0.0) == 0.5
+    narrow = GapAcceptance(spread=1e-3)
+    narrow.observe(1.0, False)  # a thousand deviations away
+    assert narrow.spread > 1.2e-3
     assert after(0.3).acceptance(1.0) > 0.97 > 0.8 > after(2.0).acceptance(1.0)
 
 
