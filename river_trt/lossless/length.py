@@ -1,5 +1,6 @@
 """How many tokens to draft: from what drafts cost and how many of them were accepted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from river_trt.manifest import ByteCounts
@@ -36,23 +37,21 @@ class DraftLength:
     def most(
         self,
         room: int,  # tokens that may be drafted at most, for the cache's or the text's end
-        rows: int,  # that draft and verify together
     ) -> int:
-        """Tokens of the next draft at most; 0 where drafting does not pay.
+        """Tokens of the next draft of a row alone, if `goes_on` ends it no sooner.
 
-        A row alone ends a draft where `goes_on` says so. One of several saves no step by that.
+        0 where drafting does not pay.
         """
         limit = min(room, self.limit)
-        length = best_length(self.acceptance, token_cost(self.step_cost, rows), limit)[0]
-        return limit if length and rows == 1 else length
+        return limit if best_length([self.acceptance], token_cost(self.step_cost), limit)[0] else 0
 
     def goes_on(
         self,
         reached: float,  # the probability that all tokens of the draft so far are accepted
     ) -> bool:
         """Whether one more token of a row alone brings more than the time it takes is worth."""
-        cost = token_cost(self.step_cost, rows=1)
-        speedup = best_length(self.acceptance, cost, self.limit)[1]
+        cost = token_cost(self.step_cost)
+        speedup = best_length([self.acceptance], cost, self.limit)[1]
         return reached * self.acceptance > speedup * cost
 
     def observe(self, drafted: bool, accepted: int, rejected: bool) -> None:
@@ -62,7 +61,17 @@ class DraftLength:
         self._accepted = memory * self._accepted + accepted
 
 
-def token_cost(step_cost: float, rows: int) -> float:
+def shared_length(lengths: Sequence[DraftLength], rows: int) -> int:
+    """Tokens that rows of one draft policy draft together: a step for one is a step for all.
+
+    rows: of the step; all of them make it dearer.
+    """
+    cost = token_cost(lengths[0].step_cost, rows)
+    limit = max(length.limit for length in lengths)
+    return best_length([length.acceptance for length in lengths], cost, limit)[0]
+
+
+def token_cost(step_cost: float, rows: int = 1) -> float:
     """Of drafting and verifying one more token of each of the rows, in full-depth steps of theirs.
 
     step_cost: as in DraftLength.
@@ -71,16 +80,16 @@ def token_cost(step_cost: float, rows: int) -> float:
     return (step_cost + others + FURTHER_TOKEN * rows) / (1 + others)
 
 
-def best_length(acceptance: float, cost: float, limit: int) -> tuple[int, float]:
+def best_length(acceptances: Sequence[float], cost: float, limit: int) -> tuple[int, float]:
     """The length 0..limit with the most tokens for the time, and its speed-up over full depth.
 
-    acceptance: of a token whose predecessors were accepted. cost: `token_cost`.
+    acceptances: of each row, of a token whose predecessors were accepted. cost: `token_cost`.
     """
     best, best_rate = 0, 1.0
-    expected = reached = 1.0
+    expected, reached = 1.0, [1.0] * len(acceptances)
     for length in range(1, limit + 1):
-        reached *= acceptance
-        expected += reached
+        reached = [r * a for r, a in zip(reached, acceptances, strict=True)]
+        expected += sum(reached) / len(reached)
         rate = expected / (1 + length * cost)
         if rate > best_rate:
             best, best_rate = length, rate
