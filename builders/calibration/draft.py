@@ -97,5 +97,5 @@ def _measure(
     share = accepted / max(1, tested)  # nothing is drafted where it cannot pay
     layers = 1 + len(set(pinned) - {1})
     cost = step_cost(engine.manifest.bytes_per_layer, layers, engine.num_layers)
-    best = best_length(share, token_cost(cost, rows=1), DEFAULTS.max_draft_tokens)
+    best = best_length([share], token_cost(cost), DEFAULTS.max_draft_tokens)
     return DraftResult(pinned, share, cost, *best)

@@ -18,6 +18,7 @@ from river_trt.cache_rows import Group
 from river_trt.errors import EngineError
 from river_trt.lossless.acceptance import verify_token
 from river_trt.lossless.draft import Draft
+from river_trt.lossless.length import shared_length
 from river_trt.lossless.spans import Place, spans
 from river_trt.row import Row
 from river_trt.sampling import distribution, lead, penalised
@@ -55,9 +56,7 @@ class LosslessDecoder:
         """
         rows = group.rows
         given: Given = {row: [] for row in rows}
-        for row in rows:
-            if _draft_of(row).wanted is None:
-                _draft_of(row).begin(_room(row), len(rows))
+        self._begin(rows)
         complete = [row for row in rows if _draft_of(row).complete]
         if len(complete) == len(rows):
             self._verify(group, rows, given)
@@ -69,6 +68,17 @@ class LosslessDecoder:
                 _draft_of(row).waited = True
             self._draft(group, [row for row in rows if row not in complete], given)
         return given
+
+    def _begin(self, rows: list[Row]) -> None:
+        """New rounds where there are none."""
+        sharing = [row for row in rows if _draft_of(row).adapts]
+        shared = None
+        if len(rows) > 1 and any(_draft_of(row).wanted is None for row in sharing):
+            shared = shared_length([_draft_of(row).length for row in sharing], len(rows))
+        for row in rows:
+            draft = _draft_of(row)
+            if draft.wanted is None:
+                draft.begin(_room(row), shared if draft.adapts else None)
 
     def _draft(self, group: Group, rows: list[Row], given: Given) -> None:
         """One more token for each of the rows."""
@@ -141,7 +151,7 @@ class LosslessDecoder:
         given: list[str | EngineError],
     ) -> None:
         draft = _draft_of(row)
-        accepted = 0
+        accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
             try:
                 target = distribution(logits[index], row.config, row.seen)
@@ -154,14 +164,15 @@ class LosslessDecoder:
                 break
             drafted = draft.token_ids[index]
             token = verify_token(drafted, draft.distributions[index], target, row.generator)
-            accepted += token == drafted
+            rejected = token != drafted
+            accepted += not rejected
             given.append(row.push(token, int(exits[index])))
-            if token != drafted or row.finish_reason is not None:
+            if rejected or row.finish_reason is not None:
                 break
         self.counts.lossless_rounds += 1
         self.counts.drafted_tokens += len(draft.token_ids)
         self.counts.accepted_tokens += accepted
-        draft.end(accepted)
+        draft.end(accepted, rejected)
 
 
 def _draft_of(row: Row) -> Draft:

@@ -19,7 +19,7 @@ class Draft:
     length: DraftLength
     gap_acceptance: GapAcceptance | None  # of greedy rows; the engine's
     adapts: bool  # to the rows beside it; not where a seed must fix the text
-    rows: int = 1  # that the length of this round counts on
+    alone: bool = True  # the length of this round is this row's own
     wanted: int | None = None  # tokens to draft in this round; None: no round has begun
     waited: bool = False  # complete, for a step of the others
     token_ids: list[int] = field(default_factory=list)
@@ -36,10 +36,15 @@ class Draft:
         assert self.wanted is not None
         return len(self.token_ids) >= self.wanted
 
-    def begin(self, room: int, rows: int) -> None:
-        """Start a round that may draft so many tokens, beside the group's other rows."""
-        self.rows = rows if self.adapts else 1
-        self.wanted = self.length.most(room, self.rows)
+    def begin(self, room: int, shared: int | None) -> None:
+        """Start a round that may draft so many tokens.
+
+        shared: what the rows of the group draft together; None lets this row decide alone.
+        """
+        self.alone = shared is None
+        self.wanted = (
+            self.length.most(room) if shared is None else min(shared, room, self.length.limit)
+        )
         self.waited = False
         self.reached = 1.0
 
@@ -56,13 +61,16 @@ class Draft:
         else:
             self.gaps.append(gap)
             self.reached *= self.gap_acceptance.acceptance(gap)
-        if not self.length.goes_on(self.reached, self.rows):
+        if self.alone and not self.length.goes_on(self.reached):
             self.wanted = len(self.token_ids)
 
-    def end(self, accepted: int) -> None:
-        """The round is verified: its slots hold the backbone's K and V now."""
-        self.length.observe(len(self.token_ids), accepted)
-        for index, gap in enumerate(self.gaps[: accepted + 1]):
+    def end(self, accepted: int, rejected: bool) -> None:
+        """The round is verified: its slots hold the backbone's K and V now.
+
+        rejected: the token behind the accepted ones was; else there was none, or the text ended.
+        """
+        self.length.observe(bool(self.token_ids), accepted, rejected)
+        for index, gap in enumerate(self.gaps[: accepted + rejected]):
             assert self.gap_acceptance is not None
             self.gap_acceptance.observe(gap, index < accepted)
         self.drafted.append(len(self.token_ids))

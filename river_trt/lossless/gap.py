@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 LEARNING_RATE = 0.05
 MOST_SURPRISE = 5.0  # one token may not turn everything round
+FAR = 4.0  # deviations from where on a rejection surprises more than that
 
 
 @dataclass(slots=True)
@@ -27,6 +28,8 @@ class GapAcceptance:
         likely = self.acceptance(gap)
         if accepted:
             slope = -z * density / likely
+        elif z > FAR:
+            slope = MOST_SURPRISE
         else:
-            slope = min(z * density / max(1 - likely, 1e-12), MOST_SURPRISE)
+            slope = min(z * density / (1 - likely), MOST_SURPRISE)
         self.spread *= math.exp(LEARNING_RATE * slope)

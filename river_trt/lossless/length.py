@@ -1,5 +1,6 @@
 """How many tokens to draft: from what drafts cost and how many of them were accepted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from river_trt.manifest import ByteCounts
@@ -9,10 +10,10 @@ from river_trt.results import Speculation
 # full-depth steps of one token.
 FURTHER_TOKEN = 0.07
 PRIOR_ACCEPTANCE = 0.8  # before anything was seen
-PRIOR_WEIGHT = 2.0  # tokens that count as seen with it
+PRIOR_WEIGHT = 5.0  # tokens that count as seen with it
 # What a round leaves of the counts before it, because a text changes on its way; and a round that
 # drafts nothing, so that drafting is tried again after a while.
-MEMORY, IDLE_MEMORY = 0.95, 0.98
+MEMORY, IDLE_MEMORY = 0.95, 0.985
 
 
 @dataclass(slots=True)
@@ -36,31 +37,41 @@ class DraftLength:
     def most(
         self,
         room: int,  # tokens that may be drafted at most, for the cache's or the text's end
-        rows: int,  # that draft and verify together
     ) -> int:
-        """Tokens of the next draft at most; 0 where drafting does not pay."""
+        """Tokens of the next draft of a row alone, if `goes_on` ends it no sooner.
+
+        0 where drafting does not pay.
+        """
         limit = min(room, self.limit)
-        cost = token_cost(self.step_cost, rows)
-        return limit if best_length(self.acceptance, cost, limit)[0] else 0
+        return limit if best_length([self.acceptance], token_cost(self.step_cost), limit)[0] else 0
 
     def goes_on(
         self,
         reached: float,  # the probability that all tokens of the draft so far are accepted
-        rows: int,
     ) -> bool:
-        """Whether one more token brings more than the time it takes is worth."""
-        cost = token_cost(self.step_cost, rows)
-        speedup = best_length(self.acceptance, cost, self.limit)[1]
+        """Whether one more token of a row alone brings more than the time it takes is worth."""
+        cost = token_cost(self.step_cost)
+        speedup = best_length([self.acceptance], cost, self.limit)[1]
         return reached * self.acceptance > speedup * cost
 
-    def observe(self, drafted: int, accepted: int) -> None:
+    def observe(self, drafted: bool, accepted: int, rejected: bool) -> None:
         """Take in how a round went; of a rejected token's successors nothing is known."""
         memory = MEMORY if drafted else IDLE_MEMORY
-        self._tested = memory * self._tested + accepted + (accepted < drafted)
+        self._tested = memory * self._tested + accepted + rejected
         self._accepted = memory * self._accepted + accepted
 
 
-def token_cost(step_cost: float, rows: int) -> float:
+def shared_length(lengths: Sequence[DraftLength], rows: int) -> int:
+    """Tokens that rows of one draft policy draft together: a step for one is a step for all.
+
+    rows: of the step; all of them make it dearer.
+    """
+    cost = token_cost(lengths[0].step_cost, rows)
+    limit = max(length.limit for length in lengths)
+    return best_length([length.acceptance for length in lengths], cost, limit)[0]
+
+
+def token_cost(step_cost: float, rows: int = 1) -> float:
     """Of drafting and verifying one more token of each of the rows, in full-depth steps of theirs.
 
     step_cost: as in DraftLength.
@@ -69,16 +80,16 @@ def token_cost(step_cost: float, rows: int) -> float:
     return (step_cost + others + FURTHER_TOKEN * rows) / (1 + others)
 
 
-def best_length(acceptance: float, cost: float, limit: int) -> tuple[int, float]:
+def best_length(acceptances: Sequence[float], cost: float, limit: int) -> tuple[int, float]:
     """The length 0..limit with the most tokens for the time, and its speed-up over full depth.
 
-    acceptance: of a token whose predecessors were accepted. cost: `token_cost`.
+    acceptances: of each row, of a token whose predecessors were accepted. cost: `token_cost`.
     """
     best, best_rate = 0, 1.0
-    expected = reached = 1.0
+    expected, reached = 1.0, [1.0] * len(acceptances)
     for length in range(1, limit + 1):
-        reached *= acceptance
-        expected += reached
+        reached = [r * a for r, a in zip(reached, acceptances, strict=True)]
+        expected += sum(reached) / len(reached)
         rate = expected / (1 + length * cost)
         if rate > best_rate:
             best, best_rate = length, rate

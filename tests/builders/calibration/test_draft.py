@@ -75,6 +75,10 @@ def test_too_little_text_is_refused(directory, text):
 
 
 def test_best_length_weighs_acceptance_against_cost():
-    assert best_length(0.0, 0.1, 8) == (0, 1.0)
-    assert best_length(1.0, 0.3, 3) == (3, pytest.approx(4 / 1.9))
-    assert best_length(0.9, 0.25, 8)[1] > best_length(0.8, 0.25, 8)[1] > best_length(0.8, 0.4, 8)[1]
+    assert best_length([0.0], 0.1, 8) == (0, 1.0)
+    assert best_length([1.0], 0.3, 3) == (3, pytest.approx(4 / 1.9))
+    assert (
+        best_length([0.9], 0.25, 8)[1]
+        > best_length([0.8], 0.25, 8)[1]
+        > best_length([0.8], 0.4, 8)[1]
+    )

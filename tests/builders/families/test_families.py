@@ -130,7 +130,7 @@ def test_greedy_text_equals_transformers_and_the_reference(pair, splitting):
 def test_lossless_text_is_the_full_depth_text(pair, monkeypatch):
     """40 prompts of 200 tokens, or up to the end of the cache."""
     # Of a tiny model the head is most of the bytes: by its costs it would hardly draft.
-    monkeypatch.setattr("river_trt.lossless.length.token_cost", lambda step_cost, rows: 0.1)
+    monkeypatch.setattr("river_trt.lossless.length.token_cost", lambda step_cost, rows=1: 0.1)
     prompts = np.random.default_rng(1).integers(3, 112, (40, WINDOW)).tolist()
     config = river_trt.GenerationConfig(max_new_tokens=200, mode="full", ignore_eos=True)
     full = pair.engine.generate(prompts, config)

@@ -35,7 +35,7 @@ def texts(engine, mode, tokens, prompts=PROMPTS, **options):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_greedy_text_is_the_full_depth_text(engine, batch, monkeypatch):
     # Of a tiny model the head is most of the bytes: by its costs it would hardly draft.
-    monkeypatch.setattr("river_trt.lossless.length.token_cost", lambda step_cost, rows: 0.1)
+    monkeypatch.setattr("river_trt.lossless.length.token_cost", lambda step_cost, rows=1: 0.1)
     full = texts(engine, "full", 200)
     for start in range(0, 4, batch):
         prompts = PROMPTS[start : start + batch]
@@ -89,10 +89,11 @@ def test_cache_is_that_of_full_depth_after_any_pattern(engine, monkeypatch, seed
 
     monkeypatch.setattr(decoding, "_extend", extend)
     monkeypatch.setattr(CacheRows, "remove", read_and_remove)
-    monkeypatch.setattr(
-        "river_trt.lossless.length.DraftLength.most",
-        lambda _, room, rows: min(room, int(random.integers(0, 9))),
-    )
+
+    def begin(draft, room, shared):
+        draft.wanted, draft.waited = min(room, int(random.integers(0, 9))), False
+
+    monkeypatch.setattr("river_trt.lossless.draft.Draft.begin", begin)
     results = texts(engine, "lossless", tokens)
     monkeypatch.undo()
     patterns = set()

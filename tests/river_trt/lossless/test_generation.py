@@ -9,7 +9,7 @@ from river_trt import GenerationConfig
 from river_trt.errors import EngineError
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
-from river_trt.lossless.length import DraftLength
+from river_trt.lossless.length import DraftLength, shared_length
 from river_trt.spec import ExitPolicy
 
 GREEDY = GenerationConfig(max_new_tokens=30, ignore_eos=True, mode="lossless")
@@ -102,9 +102,10 @@ def test_draft_length_follows_acceptance_and_cost():
     def settled(cost, share, rows=1, rounds=40):
         length = DraftLength(cost, limit=8)
         for number in range(rounds):
-            length.observe(4, 4 if (number * 7 % 10) / 10 < share else 0)
+            right = (number * 7 % 10) / 10 < share
+            length.observe(True, 4 if right else 0, not right)
         draft = Draft(ExitPolicy.full_depth(2), length, None, adapts=True)
-        draft.begin(100, rows)
+        draft.begin(100, None if rows == 1 else shared_length([length], rows))
         while not draft.complete:
             draft.add(0, None, None)
         return len(draft.token_ids)
@@ -113,13 +114,13 @@ def test_draft_length_follows_acceptance_and_cost():
     assert 0 < settled(0.2, 0.8) < settled(0.2, 0.95) <= settled(0.2, 1.0) == 8
     assert settled(0.9, 0.8) == 0  # a draft step nearly as dear as the backbone
     assert settled(0.2, 0.8) > settled(0.2, 0.8, rows=4) > settled(0.2, 0.8, rows=40) == 0
-    assert DraftLength(0.2, limit=8).most(2, 1) == 2 and DraftLength(0.2, limit=8).most(0, 1) == 0
+    assert DraftLength(0.2, limit=8).most(2) == 2 and DraftLength(0.2, limit=8).most(0) == 0
 
 
 def test_greedy_draft_ends_behind_a_close_choice():
     def drafted(gaps):
         draft = Draft(ExitPolicy.full_depth(2), DraftLength(0.2, limit=8), GapAcceptance(), True)
-        draft.begin(100, 1)
+        draft.begin(100, None)
         for number, gap in enumerate(gaps, 1):
             draft.add(0, None, gap)
             if draft.complete:
@@ -142,6 +143,9 @@ def test_lead_that_is_accepted_is_learned():
     assert after(0.3).spread == pytest.approx(0.3, rel=0.4)
     assert after(2.0).spread == pytest.approx(2.0, rel=0.4)
     assert GapAcceptance().acceptance(0.0) == 0.5
+    narrow = GapAcceptance(spread=1e-3)
+    narrow.observe(1.0, False)  # a thousand deviations away
+    assert narrow.spread > 1.2e-3
     assert after(0.3).acceptance(1.0) > 0.97 > 0.8 > after(2.0).acceptance(1.0)
 
 
