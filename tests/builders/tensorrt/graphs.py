@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import ModelConfig
-from builders.job import BuildJob
+from builders.job import Banks, BuildJob
 from builders.recipes import Recipe, load_recipe
 from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
@@ -72,6 +72,8 @@ class Subject:
         }
         names = cache_names(self.num_layers)
         feeds |= dict(zip(names, caches or [empty] * len(names), strict=True))
+        known = {value.name for value in self.model.graph.input}  # one bank alone has no policy
+        feeds = {name: value for name, value in feeds.items() if name in known}
         outputs = ["logits", "exit_layer", *cache_names(self.num_layers, "_out")]
         logits, exit_layer, *updated = self.run(outputs, feeds)
         return logits, exit_layer, updated
@@ -98,12 +100,13 @@ def write(
     recipe: Recipe,
     dtype: str = "float32",
     attention: str = "plugin",
+    banks: Banks = "both",
 ) -> Subject:
     """Write the graph of a saved model, in float32 unless told: closer to the reference."""
     out.mkdir()
     source = ModelSource.open(str(model))
     layers = source.config.num_layers
-    job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, lambda *_: None)
+    job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, _silent, banks)
     assert recipe.tensorrt is not None
     options = typed(recipe.tensorrt, dtype, attention)
     with shared_traces():
@@ -127,6 +130,10 @@ def write(
                 linear.pre_scale = linear.pre_scale.half().float()
     run = ReferenceEvaluator(graph, new_ops=PLUGINS).run
     return Subject(run, reference, graph, np.int32, DTYPES[dtype])
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 
+from builders.dialect import dequantise
 from river_trt.spec import ExitPolicy
 from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, WINDOW, save_tiny_model
 from tests.builders.tensorrt.graphs import Subject, recipe_of, write
@@ -89,6 +90,26 @@ def test_native_attention_between_plugins(tmp_path):
     assert {"RiverLinear", "RiverGate", "TensorScatter", "Attention"} <= kinds
     assert "RiverAttention" not in kinds
     subject.assert_equal(IDS, forced_exit(LAYERS, 2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("banks", ["backbone", "river"])
+def test_one_bank_alone_is_a_plain_model(tmp_path, mode, banks):
+    """No gate and no policy inputs; with the river, layer 1 runs it too."""
+    save_tiny_model(tmp_path / "model", TINY_MODELS["qwen2"])
+    recipe = recipe_of(mode)
+    subject = write(tmp_path / "model", tmp_path / "graph", mode, recipe, banks=banks)
+    names = {tensor.name for tensor in subject.model.graph.initializer}
+    assert any(name.endswith(("int4", "qweight_int32")) for name in names) == (banks == "river")
+    if banks == "backbone":
+        subject.assert_equal(IDS, ExitPolicy.full_depth(LAYERS))
+        return
+    reference = subject.reference
+    for layer in reference.layers:
+        for linear in layer.linears().values():
+            size = linear.weight.shape[1]
+            linear.weight = dequantise(linear.qweight, linear.scales, linear.zero_points, size)
+    subject.assert_equal(IDS, ExitPolicy.full_depth(LAYERS))
 
 
 def test_the_plugins_absorb_what_stands_around_a_linear(subjects):
