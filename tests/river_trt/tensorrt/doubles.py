@@ -198,6 +198,9 @@ class FakeEngine:
     def get_tensor_mode(self, name):
         return SimpleNamespace(name="INPUT" if self.tensors[name][2] else "OUTPUT")
 
+    def is_shape_inference_io(self, name):
+        return False
+
     def get_tensor_profile_shape(self, name, index):
         batch, seq, logits = ((4, 1, 1), (1, 16, 16))[index]
         most = {
