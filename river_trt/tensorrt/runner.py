@@ -26,10 +26,10 @@ class Runner:
         self._shapes: Mapping[str, tuple[int, ...]] = {}
 
     def reshape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Set the inputs' shapes. Graphs of other shapes are no more."""
+        """Set the inputs' shapes; a runner that captures keeps its first ones."""
         if shapes == self._shapes:
             return
-        self._graphs.clear()
+        assert not any(self._graphs.values()), "a graph holds what its shapes had"
         for name, shape in shapes.items():
             self._require(self._context.set_input_shape(name, shape), f"the shape of {name}")
         self._shapes = dict(shapes)
