@@ -69,7 +69,7 @@ def build_engine(job: BuildJob) -> Manifest:
         compute_capability=options.compute_capability + compatible,
         mode=options.mode,
     )
-    head_bits = 8 * written.layout.planned[written.head].dtype.itemsize
+    head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
     return job.write_manifest(
         backend, precision, written.calibration, written.byte_counts(config.num_layers), ENGINE_FILE
@@ -82,10 +82,10 @@ def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
     for name in ("river_activation", "kernels"):
         if getattr(recipe, name) is not None:
             raise RiverError(f"{name} is for the backend onnxruntime, not for {recipe.backend}")
-    if recipe.lm_head_bits not in (None, 8 * DTYPES[options.dtype].itemsize):
+    if recipe.lm_head_bits not in (None, 4, 8 * DTYPES[options.dtype].itemsize):
         raise RiverError(
-            f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: the head has "
-            f"the type of the backbone, {options.dtype}"
+            f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: a head has 4 "
+            f"bits or the type of the backbone, {options.dtype}"
         )
     if options.fixed_cache:
         what = "the portable mode" if options.mode == "portable" else "native attention"

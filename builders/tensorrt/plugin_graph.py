@@ -81,7 +81,7 @@ class PluginLowering(Lowering):
             self._gate(number, layer)
 
     def epilogue(self) -> None:
-        self._operations(self.regions.epilogue, "backbone")
+        self._operations(self.regions.epilogue, self.head_bank)
 
     def exit_layer(self) -> str:
         return self.exited[1]

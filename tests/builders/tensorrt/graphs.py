@@ -17,6 +17,7 @@ from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import ModelConfig
 from builders.job import Banks, BuildJob
+from builders.quantisers.lm_head import quantise_head
 from builders.recipes import Recipe, load_recipe
 from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
@@ -88,8 +89,15 @@ class Subject:
         return exit_layer
 
 
-def recipe_of(mode: str, quantiser: str = "rtn", symmetric: bool = False) -> Recipe:
-    changes = {"quantiser": quantiser, "group_size": 32, "symmetric": symmetric}
+def recipe_of(
+    mode: str, quantiser: str = "rtn", symmetric: bool = False, lm_head_bits: int | None = None
+) -> Recipe:
+    changes = {
+        "lm_head_bits": lm_head_bits,
+        "quantiser": quantiser,
+        "group_size": 32,
+        "symmetric": symmetric,
+    }
     return load_recipe("a100", changes | {"max_seq_len": SLOTS, "tensorrt.mode": mode})
 
 
@@ -114,7 +122,13 @@ def write(
     quantiser = job.quantiser()
     river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
     ids = read_calibration(out / "none", source.config, None).token_ids
-    reference = load_decoder(source, quantiser, river, SLOTS, ids)
+    head = None
+    if recipe.lm_head_bits is not None:
+        quantised = quantise_head(source.shared().lm_head, 4, recipe.group_size)
+        if mode == "plugin":
+            quantised = replace(quantised, scales=quantised.scales.half().float())
+        head = quantised.dequantise(source.config.hidden_size)
+    reference = load_decoder(source, quantiser, river, SLOTS, ids, head)
     graph = onnx.load(out / graph_file.GRAPH_FILE)
     if mode == "portable":
         settings = ort.SessionOptions()

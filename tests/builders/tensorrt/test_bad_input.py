@@ -24,8 +24,8 @@ CASES = {
     "a GPU's recipe": ("--backend onnxruntime --target a100", "is not for onnxruntime", "cpu"),
     "a mode of the CPU": ("--target cpu --mode portable", "so mode does not apply to it", "h100"),
     "a narrow head": (
-        "--backend tensorrt-rtx --target a100 --lm-head-bits 4",
-        "lm_head_bits 4 is not offered by tensorrt-rtx",
+        "--backend tensorrt-rtx --target a100 --lm-head-bits 8",
+        "lm_head_bits 8 is not offered by tensorrt-rtx",
         "float16",
     ),
     "kernels of the CPU": (

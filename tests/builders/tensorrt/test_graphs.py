@@ -81,6 +81,15 @@ def test_steps_over_a_filled_cache_equal_one_pass(subjects, mode, name):
     np.testing.assert_allclose(later[1], whole[1, 8:11], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["phi4-mini", "gemma2"])  # a tied head; soft-capped logits
+def test_a_head_of_four_bits(tmp_path, mode, name):
+    save_tiny_model(tmp_path / "model", TINY_MODELS[name])
+    recipe = recipe_of(mode, lm_head_bits=4)
+    subject = write(tmp_path / "model", tmp_path / "graph", mode, recipe)
+    subject.assert_equal(IDS, forced_exit(LAYERS, 2))
+
+
 def test_native_attention_between_plugins(tmp_path):
     """onnx's evaluator has TensorScatter and Attention too."""
     save_tiny_model(tmp_path / "model", TINY_MODELS["mistral"])
