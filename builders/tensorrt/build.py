@@ -90,7 +90,9 @@ def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
     if options.fixed_cache:
         what = "the portable mode" if options.mode == "portable" else "native attention"
         versions.require(trt, recipe.backend, versions.PORTABLE_NEEDS, what)
-    if options.mode == "plugin":
+    if options.mode == "portable":
+        _check_pairs(job)
+    else:
         versions.require(trt, recipe.backend, ("aliased_plugin_io",), "the plugin mode")
         _check_sizes(job.source.checkpoint.name, config)
     if versions.buildable_targets(trt) is None:
@@ -122,6 +124,19 @@ def _check_sizes(name: str, config: ModelConfig) -> None:
             f"{name} has head_dim {config.head_dim}, but the plugins take at most {MAX_HEAD_DIM}; "
             "use --mode portable"
         )
+
+
+def _check_pairs(job: BuildJob) -> None:
+    """INT4 weights are stored as [K, N], two values of a row a byte."""
+    sizes = {name: n for name, (n, _) in job.source.config.linear_shapes.items()}
+    if job.recipe.lm_head_bits == 4:
+        sizes["lm_head"] = job.source.config.vocab_size
+    for what, size in sizes.items():
+        if size % 2:
+            raise CheckpointError(
+                f"{job.source.checkpoint.name}: {what} has {size} rows, but the portable mode "
+                "takes even numbers of 4-bit rows only"
+            )
 
 
 def _timing_cache(trt: Any, options: TensorRTOptions) -> Path | None:

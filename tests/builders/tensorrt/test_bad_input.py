@@ -33,6 +33,11 @@ CASES = {
         "kernels is for the backend onnxruntime",
         "tensorrt-rtx",
     ),
+    "an odd vocabulary": (
+        "--backend tensorrt-rtx --target a100 --mode portable --lm-head-bits 4",
+        "odd: lm_head has 113 rows, but the portable mode takes even numbers",
+        "4-bit rows",
+    ),
     "sizes that the plugins do not take": (
         "--backend tensorrt-rtx --target a100 --mode plugin",
         "odd has hidden_size 36, but the plugins take multiples of 8 only",
@@ -45,7 +50,7 @@ CASES = {
 def models(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("models")
     save_tiny_llama(directory / "model")
-    save_tiny_llama(directory / "odd", hidden_size=36, head_dim=16)
+    save_tiny_llama(directory / "odd", hidden_size=36, head_dim=16, vocab_size=113)
     return directory
 
 
