@@ -73,6 +73,12 @@ class FakeCuda:
         self._memory.append(np.full(size, 0xCD, np.uint8))
         return 0, self._memory[-1].ctypes.data
 
+    def cudaFree(self, pointer):
+        return (0,)
+
+    def cudaFreeHost(self, pointer):
+        return (0,)
+
     def cudaHostAlloc(self, size, flags):
         self._memory.append(np.zeros(size, np.uint8))
         return 0, self._memory[-1].ctypes.data

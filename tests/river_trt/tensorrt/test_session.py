@@ -1,5 +1,6 @@
 """The TensorRT session over doubles of CUDA and TensorRT: what it computes, calls and refuses."""
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -291,3 +292,14 @@ def test_layers_of_the_engine_or_of_its_network(directory, install, capsys):
     (path / RECORD_FILE).write_text("{}")
     assert main(["inspect", str(path)]) == 2
     assert "layers.json cannot be read" in capsys.readouterr().err
+
+
+def test_memory_is_given_back_with_the_session(load):
+    engine, cuda, *_ = load()
+    engine.generate([[3]], TEXT)
+    assert "cudaFree" not in cuda.calls
+    del engine
+    gc.collect()
+    calls = cuda.count()
+    assert calls["cudaFree"] == calls["cudaMalloc"] > 0
+    assert calls["cudaFreeHost"] == calls["cudaHostAlloc"] > 0
