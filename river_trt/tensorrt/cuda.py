@@ -106,6 +106,10 @@ class Cuda:
         self._call("making a CUDA graph", "cudaGraphDestroy", graph)
         return executable
 
+    def abandon_capture(self, stream: Any) -> None:
+        """Leave the stream usable after a capture that failed; what was captured is lost."""
+        self._runtime.cudaStreamEndCapture(stream)
+
     def launch(self, graph: Any, stream: Any) -> None:
         self._call("launching a CUDA graph", "cudaGraphLaunch", graph, stream)
 

@@ -43,7 +43,11 @@ class Runner:
             self._require(self._context.set_tensor_address(name, address), f"the place of {name}")
         if self._capturable and first_row in self._graphs:
             self._cuda.begin_capture(self._stream)
-            self._enqueue()
+            try:
+                self._enqueue()
+            except EngineError:
+                self._cuda.abandon_capture(self._stream)
+                raise
             graph = self._graphs[first_row] = self._cuda.end_capture(self._stream)
             self._cuda.launch(graph, self._stream)
             return

@@ -262,6 +262,18 @@ def test_an_error_of_a_step_is_tensorrts_own(load):
     engine.generate([[3]], TEXT)
 
 
+def test_a_capture_that_fails_leaves_the_stream_usable(load):
+    engine, cuda, trt_engine, _ = load()
+    stream = engine.stream([[2, 3]], TEXT)
+    next(stream), next(stream)  # prefill, and the decode step that warms up
+    trt_engine.failure = "operation not permitted when stream is capturing"
+    with pytest.raises(EngineError, match="not permitted when stream is capturing"):
+        next(stream)
+    trt_engine.failure = ""
+    assert cuda.captured is None
+    assert engine.generate([[2, 3]], TEXT)[0].token_ids == list(range(4, 12))
+
+
 def test_a_cuda_error_names_what_was_done(load, monkeypatch):
     engine, *_ = load()
     monkeypatch.setattr(FakeCuda, "cudaStreamSynchronize", lambda self, stream: (700,))
