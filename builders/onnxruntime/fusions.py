@@ -19,7 +19,7 @@ def fuse(program: Program) -> Program:
     operations = program.operations
     for fusion in (_pack_qkv, _fuse_silu, fuse_norms):
         operations = fusion(operations)
-    return _static_head_norms(replace(program, operations=operations))
+    return static_head_norms(replace(program, operations=operations))
 
 
 def _pack_qkv(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
@@ -89,7 +89,7 @@ def fuse_norms(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
     return _replaced(operations, fused)
 
 
-def _static_head_norms(program: Program) -> Program:
+def static_head_norms(program: Program, norm_type: str = "SimplifiedLayerNormalization") -> Program:
     """x -- Reshape(heads) -- norm -- Reshape(joined)   with the shapes as constants
 
     The tracer computes both shapes from batch and seq: a dozen small kernels a layer.
@@ -99,7 +99,7 @@ def _static_head_norms(program: Program) -> Program:
     fused: dict[int, Operation | None] = {}
     for norm in operations:
         split = producers.get(norm.inputs[0]) if norm.inputs else None
-        if norm.op_type != "SimplifiedLayerNormalization" or split is None:
+        if norm.op_type != norm_type or split is None:
             continue
         if split.op_type == "Reshape":
             (join,) = readers[norm.outputs[0]]

@@ -69,7 +69,7 @@ def build_engine(job: BuildJob) -> Manifest:
         compute_capability=options.compute_capability + compatible,
         mode=options.mode,
     )
-    head_bits = 8 * written.layout.planned[written.head].dtype.itemsize
+    head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
     return job.write_manifest(
         backend, precision, written.calibration, written.byte_counts(config.num_layers), ENGINE_FILE
@@ -82,15 +82,17 @@ def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
     for name in ("river_activation", "kernels", "backbone_bits"):
         if getattr(recipe, name) is not None:
             raise RiverError(f"{name} is for the backend onnxruntime, not for {recipe.backend}")
-    if recipe.lm_head_bits not in (None, 8 * DTYPES[options.dtype].itemsize):
+    if recipe.lm_head_bits not in (None, 4, 8 * DTYPES[options.dtype].itemsize):
         raise RiverError(
-            f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: the head has "
-            f"the type of the backbone, {options.dtype}"
+            f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: a head has 4 "
+            f"bits or the type of the backbone, {options.dtype}"
         )
     if options.fixed_cache:
         what = "the portable mode" if options.mode == "portable" else "native attention"
         versions.require(trt, recipe.backend, versions.PORTABLE_NEEDS, what)
-    if options.mode == "plugin":
+    if options.mode == "portable":
+        _check_pairs(job)
+    else:
         versions.require(trt, recipe.backend, ("aliased_plugin_io",), "the plugin mode")
         _check_sizes(job.source.checkpoint.name, config)
     if versions.buildable_targets(trt) is None:
@@ -122,6 +124,19 @@ def _check_sizes(name: str, config: ModelConfig) -> None:
             f"{name} has head_dim {config.head_dim}, but the plugins take at most {MAX_HEAD_DIM}; "
             "use --mode portable"
         )
+
+
+def _check_pairs(job: BuildJob) -> None:
+    """INT4 weights are stored as [K, N], two values of a row a byte."""
+    sizes = {name: n for name, (n, _) in job.source.config.linear_shapes.items()}
+    if job.recipe.lm_head_bits == 4:
+        sizes["lm_head"] = job.source.config.vocab_size
+    for what, size in sizes.items():
+        if size % 2:
+            raise CheckpointError(
+                f"{job.source.checkpoint.name}: {what} has {size} rows, but the portable mode "
+                "takes even numbers of 4-bit rows only"
+            )
 
 
 def _timing_cache(trt: Any, options: TensorRTOptions) -> Path | None:

@@ -13,7 +13,7 @@ from builders.tensorrt.options import TensorRTOptions
 from builders.tensorrt.plugin_graph import PluginLowering
 from builders.tensorrt.portable_graph import PortableLowering
 from builders.tensorrt.scope import DTYPES
-from builders.tensorrt.weights import layer_arrays, to_array
+from builders.tensorrt.weights import head_arrays, layer_arrays, to_array
 from builders.tracing import to_onnx, trace
 from river_trt.manifest import ByteCounts, TensorRTMode
 
@@ -37,19 +37,15 @@ class WrittenGraph:
     layout: WeightsLayout
     calibration: Calibration | None
 
-    @property
-    def head(self) -> str:
-        """Name of the LM head's weight."""
-        return "lm_head" if "lm_head" in self.layout.planned else "embedding"
-
     def byte_counts(self, num_layers: int) -> ByteCounts:
         """What one token reads of each part."""
         planned = self.layout.planned
         embedding = planned["embedding"]
+        head = sum(t.num_bytes for name, t in planned.items() if name.startswith("lm_head"))
         return ByteCounts(
             backbone_layer=self._mean(BACKBONE_PARTS, num_layers),
             river_layer=self._mean(RIVER_PARTS, num_layers),
-            lm_head=planned[self.head].num_bytes,
+            lm_head=head or embedding.num_bytes,
             embedding=embedding.num_bytes // embedding.shape[0],
         )
 
@@ -94,6 +90,7 @@ def write_graph(
                 banks=job.banks,
                 # IKVCacheUpdateLayer wants the number of slots when the engine is built.
                 cache_length=recipe.max_seq_len if options.fixed_cache else None,
+                head_group_size=recipe.group_size if recipe.lm_head_bits == 4 else None,
                 native_attention=options.attention == "native",
                 layer_outputs=layer_outputs,
             ),
@@ -106,6 +103,9 @@ def write_graph(
         for name, table in position_tables(config, recipe.max_seq_len).items():
             tables = {name: to_array(table, dtype), f"{name}_float32": table.numpy()}
             weights.write_planned(tables)
+        if recipe.lm_head_bits == 4:
+            head = head_arrays(shared.lm_head, recipe.group_size, dtype, options.mode)
+            weights.write_planned(head)
         weights.write_planned(
             {
                 "norm.weight": to_array(shared.final_norm, dtype),

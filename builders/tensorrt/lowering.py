@@ -8,6 +8,7 @@ import onnx_ir
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from builders.job import Banks
+from builders.onnxruntime.emit import Bank
 from builders.onnxruntime.program import Operation, Program, read_program
 from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
 from builders.onnxruntime.weights_file import WeightsLayout
@@ -28,6 +29,7 @@ class GraphOptions:
     tied: bool = False  # the head is the embedding
     banks: Banks = "both"
     cache_length: int | None = None  # slots of the cache; None: any number, up to the profile's
+    head_group_size: int | None = None  # of a 4-bit head; None: it has the type of the graph
     native_attention: bool = False  # of the plugin mode: TensorRT's own layers for attention
     layer_outputs: bool = False  # h.{l} float32 after each layer l: 1..L, to compare backends by
 
@@ -47,7 +49,8 @@ class Lowering(ABC):
 
     @classmethod
     def of(cls, model: onnx_ir.Model, options: GraphOptions) -> "Lowering":
-        program = cls.transform(prepare(read_program(model), options.tied), options)
+        program = prepare(read_program(model), options.tied, options.head_group_size)
+        program = cls.transform(program, options)
         regions = find_regions(program)
         # What the trace calls logits is in the graph's type; the output is float32.
         regions = replace(regions, epilogue=_rename_logits(regions.epilogue))
@@ -108,6 +111,11 @@ class Lowering(ABC):
         shape = self.graph.emit("Shape", ["input_ids"], "token_shape")
         last = helper.make_tensor("value", TensorProto.INT32, [1], [self.num_layers])
         return self.graph.emit("ConstantOfShape", [shape], "exit_layer/none", value=last)
+
+    @property
+    def head_bank(self) -> Bank:
+        """The one bank that the head has."""
+        return "backbone" if self.options.head_group_size is None else "river"
 
     @property
     def flag_type(self) -> int:

@@ -29,8 +29,18 @@ from builders.tensorrt.portable_attention import emit_attention, emit_positions
 NAMESPACE = "river_trt"  # of the plugins; the parser takes it from a node's domain
 PLUGIN_VERSION = "1"
 PLAIN_OPSET = 20  # the oldest that has every plain operator, for the sake of older parsers
+PREFILL = 0  # cuBLASLt where a step has many rows, as is the plugin's own choice
 BANKS = {"both": 0, "backbone": 1, "river": 2}  # the attribute `banks` of RiverLinear
 INT32_BYTES = 4
+# What a linear has not, said so: the parser warns of every optional attribute that is left out.
+PLAIN_LINEAR: dict[str, Any] = {
+    **dict.fromkeys(("group_size", "zero_points", "pre_scale", "bias", "norm"), 0),
+    "norm_eps": 0.0,
+    "residual": 0,
+    "silu_mul": 0,
+    "prefill": PREFILL,
+    "programmatic": 0,
+}
 
 
 class PluginLowering(Lowering):
@@ -71,7 +81,7 @@ class PluginLowering(Lowering):
             self._gate(number, layer)
 
     def epilogue(self) -> None:
-        self._operations(self.regions.epilogue, "backbone")
+        self._operations(self.regions.epilogue, self.head_bank)
 
     def exit_layer(self) -> str:
         return self.exited[1]
@@ -97,7 +107,7 @@ class PluginLowering(Lowering):
             *[""] * (8 - len(fused.linear.inputs)),
         )
         n, k = shapes[weight]
-        fields: dict[str, Any] = {"banks": BANKS[bank]}
+        fields = PLAIN_LINEAR | {"banks": BANKS[bank]}
         inputs = [fused.x]
         if bank == "both":
             inputs.append(self.use_river)
@@ -154,6 +164,7 @@ class PluginLowering(Lowering):
             window=given["window"],
             softcap=float(given["softcap"]),
             aliased_caches=1,
+            programmatic=0,
         )
 
     def _gate(self, number: int, layer: LayerRegions) -> None:
@@ -166,4 +177,5 @@ class PluginLowering(Lowering):
         outputs = [*self.exited, *([] if is_last else [self.use_river])]
         name = f"layers.{number - 1}.gate"
         fields = {"layer": number, "num_layers": self.num_layers, "direction": 1}
+        fields |= {"residual": 0, "programmatic": 0}
         self._plugin("RiverGate", name, inputs, outputs, **fields)

@@ -9,6 +9,7 @@ from river_trt.errors import RiverError
 from river_trt.plugin import PARTS, BuildOptions, build_library, built_library
 from river_trt.plugin.build import find_built
 from river_trt.tensorrt.library import LIBRARIES
+from river_trt.tensorrt.opening import check_plugin_abi
 
 
 def plugin_library(trt: Any, backend: str, progress: Progress) -> Path:
@@ -20,7 +21,9 @@ def plugin_library(trt: Any, backend: str, progress: Progress) -> Path:
     version = LIBRARIES[backend].plugin_abi or str(trt.__version__)
     part = PARTS["tensorrt"]
     if os.environ.get("RIVER_TRT_PLUGIN"):
-        return built_library(part.name, version)
+        given = built_library(part.name, version)
+        check_plugin_abi(given, version)
+        return given
     library = find_built(part, version)
     if library is None:
         library, _ = build_library(BuildOptions(), progress)

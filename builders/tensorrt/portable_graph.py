@@ -44,7 +44,7 @@ class PortableLowering(Lowering):
             self.flags = emit_gate(self.graph, number, self.num_layers, layer, self.flags)
 
     def epilogue(self) -> None:
-        self._emit(self.graph, self.regions.epilogue)
+        self._emit(self.graph, self.regions.epilogue, self.head_bank)
 
     def exit_layer(self) -> str:
         return self.flags.exit_layer

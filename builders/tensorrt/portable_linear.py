@@ -4,7 +4,6 @@ import numpy as np
 
 from builders.onnxruntime.program import Operation
 from builders.tensorrt.scope import TypedScope
-from builders.tensorrt.weights_layout import int4_weight
 
 
 def emit_backbone(scope: TypedScope, linear: Operation) -> None:
@@ -45,7 +44,7 @@ def emit_river(scope: TypedScope, linear: Operation) -> None:
     values = scope.add(
         "DequantizeLinear",
         [
-            int4_weight(scope, f"{module}.int4", (groups * group_size, n)),
+            scope.int4(f"{module}.int4", (groups * group_size, n)),
             scope.weight(f"{module}.scales_transposed", scope.dtype, (groups, n)),
         ],
         [f"{y}/weight"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from builders.job import Progress
 from builders.tensorrt.request import BuildRequest
 from builders.tensorrt.worker import last_error
 from river_trt.errors import RiverError
+from river_trt.user_cache import user_cache
 
+FAILURE_LOG = "last-failure.log"
 WORKER = "builders.tensorrt.worker"
 
 
@@ -42,11 +45,20 @@ def run_build(request: BuildRequest, progress: Progress) -> None:
                 else:
                     error = message["error"]
             code = p.wait()
-    if error is not None:
-        raise RiverError(error)
-    if code != 0:
+    if code == 0:
+        return
+    if error is None:
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        raise RiverError(f"TensorRT {how} while building: {last_error(request.log)}")
+        error = f"TensorRT {how} while building: {last_error(request.log)}"
+    raise RiverError(f"{error}; the whole log is {_keep(request.log)}")
+
+
+def _keep(log: Path) -> Path:
+    """A copy of the log of a build that failed: the engine directory is not there for long."""
+    kept = user_cache() / "tensorrt" / FAILURE_LOG
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, kept)
+    return kept
 
 
 @contextmanager

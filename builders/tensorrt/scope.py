@@ -39,6 +39,16 @@ class TypedScope(Scope):
         """A small constant in the graph's type."""
         return self.constant(name, np.asarray(value).astype(self.dtype))
 
+    def int4(self, name: str, shape: tuple[int, int]) -> str:
+        """A 4-bit weight; it is written as uint8 of half as many columns (weights.pack_int4)."""
+        rows, columns = shape
+        assert columns % 2 == 0, f"{name}: {columns} columns do not fill whole bytes"
+        self.weight(name, np.uint8, (rows, columns // 2))
+        tensor = self.initializers[name]
+        tensor.data_type = TensorProto.INT4
+        tensor.dims[:] = shape
+        return name
+
     def plain(self, operation: Operation, names: dict[str, str] | None = None) -> None:
         """A traced operation over the renamed tensors, with the constants and weights it reads."""
         for tensor in operation.inputs:

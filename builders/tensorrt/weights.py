@@ -7,6 +7,7 @@ import torch
 from builders.decoder import NORM_PATHS
 from builders.onnxruntime.layer_tensors import MODULES
 from builders.quantisers.base import SYMMETRIC_ZERO, RiverWeight
+from builders.quantisers.lm_head import quantise_head
 from builders.river_bank import LayerBanks
 from river_trt.manifest import TensorRTMode
 
@@ -24,12 +25,30 @@ def layer_arrays(
         if short in weights.biases:
             arrays[f"{path}.bias"] = to_array(weights.biases[short], dtype)
         river = banks.river[short]
-        parts = plugin_river(river) if mode == "plugin" else portable_river(river, dtype)
+        parts = river_arrays(river, dtype, mode)
         arrays |= {f"{path}.{part}": value for part, value in parts.items()}
     for norm, values in weights.norms.items():
         path = NORM_PATHS.get(norm, norm)
         arrays[f"layers.{layer}.{path}.weight"] = to_array(values, dtype)
     return arrays
+
+
+def head_arrays(
+    head: torch.Tensor,  # [vocab, hidden] in the checkpoint's type
+    group_size: int,
+    dtype: np.dtype,
+    mode: TensorRTMode,
+) -> dict[str, np.ndarray]:
+    """A 4-bit LM head, stored as a river is."""
+    quantised = quantise_head(head, 4, group_size)
+    river = RiverWeight.from_codes(
+        quantised.codes, quantised.scales, quantised.zero_points, symmetric=False
+    )
+    return {f"lm_head.{part}": value for part, value in river_arrays(river, dtype, mode).items()}
+
+
+def river_arrays(river: RiverWeight, dtype: np.dtype, mode: TensorRTMode) -> dict[str, np.ndarray]:
+    return plugin_river(river) if mode == "plugin" else portable_river(river, dtype)
 
 
 def plugin_river(river: RiverWeight) -> dict[str, np.ndarray]:

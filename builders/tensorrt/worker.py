@@ -26,8 +26,9 @@ def main(argv: list[str]) -> int:
     try:
         build(load_library(request.backend), request)
     except RiverError as error:
-        _say({"error": str(error)})
-        return 1
+        return _fail(str(error))
+    except OSError as error:  # a full disk
+        return _fail(f"cannot write {error.filename or request.engine}: {error.strerror}")
     return 0
 
 
@@ -37,8 +38,9 @@ def build(trt: Any, request: BuildRequest) -> None:
     versions.check_target(trt, request.backend, request.target, options.compute_capability)
     logger = file_logger(trt, request.log)
     builder = trt.Builder(logger)
-    if request.plugin_library is not None:
-        trt.get_plugin_registry().load_library(str(request.plugin_library))
+    library = request.plugin_library
+    if library is not None and trt.get_plugin_registry().load_library(str(library)) is None:
+        raise RiverError(f"TensorRT cannot load the plugin library {library}")
     network = versions.create_network(trt, builder)
     _say(["parsing", 0, 1])
     parser = trt.OnnxParser(network, logger)
@@ -47,8 +49,8 @@ def build(trt: Any, request: BuildRequest) -> None:
         raise RiverError(f"TensorRT cannot read the graph: {'; '.join(reasons) or 'no reason'}")
     versions.allow_decomposition(trt, network)
     _say(["parsing", 1, 1])
-    library = f"{LIBRARIES[request.backend].product} {trt.__version__}"
-    record = record_network(trt, network, library, options.mode, options.compute_capability)
+    product = f"{LIBRARIES[request.backend].product} {trt.__version__}"
+    record = record_network(trt, network, product, options.mode, options.compute_capability)
     request.record.write_text(record.to_json(), encoding="utf-8")
 
     config = _configure(trt, builder, network, request)
@@ -149,6 +151,11 @@ def _own_stdout() -> None:
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout = os.fdopen(channel, "w", encoding="utf-8")
+
+
+def _fail(reason: str) -> int:
+    _say({"error": reason})
+    return 1
 
 
 def _say(message: object) -> None:

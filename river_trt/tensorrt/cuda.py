@@ -21,6 +21,8 @@ class Cuda:
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
+        self._device: list[int] = []
+        self._pinned: list[int] = []
 
     @classmethod
     def open(cls) -> "Cuda":
@@ -50,15 +52,21 @@ class Cuda:
     def allocate(self, size: int, what: str) -> int:
         """Device memory. Raises OutOfDeviceMemory naming `what` and how much is free."""
         (pointer,) = self._call(f"allocating {what}", "cudaMalloc", size, memory=(what, size))
+        self._device.append(int(pointer))
         return int(pointer)
 
-    def free(self, pointer: int) -> None:
-        self._call("freeing memory", "cudaFree", pointer)
+    def release(self) -> None:
+        """Give back all memory that was allocated here."""
+        while self._device:
+            self._call("freeing memory", "cudaFree", self._device.pop())
+        while self._pinned:
+            self._call("freeing memory", "cudaFreeHost", self._pinned.pop())
 
     def pinned(self, size: int) -> np.ndarray:
-        """Page-locked host memory as uint8 [size]; it lives as long as the process."""
+        """Page-locked host memory as uint8 [size], until `release`."""
         flags = self._runtime.cudaHostAllocDefault
         (pointer,) = self._call("allocating host memory", "cudaHostAlloc", size, flags)
+        self._pinned.append(int(pointer))
         return host_bytes(int(pointer), size)
 
     def stream(self) -> Any:
@@ -97,6 +105,10 @@ class Cuda:
         (executable,) = self._call("making a CUDA graph", "cudaGraphInstantiate", graph, 0)
         self._call("making a CUDA graph", "cudaGraphDestroy", graph)
         return executable
+
+    def abandon_capture(self, stream: Any) -> None:
+        """Leave the stream usable after a capture that failed; what was captured is lost."""
+        self._runtime.cudaStreamEndCapture(stream)
 
     def launch(self, graph: Any, stream: Any) -> None:
         self._call("launching a CUDA graph", "cudaGraphLaunch", graph, stream)

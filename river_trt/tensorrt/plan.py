@@ -94,6 +94,8 @@ class EngineSpec:
             kind = engine.get_tensor_dtype(name).name
             if kind not in DTYPES:
                 raise EngineError(f"the engine's {name} has type {kind}, which is not supported")
+            if engine.is_shape_inference_io(name):
+                raise EngineError(f"the engine wants {name} in host memory; {REBUILD}")
             is_input = engine.get_tensor_mode(name).name == "INPUT"
             shape = tuple(int(size) for size in engine.get_tensor_shape(name))
             tensors[name] = TensorSpec(name, DTYPES[kind], shape, is_input, kind == "BF16")

@@ -1,11 +1,12 @@
 """One execution context for steps of one shape, and the CUDA graphs captured from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from river_trt.errors import EngineError
 from river_trt.tensorrt.cuda import Cuda
 from river_trt.tensorrt.opening import Messages
+from river_trt.tensorrt.plan import StepShape
 
 
 class Runner:
@@ -23,28 +24,30 @@ class Runner:
         self._messages = messages
         self._capturable = capturable
         self._graphs: dict[int, Any] = {}  # first cache row to its graph; None: has run once
-        self._shapes: Mapping[str, tuple[int, ...]] = {}
+        self.shape: StepShape | None = None
 
-    def reshape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Set the inputs' shapes. Graphs of other shapes are no more."""
-        if shapes == self._shapes:
-            return
-        self._graphs.clear()
-        for name, shape in shapes.items():
+    def reshape(self, step: StepShape, inputs: Mapping[str, tuple[int, ...]]) -> None:
+        """Set the inputs' shapes; a runner that captures keeps its first ones."""
+        assert not any(self._graphs.values()), "a graph holds what its shapes had"
+        for name, shape in inputs.items():
             self._require(self._context.set_input_shape(name, shape), f"the shape of {name}")
-        self._shapes = dict(shapes)
+        self.shape = step
 
-    def run(self, first_row: int, addresses: Mapping[str, int]) -> None:
-        """Queue a step; `addresses` are the same for the same first_row."""
+    def run(self, first_row: int, addresses: Callable[[int], Mapping[str, int]]) -> None:
+        """Queue a step; `addresses` gives every tensor's place, always the same for a first_row."""
         graph = self._graphs.get(first_row)
         if graph is not None:
             self._cuda.launch(graph, self._stream)
             return
-        for name, address in addresses.items():
+        for name, address in addresses(first_row).items():
             self._require(self._context.set_tensor_address(name, address), f"the place of {name}")
         if self._capturable and first_row in self._graphs:
             self._cuda.begin_capture(self._stream)
-            self._enqueue()
+            try:
+                self._enqueue()
+            except EngineError:
+                self._cuda.abandon_capture(self._stream)
+                raise
             graph = self._graphs[first_row] = self._cuda.end_capture(self._stream)
             self._cuda.launch(graph, self._stream)
             return

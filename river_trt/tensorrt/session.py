@@ -1,5 +1,6 @@
 """The Session of a TensorRT engine: one cache, one block of inputs, one of outputs, one stream."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ class TensorRTSession:
             cuda.clear(self._device_directions, size, self._stream)
         self._fixed = self._fixed_addresses(staged)
         self._runners: dict[object, Runner] = {}
+        # With the session, but not when Python ends: CUDA may be gone by then.
+        weakref.finalize(self, cuda.release).atexit = False
 
     def step(
         self,
@@ -83,7 +86,7 @@ class TensorRTSession:
         for name, value in values.items():
             self._inputs.view(self._host_in, self.spec.tensors[name], shape)[...] = value
         self._cuda.upload(self._device_in, self._host_in, self._stream)
-        runner.run(first_row, self._addresses(first_row))
+        runner.run(first_row, self._addresses)
         logits = self.spec.tensors["logits"]
         used = self._outputs.offsets["logits"] + logits.num_bytes(shape)
         self._cuda.download(self._host_out[:used], self._device_out, self._stream)
@@ -133,14 +136,14 @@ class TensorRTSession:
                 captured,
             )
             self._runners[key] = runner
-        slots = self.cache.slots
-        runner.reshape(
-            {
+        if runner.shape != shape:
+            slots = self.cache.slots
+            inputs = {
                 tensor.name: tensor.resolve(shape, slots=slots)
                 for tensor in self.spec.tensors.values()
                 if tensor.is_input and -1 in tensor.shape
             }
-        )
+            runner.reshape(shape, inputs)
         return runner
 
     def _context(self, profile: int) -> Any:

@@ -16,7 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import ModelConfig
-from builders.job import BuildJob
+from builders.job import Banks, BuildJob
+from builders.quantisers.lm_head import quantise_head
 from builders.recipes import Recipe, load_recipe
 from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
@@ -72,6 +73,8 @@ class Subject:
         }
         names = cache_names(self.num_layers)
         feeds |= dict(zip(names, caches or [empty] * len(names), strict=True))
+        known = {value.name for value in self.model.graph.input}  # one bank alone has no policy
+        feeds = {name: value for name, value in feeds.items() if name in known}
         outputs = ["logits", "exit_layer", *cache_names(self.num_layers, "_out")]
         logits, exit_layer, *updated = self.run(outputs, feeds)
         return logits, exit_layer, updated
@@ -86,8 +89,15 @@ class Subject:
         return exit_layer
 
 
-def recipe_of(mode: str, quantiser: str = "rtn", symmetric: bool = False) -> Recipe:
-    changes = {"quantiser": quantiser, "group_size": 32, "symmetric": symmetric}
+def recipe_of(
+    mode: str, quantiser: str = "rtn", symmetric: bool = False, lm_head_bits: int | None = None
+) -> Recipe:
+    changes = {
+        "lm_head_bits": lm_head_bits,
+        "quantiser": quantiser,
+        "group_size": 32,
+        "symmetric": symmetric,
+    }
     return load_recipe("a100", changes | {"max_seq_len": SLOTS, "tensorrt.mode": mode})
 
 
@@ -98,12 +108,13 @@ def write(
     recipe: Recipe,
     dtype: str = "float32",
     attention: str = "plugin",
+    banks: Banks = "both",
 ) -> Subject:
     """Write the graph of a saved model, in float32 unless told: closer to the reference."""
     out.mkdir()
     source = ModelSource.open(str(model))
     layers = source.config.num_layers
-    job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, lambda *_: None)
+    job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, _silent, banks)
     assert recipe.tensorrt is not None
     options = typed(recipe.tensorrt, dtype, attention)
     with shared_traces():
@@ -111,7 +122,13 @@ def write(
     quantiser = job.quantiser()
     river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
     ids = read_calibration(out / "none", source.config, None).token_ids
-    reference = load_decoder(source, quantiser, river, SLOTS, ids)
+    head = None
+    if recipe.lm_head_bits is not None:
+        quantised = quantise_head(source.shared().lm_head, 4, recipe.group_size)
+        if mode == "plugin":
+            quantised = replace(quantised, scales=quantised.scales.half().float())
+        head = quantised.dequantise(source.config.hidden_size)
+    reference = load_decoder(source, quantiser, river, SLOTS, ids, head)
     graph = onnx.load(out / graph_file.GRAPH_FILE)
     if mode == "portable":
         settings = ort.SessionOptions()
@@ -127,6 +144,10 @@ def write(
                 linear.pre_scale = linear.pre_scale.half().float()
     run = ReferenceEvaluator(graph, new_ops=PLUGINS).run
     return Subject(run, reference, graph, np.int32, DTYPES[dtype])
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
 
 
 @contextmanager

@@ -24,14 +24,19 @@ CASES = {
     "a GPU's recipe": ("--backend onnxruntime --target a100", "is not for onnxruntime", "cpu"),
     "a mode of the CPU": ("--target cpu --mode portable", "so mode does not apply to it", "h100"),
     "a narrow head": (
-        "--backend tensorrt-rtx --target a100 --lm-head-bits 4",
-        "lm_head_bits 4 is not offered by tensorrt-rtx",
+        "--backend tensorrt-rtx --target a100 --lm-head-bits 8",
+        "lm_head_bits 8 is not offered by tensorrt-rtx",
         "float16",
     ),
     "kernels of the CPU": (
         "--backend tensorrt-rtx --target a100 --kernels native",
         "kernels is for the backend onnxruntime",
         "tensorrt-rtx",
+    ),
+    "an odd vocabulary": (
+        "--backend tensorrt-rtx --target a100 --mode portable --lm-head-bits 4",
+        "odd: lm_head has 113 rows, but the portable mode takes even numbers",
+        "4-bit rows",
     ),
     "sizes that the plugins do not take": (
         "--backend tensorrt-rtx --target a100 --mode plugin",
@@ -45,7 +50,7 @@ CASES = {
 def models(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("models")
     save_tiny_llama(directory / "model")
-    save_tiny_llama(directory / "odd", hidden_size=36, head_dim=16)
+    save_tiny_llama(directory / "odd", hidden_size=36, head_dim=16, vocab_size=113)
     return directory
 
 

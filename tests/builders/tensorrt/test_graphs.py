@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 
+from builders.dialect import dequantise
 from river_trt.spec import ExitPolicy
 from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, WINDOW, save_tiny_model
 from tests.builders.tensorrt.graphs import Subject, recipe_of, write
@@ -80,6 +81,15 @@ def test_steps_over_a_filled_cache_equal_one_pass(subjects, mode, name):
     np.testing.assert_allclose(later[1], whole[1, 8:11], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["phi4-mini", "gemma2"])  # a tied head; soft-capped logits
+def test_a_head_of_four_bits(tmp_path, mode, name):
+    save_tiny_model(tmp_path / "model", TINY_MODELS[name])
+    recipe = recipe_of(mode, lm_head_bits=4)
+    subject = write(tmp_path / "model", tmp_path / "graph", mode, recipe)
+    subject.assert_equal(IDS, forced_exit(LAYERS, 2))
+
+
 def test_native_attention_between_plugins(tmp_path):
     """onnx's evaluator has TensorScatter and Attention too."""
     save_tiny_model(tmp_path / "model", TINY_MODELS["mistral"])
@@ -91,14 +101,35 @@ def test_native_attention_between_plugins(tmp_path):
     subject.assert_equal(IDS, forced_exit(LAYERS, 2))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("banks", ["backbone", "river"])
+def test_one_bank_alone_is_a_plain_model(tmp_path, mode, banks):
+    """No gate and no policy inputs; with the river, layer 1 runs it too."""
+    save_tiny_model(tmp_path / "model", TINY_MODELS["qwen2"])
+    recipe = recipe_of(mode)
+    subject = write(tmp_path / "model", tmp_path / "graph", mode, recipe, banks=banks)
+    names = {tensor.name for tensor in subject.model.graph.initializer}
+    assert any(name.endswith(("int4", "qweight_int32")) for name in names) == (banks == "river")
+    if banks == "backbone":
+        subject.assert_equal(IDS, ExitPolicy.full_depth(LAYERS))
+        return
+    reference = subject.reference
+    for layer in reference.layers:
+        for linear in layer.linears().values():
+            size = linear.weight.shape[1]
+            linear.weight = dequantise(linear.qweight, linear.scales, linear.zero_points, size)
+    subject.assert_equal(IDS, ExitPolicy.full_depth(LAYERS))
+
+
 def test_the_plugins_absorb_what_stands_around_a_linear(subjects):
     """A llama layer is six nodes: nothing plain is left between the plugins."""
     model = subjects("llama", "plugin", "awq").model
     kinds = [node.op_type for node in model.graph.node]
     layer = ["RiverLinear", "RiverAttention", *["RiverLinear"] * 3, "RiverGate"]
     assert kinds[1 : 1 + 6 * LAYERS] == layer * LAYERS
-    fields = {node.name: {a.name for a in node.attribute} for node in model.graph.node}
-    assert {"norm", "bias", "pre_scale"} <= fields["layers.1.self_attn.qkv_proj"]
+    fields = {node.name: {a.name for a in node.attribute if a.i} for node in model.graph.node}
+    assert {"bias", "pre_scale"} <= fields["layers.1.self_attn.qkv_proj"]
+    assert "norm" in fields["layers.1.self_attn.qkv_proj"]
     assert "residual" in fields["layers.1.self_attn.o_proj"]
     assert {"norm", "silu_mul"} <= fields["layers.1.mlp.gate_up_proj"]
     assert "residual" in fields["layers.1.mlp.down_proj"]

@@ -134,10 +134,15 @@ def test_a_graph_that_tensorrt_refuses(options, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_builder_that_aborts_ends_its_own_process_only(options, tmp_path, monkeypatch):
+def test_a_builder_that_aborts_ends_its_own_process_only(
+    options, tmp_path, tmp_path_factory, monkeypatch
+):
+    cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(process, "WORKER", "tests.builders.tensorrt.aborting_worker")
     chosen = options("llama", "portable")
-    message = "TensorRT ended by SIGABRT while building: the last thing it said"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    message = "TensorRT ended by SIGABRT while building: the last thing it said; the whole log is"
     with shared_traces(), pytest.raises(RiverError, match=message):
         build(chosen)
     assert not list(tmp_path.iterdir())
+    assert "nothing much" in (cache / "river-trt" / "tensorrt" / "last-failure.log").read_text()

@@ -73,6 +73,12 @@ class FakeCuda:
         self._memory.append(np.full(size, 0xCD, np.uint8))
         return 0, self._memory[-1].ctypes.data
 
+    def cudaFree(self, pointer):
+        return (0,)
+
+    def cudaFreeHost(self, pointer):
+        return (0,)
+
     def cudaHostAlloc(self, size, flags):
         self._memory.append(np.zeros(size, np.uint8))
         return 0, self._memory[-1].ctypes.data
@@ -197,6 +203,9 @@ class FakeEngine:
 
     def get_tensor_mode(self, name):
         return SimpleNamespace(name="INPUT" if self.tensors[name][2] else "OUTPUT")
+
+    def is_shape_inference_io(self, name):
+        return False
 
     def get_tensor_profile_shape(self, name, index):
         batch, seq, logits = ((4, 1, 1), (1, 16, 16))[index]

@@ -1,5 +1,6 @@
 """The TensorRT session over doubles of CUDA and TensorRT: what it computes, calls and refuses."""
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -261,6 +262,18 @@ def test_an_error_of_a_step_is_tensorrts_own(load):
     engine.generate([[3]], TEXT)
 
 
+def test_a_capture_that_fails_leaves_the_stream_usable(load):
+    engine, cuda, trt_engine, _ = load()
+    stream = engine.stream([[2, 3]], TEXT)
+    next(stream), next(stream)  # prefill, and the decode step that warms up
+    trt_engine.failure = "operation not permitted when stream is capturing"
+    with pytest.raises(EngineError, match="not permitted when stream is capturing"):
+        next(stream)
+    trt_engine.failure = ""
+    assert cuda.captured is None
+    assert engine.generate([[2, 3]], TEXT)[0].token_ids == list(range(4, 12))
+
+
 def test_a_cuda_error_names_what_was_done(load, monkeypatch):
     engine, *_ = load()
     monkeypatch.setattr(FakeCuda, "cudaStreamSynchronize", lambda self, stream: (700,))
@@ -291,3 +304,14 @@ def test_layers_of_the_engine_or_of_its_network(directory, install, capsys):
     (path / RECORD_FILE).write_text("{}")
     assert main(["inspect", str(path)]) == 2
     assert "layers.json cannot be read" in capsys.readouterr().err
+
+
+def test_memory_is_given_back_with_the_session(load):
+    engine, cuda, *_ = load()
+    engine.generate([[3]], TEXT)
+    assert "cudaFree" not in cuda.calls
+    del engine
+    gc.collect()
+    calls = cuda.count()
+    assert calls["cudaFree"] == calls["cudaMalloc"] > 0
+    assert calls["cudaFreeHost"] == calls["cudaHostAlloc"] > 0
