@@ -7,7 +7,7 @@ import torch
 from builders.decoder import NORM_PATHS
 from builders.onnxruntime.layer_tensors import MODULES
 from builders.quantisers.base import SYMMETRIC_ZERO, RiverWeight
-from builders.quantisers.lm_head import quantise_head
+from builders.quantisers.integer import quantise_integer
 from builders.river_bank import LayerBanks
 from river_trt.manifest import TensorRTMode
 
@@ -40,7 +40,7 @@ def head_arrays(
     mode: TensorRTMode,
 ) -> dict[str, np.ndarray]:
     """A 4-bit LM head, stored as a river is."""
-    quantised = quantise_head(head, 4, group_size)
+    quantised = quantise_integer(head, 4, group_size)
     river = RiverWeight.from_codes(
         quantised.codes, quantised.scales, quantised.zero_points, symmetric=False
     )

@@ -17,7 +17,7 @@ from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import ModelConfig
 from builders.job import Banks, BuildJob
-from builders.quantisers.lm_head import quantise_head
+from builders.quantisers.integer import quantise_integer
 from builders.recipes import Recipe, load_recipe
 from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format
@@ -124,7 +124,7 @@ def write(
     ids = read_calibration(out / "none", source.config, None).token_ids
     head = None
     if recipe.lm_head_bits is not None:
-        quantised = quantise_head(source.shared().lm_head, 4, recipe.group_size)
+        quantised = quantise_integer(source.shared().lm_head, 4, recipe.group_size)
         if mode == "plugin":
             quantised = replace(quantised, scales=quantised.scales.half().float())
         head = quantised.dequantise(source.config.hidden_size)
