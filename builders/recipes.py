@@ -13,6 +13,7 @@ from river_trt.errors import RiverError
 from river_trt.manifest import Kernels
 
 RECIPE_PACKAGE = "engines"
+CPU_BACKEND = "onnxruntime"
 BACKBONE_BITS = (8, 16, 32)
 
 
@@ -28,7 +29,7 @@ class Recipe:
     river_activation: RiverActivation
     max_seq_len: int
     lm_head_bits: int | None = None  # None keeps the checkpoint's precision
-    backbone_bits: int = 32  # one of BACKBONE_BITS, of the CPU backend
+    backbone_bits: int | None = None  # one of BACKBONE_BITS, of the CPU backend; None: 32
     kernels: Kernels | None = None  # None: native ones for every model that they compute
 
     def __post_init__(self) -> None:
@@ -37,7 +38,13 @@ class Recipe:
         if self.kernels is not None:
             _check("kernels", self.kernels, get_args(Kernels))
         _check("river activation", self.river_activation, ACCURACY_LEVELS)
-        _check("backbone width in bits", self.backbone_bits, BACKBONE_BITS)
+        if self.backbone_bits is not None:
+            _check("backbone width in bits", self.backbone_bits, BACKBONE_BITS)
+            if self.backend != CPU_BACKEND:
+                raise RiverError(
+                    f"--backbone-bits is for the {CPU_BACKEND} backend; {self.backend} has a "
+                    "backbone of its own precision: leave it out"
+                )
         if self.lm_head_bits is not None:
             _check("LM head width in bits", self.lm_head_bits, LM_HEAD_BITS)
         if self.max_seq_len < 1:

@@ -43,7 +43,8 @@ def build_engine(job: BuildJob) -> Manifest:
     config = source.config
     _check_head_dim(source)
     native = choose_kernels(config, recipe.kernels) == "native"
-    if recipe.backbone_bits == 16 and not native:
+    backbone = BackboneFormat(recipe.backbone_bits or 32, recipe.group_size)
+    if backbone.bits == 16 and not native:
         raise RiverError(
             "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
             "weights to 32 bits: choose 8 or 32"
@@ -65,7 +66,7 @@ def build_engine(job: BuildJob) -> Manifest:
         WEIGHTS_FILE,
         recipe.group_size,
         job.banks,
-        recipe.backbone_bits,
+        backbone.bits,
     )
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
@@ -76,7 +77,6 @@ def build_engine(job: BuildJob) -> Manifest:
         banks = stream_layers(
             source, quantiser, shared, calibration.token_ids if calibration else None
         )
-        backbone = BackboneFormat(recipe.backbone_bits, recipe.group_size)
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
             weights.write_planned(tensors(index, layer.weights, layer.river, backbone))
