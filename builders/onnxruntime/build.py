@@ -90,7 +90,7 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels_abi=ABI_VERSION if native else None,
     )
     precision = PrecisionInfo(
-        BACKBONE_NAMES[recipe.backbone_bits], head.bits, "float32", recipe.river_activation
+        BACKBONE_NAMES[backbone.bits], head.bits, "float32", recipe.river_activation
     )
     sizes = _byte_counts(layout, config.num_layers, job.banks)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
