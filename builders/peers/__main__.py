@@ -14,7 +14,7 @@ from river_trt.errors import MissingDependencyError, RiverError
 
 
 def open_runtime(name: str, model: str, work: Path, threads: int) -> Runtime:
-    """Build and load it; ImportError where its library is missing."""
+    """Build and load it; ModuleNotFoundError where its library is missing."""
     runtime, _, kind = name.partition("-")
     if runtime == "transformers":
         from builders.peers.transformers import Transformers
@@ -41,7 +41,7 @@ def main() -> int:
     os.dup2(2, 1)
     try:
         runtime = open_runtime(args.name, args.model, args.work, args.threads)
-    except (ImportError, MissingDependencyError) as error:
+    except (ModuleNotFoundError, MissingDependencyError) as error:
         print(error, file=sys.stderr)
         return NOT_INSTALLED
     except RiverError as error:
