@@ -14,6 +14,7 @@ from river_trt.errors import RiverError
 from river_trt.manifest import Kernels
 
 RECIPE_PACKAGE = "engines"
+CPU_BACKEND = "onnxruntime"
 BACKBONE_BITS = (8, 16, 32)
 
 
@@ -29,7 +30,7 @@ class Recipe:
     max_seq_len: int
     river_activation: RiverActivation | None = None  # of the CPU backend
     lm_head_bits: int | None = None  # None keeps the checkpoint's precision
-    backbone_bits: int | None = None  # of the CPU backend; None: 32
+    backbone_bits: int | None = None  # one of BACKBONE_BITS, of the CPU backend; None: 32
     kernels: Kernels | None = None  # None: native ones for every model that they compute
     tensorrt: TensorRTOptions | None = None  # of the TensorRT backends
 
@@ -42,6 +43,11 @@ class Recipe:
             check_choice("river activation", self.river_activation, ACCURACY_LEVELS)
         if self.backbone_bits is not None:
             check_choice("backbone width in bits", self.backbone_bits, BACKBONE_BITS)
+            if self.backend != CPU_BACKEND:
+                raise RiverError(
+                    f"--backbone-bits is for the {CPU_BACKEND} backend; {self.backend} has a "
+                    "backbone of its own precision: leave it out"
+                )
         if self.lm_head_bits is not None:
             check_choice("LM head width in bits", self.lm_head_bits, LM_HEAD_BITS)
         if self.max_seq_len < 1:

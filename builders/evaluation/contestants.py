@@ -49,7 +49,7 @@ def score_contestants(
         positions += len(expected)
         for contestant in scored:
             engine, arm = contestant.engine, contestant.arm
-            config = GenerationConfig(tau=arm.tau, pinned=arm.pinned)
+            config = GenerationConfig(tau=arm.tau, pinned=arm.pinned, mode=arm.mode)
             policy = resolve_policy(config, engine.policy, engine.num_layers)
             logits = torch.from_numpy(engine.forward(ids[None], policy)[0][0, SKIP:])
             found = sums[contestant.name]

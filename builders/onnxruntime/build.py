@@ -44,8 +44,8 @@ def build_engine(job: BuildJob) -> Manifest:
     activation = river_activation(recipe)
     _check_head_dim(source)
     native = choose_kernels(config, recipe.kernels) == "native"
-    backbone_bits = recipe.backbone_bits or 32
-    if backbone_bits == 16 and not native:
+    backbone = BackboneFormat(recipe.backbone_bits or 32, recipe.group_size)
+    if backbone.bits == 16 and not native:
         raise RiverError(
             "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
             "weights to 32 bits: choose 8 or 32"
@@ -62,7 +62,7 @@ def build_engine(job: BuildJob) -> Manifest:
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
     options = LoweringOptions(
-        head, activation, WEIGHTS_FILE, recipe.group_size, job.banks, backbone_bits
+        head, activation, WEIGHTS_FILE, recipe.group_size, job.banks, backbone.bits
     )
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
@@ -73,7 +73,6 @@ def build_engine(job: BuildJob) -> Manifest:
         banks = stream_layers(
             source, quantiser, shared, calibration.token_ids if calibration else None
         )
-        backbone = BackboneFormat(backbone_bits, recipe.group_size)
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
             weights.write_planned(tensors(index, layer.weights, layer.river, backbone))
@@ -86,7 +85,7 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels="native" if native else "onnxruntime",
         kernels_abi=ABI_VERSION if native else None,
     )
-    precision = PrecisionInfo(BACKBONE_NAMES[backbone_bits], head.bits, "float32", activation)
+    precision = PrecisionInfo(BACKBONE_NAMES[backbone.bits], head.bits, "float32", activation)
     sizes = _byte_counts(layout, config.num_layers, job.banks)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
 

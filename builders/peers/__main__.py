@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builders.peers.base import Runtime
+from river_trt.benchmark.bandwidth import available_cores
 from river_trt.benchmark.peers import INSTALL, NOT_INSTALLED
 from river_trt.errors import MissingDependencyError, RiverError
 
 
 def open_runtime(name: str, model: str, work: Path, threads: int) -> Runtime:
-    """Build and load it; ImportError where its library is missing."""
+    """Build and load it; ModuleNotFoundError where its library is missing."""
     runtime, _, kind = name.partition("-")
     if runtime == "transformers":
         from builders.peers.transformers import Transformers
@@ -33,14 +34,14 @@ def main() -> int:
     parser.add_argument("name", choices=INSTALL)
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     args = parser.parse_args()
     # What a library prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
         runtime = open_runtime(args.name, args.model, args.work, args.threads)
-    except (ImportError, MissingDependencyError) as error:
+    except (ModuleNotFoundError, MissingDependencyError) as error:
         print(error, file=sys.stderr)
         return NOT_INSTALLED
     except RiverError as error:

@@ -79,7 +79,7 @@ def build_engine(job: BuildJob) -> Manifest:
 def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
     recipe, config = job.recipe, job.source.config
     versions.check_target(trt, recipe.backend, recipe.target, options.compute_capability)
-    for name in ("river_activation", "kernels", "backbone_bits"):
+    for name in ("river_activation", "kernels"):
         if getattr(recipe, name) is not None:
             raise RiverError(f"{name} is for the backend onnxruntime, not for {recipe.backend}")
     if recipe.lm_head_bits not in (None, 4, 8 * DTYPES[options.dtype].itemsize):

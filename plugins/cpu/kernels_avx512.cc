@@ -55,6 +55,12 @@ RIVER_UNROLL
         sums[r * kPanels + p] = _mm512_fmadd_ps(value, w[p], sums[r * kPanels + p]);
       }
     }
+    // Several rows leave the core no time to wait for memory, too.
+RIVER_UNROLL
+    for (size_t p = 0; p < kPanels; ++p) {
+      _mm_prefetch(reinterpret_cast<const char*>(weight + p * stride + k * kPanel) + 2048,
+                   _MM_HINT_T0);
+    }
   }
 RIVER_UNROLL
   for (size_t r = 0; r < kRows; ++r) {

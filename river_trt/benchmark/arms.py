@@ -1,34 +1,37 @@
-"""The modes of an engine that a benchmark compares: each is an exit policy with a name."""
+"""The modes of an engine that a benchmark compares: exit policies with a name, and lossless."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from river_trt.config import DecodeScope
+from river_trt.config import DecodeScope, Mode
 from river_trt.errors import RiverError
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A mode to measure; tau, pinned and gate_scope as in GenerationConfig."""
+    """A mode to measure; tau, pinned, gate_scope and mode as in GenerationConfig."""
 
     name: str
     tau: float | Sequence[float] | None = None
     pinned: Sequence[int] | None = None
     gate_scope: DecodeScope = "token"
+    mode: Mode = "river"
 
 
 FULL_DEPTH = Arm("full depth", tau=float("inf"))
 ENGINE_POLICY = Arm("engine's")
 ALL_RIVER = Arm("all river", tau=float("-inf"), pinned=())
 TOGETHER = Arm("engine's, together", gate_scope="batch")  # the rows of a batch leave together
+LOSSLESS = Arm("lossless", mode="lossless")
 # Names of the command line to the modes that need no number.
 MODES: dict[str, Arm] = {
     "full": FULL_DEPTH,
     "policy": ENGINE_POLICY,
     "river": ALL_RIVER,
     "together": TOGETHER,
+    "lossless": LOSSLESS,
 }
 DEFAULT_MODES = ("full", "policy", "river")
 

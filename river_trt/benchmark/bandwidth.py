@@ -6,14 +6,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-ARRAY_BYTES = 192_000_000  # of each thread: far more than caches hold
+ARRAY_BYTES = 192_000_000  # of each thread, far more than caches hold,
+ALL_BYTES = 2_000_000_000  # of all of them at most
 PASSES = 6
 
 
-def read_bandwidth(threads: int | None = None, array_bytes: int = ARRAY_BYTES) -> float:
-    """Bytes/s, the best of some passes; `threads` threads (None: every core) read at once."""
-    count = threads or len(os.sched_getaffinity(0))
-    arrays = [np.ones(array_bytes // 8, np.int64) for _ in range(count)]
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_bandwidth(threads: int | None = None) -> float:
+    """Bytes/s, the best of some passes; `threads` threads (None: one a core) read at once."""
+    count = threads or available_cores()
+    size = min(ARRAY_BYTES, ALL_BYTES // count)
+    arrays = [np.ones(size // 8, np.int64) for _ in range(count)]
     best = 0.0
     with ThreadPoolExecutor(count) as pool:
         for _ in range(PASSES):

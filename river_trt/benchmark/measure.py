@@ -100,10 +100,11 @@ class EngineArm:
         return Round(
             tokens=depths.size,
             steps=sum(array.shape[1] for array in exits),
-            seconds=sum(group[0].decode_seconds for group in results),
+            seconds=sum(max(r.decode_seconds for r in group) for group in results),
             first_token_seconds=tuple(r.prefill_seconds for group in results for r in group),
-            mean_backbone_layers=float(depths.mean()),
-            read_bytes=reads,
+            # A lossless step drafts or verifies: neither depth nor reads are a token's.
+            mean_backbone_layers=None if config.mode == "lossless" else float(depths.mean()),
+            read_bytes=None if config.mode == "lossless" else reads,
         )
 
     def _config(self, new_tokens: int) -> GenerationConfig:
@@ -114,6 +115,7 @@ class EngineArm:
             tau=arm.tau,
             pinned=arm.pinned,
             gate_scope=arm.gate_scope,
+            mode=arm.mode,
         )
 
 

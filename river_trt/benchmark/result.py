@@ -16,7 +16,7 @@ from river_trt.engine import Engine
 from river_trt.errors import RiverError
 from river_trt.manifest import ByteCounts
 
-POLICY_KEYS = ("tau", "pinned", "gate_scope")  # of an arm's JSON
+POLICY_KEYS = ("tau", "pinned", "gate_scope", "mode")  # of an arm's JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _policy(arm: Arm) -> dict[str, Any]:
     """tau and pins as JSON, which has no infinity: "inf" and "-inf", as in a manifest."""
     tau = arm.tau if arm.tau is None or isinstance(arm.tau, float | int) else list(arm.tau)
     pinned = None if arm.pinned is None else list(arm.pinned)
-    return {"tau": _finite(tau), "pinned": pinned, "gate_scope": arm.gate_scope}
+    return {"tau": _finite(tau), "pinned": pinned, "gate_scope": arm.gate_scope, "mode": arm.mode}
 
 
 def _finite(value: Any) -> Any:

@@ -77,8 +77,9 @@ def _print_case(console: Console, result: BenchResult, case: BenchCase) -> None:
 def _cells(result: BenchResult, summary: ArmSummary) -> list[str]:
     speed, roof = summary.tokens_per_second, summary.roof(result.bandwidth)
     depth, reads = summary.mean_backbone_layers, summary.bytes_per_step
+    spread = f" \u00b1{(speed.most - speed.least) / 2 / speed.median:.0%}"
     return [
-        f"{speed.median:.1f} \u00b1{(speed.most - speed.least) / 2 / speed.median:.0%}",
+        f"{speed.median:.1f}{spread if len(summary.rounds) > 1 else ''}",
         f"{summary.ratio:.2f}x",
         "" if depth is None else f"{depth:.1f}",
         "" if reads is None else format_bytes(reads),

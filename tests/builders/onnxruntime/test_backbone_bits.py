@@ -5,6 +5,7 @@ import pytest
 
 import river_trt
 from builders.build import BuildOptions, build
+from builders.recipes import load_recipe
 from builders.reference import teacher_forced
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
@@ -122,3 +123,10 @@ def test_weights_beyond_float16_are_refused(tmp_path):
     with pytest.raises(RiverError, match="layers.1.mlp.down_proj.weight holds 70000"):
         build(options)
     assert not (tmp_path / "engine").exists()
+
+
+def test_other_backends_refuse_the_option():
+    with pytest.raises(RiverError, match="--backbone-bits is for the onnxruntime backend; other"):
+        load_recipe("cpu", {"backend": "other", "backbone_bits": 8})
+    with pytest.raises(RiverError, match="backbone width in bits 4 is not offered"):
+        load_recipe("cpu", {"backbone_bits": 4})

@@ -129,3 +129,12 @@ def test_bad_input_is_one_line_before_anything_runs(directory, refused, argv, me
 def test_prompt_of_an_engine_without_tokenizer_is_refused(make_directory, refused):
     directory = make_directory(has_tokenizer=False)
     assert "no tokenizer" in refused("bench", directory, "--prompt", "a")
+
+
+def test_lossless_mode_has_a_speed_but_no_depth(capsys, directory):
+    argv = ["bench", str(directory), *SHORT, "--json", "--prompt", "a"]
+    assert main([*argv, "--mode", "full", "--mode", "lossless"]) == 0
+    full, lossless = json.loads(capsys.readouterr().out)["cases"][0]["arms"]
+    assert (full["mode"], lossless["mode"]) == ("river", "lossless")
+    assert lossless["mean_backbone_layers"] is lossless["bytes_per_step"] is None
+    assert full["ratio"] == 1.0 and lossless["ratio"] > 0
