@@ -9,6 +9,7 @@ from river_trt.results import Speculation
 # A step reads the weights once for all its tokens; this is what each further one adds, in
 # full-depth steps of one token.
 FURTHER_TOKEN = 0.07
+LEAST_PROMISE = 1.1  # of a speed-up that is worth drafting for: real costs lie above these
 PRIOR_ACCEPTANCE = 0.8  # before anything was seen
 PRIOR_WEIGHT = 5.0  # tokens that count as seen with it
 # What a round leaves of the counts before it, because a text changes on its way; and a round that
@@ -81,8 +82,9 @@ def token_cost(step_cost: float, rows: int = 1) -> float:
 
 
 def best_length(acceptances: Sequence[float], cost: float, limit: int) -> tuple[int, float]:
-    """The length 0..limit with the most tokens for the time, and its speed-up over full depth.
+    """The length with the most tokens for the time, and its speed-up over full depth.
 
+    The length is 0 where the speed-up stays below LEAST_PROMISE.
     acceptances: of each row, of a token whose predecessors were accepted. cost: `token_cost`.
     """
     best, best_rate = 0, 1.0
@@ -93,7 +95,7 @@ def best_length(acceptances: Sequence[float], cost: float, limit: int) -> tuple[
         rate = expected / (1 + length * cost)
         if rate > best_rate:
             best, best_rate = length, rate
-    return best, best_rate
+    return (best, best_rate) if best_rate >= LEAST_PROMISE else (0, 1.0)
 
 
 def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:

@@ -72,7 +72,10 @@ class DraftSession(FakeSession):
 
 
 @pytest.fixture
-def make_lossless_engine() -> Callable[..., Engine]:
+def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
+    # So that several rows draft too.
+    monkeypatch.setattr("river_trt.lossless.length.FURTHER_TOKEN", 0.01)
+
     def make(
         agreement: float | Logits = 0.8,
         max_batch_size: int = 4,
