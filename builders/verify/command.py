@@ -19,15 +19,17 @@ from builders.verify.compare import Comparison, compare
 from builders.verify.runners import Pass, PassRunner, engine_pass, graph_pass, torch_pass
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
-from river_trt.manifest import Manifest
+from river_trt.manifest import Manifest, PrecisionInfo
 from river_trt.spec import ExitPolicy
 from river_trt.tensorrt.cuda import Cuda
 from river_trt.tensorrt.library import LIBRARIES, load_library
 from river_trt.tokenizer import TOKENIZER_FILE
 
 REFERENCE, GRAPH = "torch", "TensorRT's portable graph, by onnxruntime"
-# Logits of a backend whose backbone has that type, against the reference in float32.
-TOLERANCES = {"float32": 2e-3, "float16": 5e-2, "bfloat16": 0.5}
+# Of the logits against the reference in float32, by what a backend computes in; int8: a river that
+# rounds its inputs.
+TOLERANCES = {"float32": 2e-3, "float16": 5e-2, "bfloat16": 0.5, "int8": 1.0}
+FULL_HEAD_BITS = 16
 BUILT_IN = (None, "the built-in text")
 
 
@@ -82,7 +84,7 @@ def verify(options: VerifyOptions, progress: Progress) -> VerifyResult:
         for path, manifest in engines.items():
             name = f"{manifest.backend.name}, {path}"
             try:
-                passes[name] = (_open(path), manifest.precision.backbone)
+                passes[name] = (_open(path), _coarsest(manifest.precision))
             except RiverError as error:
                 not_run[name] = str(error)
         not_run |= _absent({manifest.backend.name for manifest in engines.values()})
@@ -105,6 +107,11 @@ def _recipe(options: VerifyOptions, source: ModelSource, engines: dict[Path, Man
     for path, manifest in engines.items():
         if manifest.model.config_sha256 != source.config_sha256:
             raise RiverError(f"{path} was built from another model than {options.model}")
+        if manifest.precision.lm_head_bits < FULL_HEAD_BITS:
+            raise RiverError(
+                f"the LM head of {path} has {manifest.precision.lm_head_bits} bits; engines are "
+                "compared with the checkpoint's own head"
+            )
         if manifest.river.calibration not in BUILT_IN:
             raise RiverError(
                 f"the river of {path} saw {manifest.river.calibration}; only one of the built-in "
@@ -121,6 +128,11 @@ def _recipe(options: VerifyOptions, source: ModelSource, engines: dict[Path, Man
         }
     changes |= {"river_activation": "float32", "max_seq_len": options.tokens}
     return load_recipe("cpu", changes)
+
+
+def _coarsest(precision: PrecisionInfo) -> str:
+    """What an engine computes in where it is least precise."""
+    return "int8" if precision.river_activation == "int8" else precision.backbone
 
 
 def _job(source: ModelSource, recipe: Recipe, directory: Path, progress: Progress) -> BuildJob:

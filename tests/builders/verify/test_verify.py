@@ -1,6 +1,7 @@
 """`verify` must notice what differs, name what did not run, and pass what is the same."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,7 +70,11 @@ def test_backends_of_this_machine(model, capsys):
 
 def test_an_engine_of_another_model_is_refused(model, tmp_path, capsys):
     save_tiny_llama(tmp_path / "other", **(TINY | {"num_hidden_layers": 1}))
-    build(BuildOptions(str(tmp_path / "other"), tmp_path / "engine", quantiser="rtn"))
+    options = BuildOptions(str(tmp_path / "other"), tmp_path / "engine", quantiser="rtn")
+    build(replace(options, lm_head_bits=8))
     argv = ["verify", "--model", str(model / "model"), "--engine", str(tmp_path / "engine")]
     assert main(argv) == 2
     assert "was built from another model" in capsys.readouterr().err
+    argv[2] = str(tmp_path / "other")
+    assert main(argv) == 2
+    assert "the LM head of" in capsys.readouterr().err
