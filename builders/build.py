@@ -19,7 +19,10 @@ from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
 # A backend's `build_engine(job)`; its libraries are imported when it is asked for.
-BUILDERS = {"onnxruntime": "builders.onnxruntime.build"}
+BUILDERS = {
+    "aotinductor": "builders.aotinductor.build",
+    "onnxruntime": "builders.onnxruntime.build",
+}
 _RECIPE_OPTIONS = (
     "backend",
     "quantiser",

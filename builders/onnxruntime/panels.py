@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from builders.decoder import NORM_PATHS
 from builders.onnxruntime.layer_tensors import MODULES
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.lm_head import QuantisedHead
@@ -16,16 +17,17 @@ def num_panels(rows: int, halves: int = 1) -> int:
 
 
 def panel_layer_tensors(
-    layer: int, weights: LayerWeights, river: dict[str, RiverWeight]
+    layer: int,
+    weights: LayerWeights,
+    river: dict[str, RiverWeight],
+    gate_up_halves: int = 2,  # panels of gate and of up take turns: one thread has both of a value
 ) -> dict[str, np.ndarray]:
     """Everything a layer (0-based) may need, under the names of the layout."""
     tensors = {}
     for short, module in MODULES.items():
         path = f"layers.{layer}.{module}"
-        # Panels of gate and of up take turns, so that one thread has both of an activation.
-        halves = 2 if short == "gate_up" else 1
-        backbone = _panels(weights.linears[short].numpy(), halves)  # [P, 16, K]
-        tensors[f"{path}.weight_panels"] = backbone.transpose(0, 2, 1)
+        halves = gate_up_halves if short == "gate_up" else 1
+        tensors[f"{path}.weight_panels"] = panel_rows(weights.linears[short].numpy(), halves)
         if short in weights.biases:
             tensors[f"{path}.bias_panels"] = _panels(weights.biases[short].numpy(), halves).ravel()
         bank = river[short]
@@ -35,8 +37,13 @@ def panel_layer_tensors(
         if bank.pre_scale is not None:
             tensors[f"{path}.pre_scale"] = bank.pre_scale.numpy()
     for norm, weight in weights.norms.items():
-        tensors[f"layers.{layer}.{norm}.weight"] = weight.numpy()
+        tensors[f"layers.{layer}.{NORM_PATHS.get(norm, norm)}.weight"] = weight.numpy()
     return tensors
+
+
+def panel_rows(weight: np.ndarray, halves: int = 1) -> np.ndarray:
+    """[N, K] float32 as [P, K, 16]."""
+    return _panels(weight, halves).transpose(0, 2, 1)
 
 
 def panel_head_tensors(head: QuantisedHead) -> dict[str, np.ndarray]:

@@ -344,26 +344,32 @@ class Block : public PhasedWork {
 
 class OneLinear : public PhasedWork {
  public:
-  OneLinear(const Kernels& kernels, const Linear& linear, bool rounds, const float* x, size_t rows,
-            float* y, size_t threads, Scratch& scratch)
+  OneLinear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
+            const float* x, size_t rows, float* y, size_t threads, Scratch& scratch)
       : kernels_(kernels),
         linear_(linear),
         x_(x),
         rows_(rows),
         y_(y),
         lists_(scratch.rows[0]),
-        river_rows_(kernels, rounds, rows, linear.inputs, linear.river.group_size, scratch),
+        river_rows_(kernels, rounds, rows, linear.inputs,
+                    linear.river.codes != nullptr ? linear.river.group_size : kMaxGroup, scratch),
+        use_river_(scratch.use_river),
         each_(chunk_panels(linear, rows, threads)) {
-    scratch.use_river.assign(rows, 1);
-    river_rows_.list(linear, x, scratch.use_river, lists_);
-    add_phase(chunks(rows, kRowChunk));
+    if (use_river != nullptr) {
+      use_river_.assign(use_river, use_river + rows);
+    } else {
+      use_river_.assign(rows, linear.backbone == nullptr);
+    }
+    river_rows_.list(linear, x, use_river_, lists_);
+    add_phase(lists_.river_rows.empty() ? 0 : chunks(rows, kRowChunk));
     add_phase(chunks(linear.panels, each_));
   }
 
   void chunk(size_t phase, size_t index) noexcept override {
     if (phase == 0) {
       for (size_t row = index * kRowChunk; row < std::min(rows_, (index + 1) * kRowChunk); ++row) {
-        river_rows_.prepare(linear_, x_ + row * linear_.inputs, row);
+        if (use_river_[row]) river_rows_.prepare(linear_, x_ + row * linear_.inputs, row);
       }
       return;
     }
@@ -381,6 +387,7 @@ class OneLinear : public PhasedWork {
   float* const y_;
   LinearRows& lists_;
   const RiverRows river_rows_;
+  std::vector<char>& use_river_;
   const size_t each_;
 };
 
@@ -391,9 +398,10 @@ void run_block(const Kernels& kernels, const BlockWeights& weights, const BlockI
   if (in.batch * in.seq != 0) Block(kernels, weights, in, out, pool.threads, scratch).run(pool);
 }
 
-void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const float* x,
-                size_t rows, float* y, const Pool& pool, Scratch& scratch) {
-  if (rows != 0) OneLinear(kernels, linear, rounds, x, rows, y, pool.threads, scratch).run(pool);
+void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
+                const float* x, size_t rows, float* y, const Pool& pool, Scratch& scratch) {
+  if (rows == 0) return;
+  OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch).run(pool);
 }
 
 }  // namespace river

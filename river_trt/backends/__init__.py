@@ -7,7 +7,10 @@ from river_trt.backends.base import Session, SessionOptions
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 
-BACKENDS = {"onnxruntime": "river_trt.backends.onnxruntime"}
+BACKENDS = {
+    "aotinductor": "river_trt.backends.aotinductor",
+    "onnxruntime": "river_trt.backends.onnxruntime",
+}
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> Session:

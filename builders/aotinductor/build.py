@@ -1,0 +1,114 @@
+"""A River engine for AOTInductor: trace, rewrite, compile, then fill the weights file."""
+
+import platform
+
+import torch
+
+from builders.aotinductor.cpu import HEAD_BITS, CpuDevice
+from builders.aotinductor.operators import register_operators
+from builders.aotinductor.package import compile_package
+from builders.aotinductor.program import Planned, rewrite
+from builders.aotinductor.weights_file import WeightsWriter
+from builders.byte_counts import mean_layer_bytes
+from builders.job import BuildJob
+from builders.position_tables import position_tables
+from builders.river_bank import river_format, stream_layers
+from builders.tracing import trace
+from builders.weights import SharedWeights
+from river_trt.backends.aotinductor.checks import X86_LEVEL
+from river_trt.backends.aotinductor.operators import ABI_VERSION
+from river_trt.backends.aotinductor.session import WEIGHTS_FILE
+from river_trt.errors import RiverError
+from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+
+ENGINE_FILE = "model.pt2"
+
+
+def build_engine(job: BuildJob) -> Manifest:
+    """Fill the job's directory with a complete engine and return its manifest.
+
+    Raises RiverError for the options, or a device that this machine does not have.
+    """
+    source, recipe, directory = job.source, job.recipe, job.directory
+    config = source.config
+    quantiser = job.quantiser()
+    river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
+    shared = source.shared()
+    device = _device(job, shared)
+    register_operators(device.name)
+    source.checkpoint.write_tokenizer(directory)
+    calibration = job.read_calibration(quantiser)
+
+    job.progress("compiling", 0, 1)
+    program = rewrite(trace(config, river, recipe.max_seq_len), device)
+    package = directory / ENGINE_FILE
+    compile_package(program, config, device.name, device.activation, package)
+    job.progress("compiling", 1, 1)
+
+    with WeightsWriter(program.planned, directory / WEIGHTS_FILE) as weights:
+        weights.write_planned(position_tables(config, recipe.max_seq_len))
+        weights.write_planned(device.shared_tensors(shared))
+        banks = stream_layers(
+            source, quantiser, shared, calibration.token_ids if calibration else None
+        )
+        for index, layer in enumerate(banks):
+            weights.write_planned(device.layer_tensors(index, layer))
+            job.progress("quantising", index + 1, config.num_layers)
+
+    backend = BackendInfo(
+        "aotinductor",
+        torch.__version__,
+        recipe.target,
+        compute_capability=X86_LEVEL,
+        kernels_abi=ABI_VERSION,
+    )
+    precision = PrecisionInfo("float32", device.head_bits, "float32", recipe.river_activation)
+    sizes = _byte_counts(program.planned, config.num_layers)
+    return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
+
+
+def _device(job: BuildJob, shared: SharedWeights) -> CpuDevice:
+    recipe = job.recipe
+    if recipe.kernels is not None:
+        raise RiverError(
+            f"--kernels {recipe.kernels} is an option of the backend onnxruntime; leave it out"
+        )
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise RiverError(
+            f"aotinductor compiles CPU engines for {X86_LEVEL} alone, and this machine is "
+            f"{platform.machine()}; build with --backend onnxruntime"
+        )
+    bits = recipe.lm_head_bits or 32  # a 16-bit head of the checkpoint is widened, which is exact
+    if bits not in HEAD_BITS:
+        raise RiverError(
+            f"aotinductor's CPU engines take an LM head of {', '.join(map(str, HEAD_BITS))} bits, "
+            f"not {bits}"
+        )
+    return CpuDevice(
+        banks=job.banks,
+        rounds=recipe.river_activation == "int8",
+        head_bits=bits,
+        head_group_size=recipe.group_size,
+        embedding_dtype=shared.embedding.dtype,
+    )
+
+
+def _byte_counts(planned: dict[str, Planned], num_layers: int) -> ByteCounts:
+    """From what the program holds: what one token reads of each part."""
+    sizes = {name: buffer.num_bytes for name, buffer in planned.items()}
+    layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
+    shared = (".bias", ".bias_panels", "norm.weight")
+    backbone = (".weight", ".weight_panels", *shared)
+    river = (
+        *(".qweight", ".scales", ".zero_points", ".pre_scale"),
+        *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
+        *shared,
+    )
+    embedding = planned["embedding"]
+    head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
+    return ByteCounts(
+        backbone_layer=mean_layer_bytes(layers, backbone, num_layers),
+        river_layer=mean_layer_bytes(layers, river, num_layers),
+        lm_head=head or embedding.num_bytes,
+        embedding=embedding.num_bytes // embedding.shape[0],
+    )
