@@ -5,7 +5,7 @@ import platform
 import torch
 
 from builders.aotinductor.cpu import HEAD_BITS, CpuDevice
-from builders.aotinductor.operators import register_operators
+from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
 from builders.aotinductor.program import Planned, rewrite
 from builders.aotinductor.weights_file import WeightsWriter
@@ -16,7 +16,7 @@ from builders.river_bank import river_format, stream_layers
 from builders.tracing import trace
 from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL
-from river_trt.backends.aotinductor.operators import ABI_VERSION
+from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
 from river_trt.backends.aotinductor.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
@@ -35,7 +35,8 @@ def build_engine(job: BuildJob) -> Manifest:
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     device = _device(job, shared)
-    register_operators(device.name)
+    load_operators(device.name)
+    register_fakes(device.name)
     source.checkpoint.write_tokenizer(directory)
     calibration = job.read_calibration(quantiser)
 

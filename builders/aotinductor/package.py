@@ -12,12 +12,12 @@ from builders.quiet import quietly
 from river_trt.backends.aotinductor.checks import X86_LEVEL
 
 OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
-# Inductor would compile for this very processor and its number of cores. Our kernels choose their
+# Inductor would compile for this very processor. Our kernels choose their
 # instruction set when they run; what Inductor adds (norms, activations) needs no more than AVX2.
 CPU_OPTIONS: dict[str, Any] = {
     "cpp.march": X86_LEVEL,
     "cpp.simdlen": 256,
-    "cpp.dynamic_threads": True,
+    "cpp.threads": 1,  # of what Inductor adds; the kernels have threads of their own
 }
 # Sizes of the example step. All differ, so that no two dynamic axes are taken for one.
 _BATCH, _SEQ, _CACHE, _NUM_LOGITS = 2, 3, 7, 5

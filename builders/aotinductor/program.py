@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from builders.quiet import quietly
+
 Shape = tuple[int, ...]
 DIALECT = torch.ops.river_trt
 
@@ -103,8 +105,9 @@ class DeviceProgram:
 
 def rewrite(program: ExportedProgram, device: Device) -> DeviceProgram:
     """The program of `tracing.trace` for a device."""
-    # A copy belongs to no module, so it may name buffers that the traced one does not have.
-    graph = copy.deepcopy(program.module(check_guards=False).graph)
+    with quietly():  # of torch's own future
+        # A copy belongs to no module, so it may name buffers that the traced one does not have.
+        graph = copy.deepcopy(program.module(check_guards=False).graph)
     buffers = dict(program.named_buffers())
     weights = Weights(graph)
     ops = getattr(torch.ops, f"river_trt_{device.name}")

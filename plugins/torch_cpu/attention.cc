@@ -13,6 +13,7 @@ namespace river::torch_cpu {
 namespace {
 
 constexpr const char* kOp = "river_trt_cpu::attention";
+constexpr size_t kLeastWork = 16384;  // values of keys in a piece for one thread
 
 // q, k or v: parts of one qkv tensor have a stride between rows.
 struct Rows {
@@ -136,10 +137,10 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, Tensor& k_ca
   // Numbered by batch, head and token, so that those of a chunk share keys and values.
   const int64_t items = batch * num_heads * seq, shared = num_heads / num_kv_heads;
   const int64_t most = 1 + *std::max_element(past, past + batch) + seq;
-  const int64_t grain = std::max<int64_t>(1, 65536 / (most * a.dim));
-  at::parallel_for(0, items, grain, [&](int64_t first, int64_t end) {
+  const size_t grain = std::max<size_t>(1, kLeastWork / unsigned_size(most * a.dim));
+  parallel_for(unsigned_size(items), grain, [&](size_t first, size_t end) {
     std::vector<float> query(unsigned_size(a.dim)), scores;
-    for (int64_t item = first; item < end; ++item) {
+    for (int64_t item = static_cast<int64_t>(first); item < static_cast<int64_t>(end); ++item) {
       const int64_t token = item % seq, head = item / seq % num_heads, b = item / (seq * num_heads);
       const float* x = q_rows.at(b, token) + head * a.dim;
       if (a.cos != nullptr) {

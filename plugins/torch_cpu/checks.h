@@ -1,13 +1,13 @@
-// What the operators share: argument checks, the pool of threads, buffers.
+// What the operators share: argument checks, buffers.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
 #include <optional>
 
 #include "block.h"
+#include "pool.h"
 
 namespace river::torch_cpu {
 
@@ -32,16 +32,6 @@ template <typename T>
 const T* data(const char* op, const char* name, const OptionalTensor& tensor,
               std::initializer_list<int64_t> shape) {
   return tensor.has_value() ? data<T>(op, name, *tensor, shape) : nullptr;
-}
-
-// torch's own threads: torch.set_num_threads holds for the kernels too.
-inline Pool pool() {
-  const auto run = [](void*, void (*work)(void*, size_t), size_t count, void* argument) {
-    at::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t first, int64_t end) {
-      for (int64_t i = first; i < end; ++i) work(argument, static_cast<size_t>(i));
-    });
-  };
-  return {run, nullptr, static_cast<size_t>(at::get_num_threads())};
 }
 
 inline Scratch& scratch() {

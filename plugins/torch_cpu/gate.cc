@@ -15,6 +15,7 @@ namespace {
 
 constexpr const char* kOp = "river_trt_cpu::gate";
 constexpr float kLeastNorm = 1e-30f;
+constexpr size_t kLeastWork = 32768;  // values of a piece for one thread
 
 float cosine(const float* a, const float* b, size_t size) {
   const Kernels& kernel = kernels();
@@ -45,12 +46,12 @@ std::tuple<Tensor, Tensor> gate(const Tensor& h_in, const Tensor& h_out, const T
   static thread_local std::vector<float> scores;
   scores.assign(rows, -INFINITY);
   if (threshold != INFINITY) {  // which no score passes
-    const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, hidden));
+    const size_t grain = std::max<size_t>(1, kLeastWork / size);
     float* score = scores.data();
-    at::parallel_for(0, batch * seq, grain, [&](int64_t first, int64_t end) {
-      for (int64_t row = first; row < end; ++row) {
+    parallel_for(rows, grain, [&](size_t first, size_t end) {
+      for (size_t row = first; row < end; ++row) {
         if (wide == 0 && was_exited[row]) continue;  // its flag stays
-        score[row] = cosine(directed ? reference : in + row * hidden, out + row * hidden, size);
+        score[row] = cosine(directed ? reference : in + row * size, out + row * size, size);
       }
     });
   }

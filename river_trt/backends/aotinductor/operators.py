@@ -46,14 +46,13 @@ def _cpu_library() -> CppLibrary:
         sources=sources,
         standard="c++20",
         flags=(
-            "-fopenmp",  # at::parallel_for is inlined, and is a plain loop without it
             f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             f'-DRIVER_TORCH="{torch.__version__}"',  # part of what the library is known by
             *("-isystem", str(root / "include")),
             *("-isystem", str(root / "include/torch/csrc/api/include")),
         ),
         link_flags=(
-            *("-fopenmp", f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}"),
+            *(f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}"),
             *("-Wl,--no-as-needed", "-ltorch_cpu", "-lc10"),
         ),
     )

@@ -1,7 +1,7 @@
 """Fake kernels of the compiled operators: what torch must know to trace them.
 
 The operators themselves are registered by the libraries of plugins/torch_cpu and plugins/torch,
-which must be loaded first.
+which must be loaded first. Needs torch alone.
 """
 
 import functools
@@ -9,22 +9,19 @@ import functools
 import torch
 from torch import Tensor
 
-from river_trt.backends.aotinductor.operators import load_operators
-
 
 @functools.cache
-def register_operators(device: str) -> None:
-    """Load the operators of `cpu` or `cuda` and register their fake kernels, once.
-
-    Raises RiverError where the library is not there and cannot be compiled.
-    """
-    load_operators(device)
+def register_fakes(device: str) -> None:
+    """For the operators of `cpu` or `cuda`, once."""
     namespace = f"river_trt_{device}"
     torch.library.register_fake(f"{namespace}::gate", _gate)
     torch.library.register_fake(f"{namespace}::attention", _attention)
-    torch.library.register_fake(
-        f"{namespace}::linear", _panel_linear if device == "cpu" else _row_linear
-    )
+    if device == "cpu":
+        torch.library.register_fake(f"{namespace}::linear", _panel_linear)
+        return
+    torch.library.register_fake(f"{namespace}::linear", _row_linear)
+    torch.library.register_fake(f"{namespace}::fused_linear", _fused_linear)
+    torch.library.register_fake(f"{namespace}::add_gate", _add_gate)
 
 
 def _panel_linear(
@@ -53,6 +50,25 @@ def _row_linear(
     bias: Tensor | None,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def _fused_linear(
+    x: Tensor,
+    use_river: Tensor | None,
+    weight: Tensor | None,
+    qweight: Tensor | None,
+    scales: Tensor | None,
+    zero_points: Tensor | None,
+    pre_scale: Tensor | None,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_eps: float,
+    silu_mul: bool,
+    residual: Tensor | None,
+) -> Tensor:
+    bank = qweight if weight is None else weight
+    assert bank is not None
+    return x.new_empty((*x.shape[:-1], bank.shape[0] // (2 if silu_mul else 1)))
 
 
 def _attention(
@@ -84,4 +100,23 @@ def _gate(
     scope: Tensor,
     layer: int,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(exited), torch.empty_like(exit_layer)
+    return exited.new_empty(exited.shape), exit_layer.new_empty(exit_layer.shape)
+
+
+def _add_gate(
+    h_in: Tensor,
+    residual: Tensor,
+    delta: Tensor,
+    direction: Tensor,
+    use_direction: Tensor,
+    exited: Tensor,
+    exit_layer: Tensor,
+    tau: Tensor,
+    pinned_next: Tensor,
+    scope: Tensor,
+    layer: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    flags, layers = _gate(
+        h_in, delta, direction, use_direction, exited, exit_layer, tau, scope, layer
+    )
+    return h_in.new_empty(h_in.shape), flags, layers, exited.new_empty(exited.shape)
