@@ -4,10 +4,13 @@ import platform
 
 import torch
 
-from builders.aotinductor.cpu import HEAD_BITS, CpuDevice
+from builders.aotinductor.cpu import HEAD_BITS as CPU_HEAD_BITS
+from builders.aotinductor.cpu import CpuDevice
+from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
+from builders.aotinductor.cuda import CudaDevice
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
-from builders.aotinductor.program import Planned, rewrite
+from builders.aotinductor.program import Device, Planned, rewrite
 from builders.aotinductor.weights_file import WeightsWriter
 from builders.byte_counts import mean_layer_bytes
 from builders.job import BuildJob
@@ -15,7 +18,7 @@ from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
 from builders.tracing import trace
 from builders.weights import SharedWeights
-from river_trt.backends.aotinductor.checks import X86_LEVEL
+from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
 from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
 from river_trt.backends.aotinductor.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
@@ -47,7 +50,10 @@ def build_engine(job: BuildJob) -> Manifest:
     job.progress("compiling", 1, 1)
 
     with WeightsWriter(program.planned, directory / WEIGHTS_FILE) as weights:
-        weights.write_planned(position_tables(config, recipe.max_seq_len))
+        tables = position_tables(config, recipe.max_seq_len)
+        weights.write_planned(
+            {name: table.to(device.buffer_dtype(name)) for name, table in tables.items()}
+        )
         weights.write_planned(device.shared_tensors(shared))
         banks = stream_layers(
             source, quantiser, shared, calibration.token_ids if calibration else None
@@ -60,30 +66,43 @@ def build_engine(job: BuildJob) -> Manifest:
         "aotinductor",
         torch.__version__,
         recipe.target,
-        compute_capability=X86_LEVEL,
+        compute_capability=X86_LEVEL if device.name == "cpu" else compute_capability(),
         kernels_abi=ABI_VERSION,
     )
-    precision = PrecisionInfo("float32", device.head_bits, "float32", recipe.river_activation)
+    dtype = str(device.activation).removeprefix("torch.")
+    precision = PrecisionInfo(dtype, device.head_bits, dtype, recipe.river_activation)
     sizes = _byte_counts(program.planned, config.num_layers)
     return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
 
 
-def _device(job: BuildJob, shared: SharedWeights) -> CpuDevice:
+def _device(job: BuildJob, shared: SharedWeights) -> Device:
     recipe = job.recipe
     if recipe.kernels is not None:
         raise RiverError(
             f"--kernels {recipe.kernels} is an option of the backend onnxruntime; leave it out"
         )
+    if recipe.target == "cpu":
+        return _cpu(job, shared)
+    if recipe.target == "cuda":
+        return _cuda(job)
+    raise RiverError(
+        f"aotinductor builds for the targets cpu and cuda, not {recipe.target!r}: a package is "
+        "compiled for the GPU of the machine that builds it"
+    )
+
+
+def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
+    recipe = job.recipe
     if platform.machine() not in ("x86_64", "AMD64"):
         raise RiverError(
             f"aotinductor compiles CPU engines for {X86_LEVEL} alone, and this machine is "
             f"{platform.machine()}; build with --backend onnxruntime"
         )
     bits = recipe.lm_head_bits or 32  # a 16-bit head of the checkpoint is widened, which is exact
-    if bits not in HEAD_BITS:
+    if bits not in CPU_HEAD_BITS:
         raise RiverError(
-            f"aotinductor's CPU engines take an LM head of {', '.join(map(str, HEAD_BITS))} bits, "
-            f"not {bits}"
+            f"aotinductor's CPU engines take an LM head of "
+            f"{', '.join(map(str, CPU_HEAD_BITS))} bits, not {bits}"
         )
     return CpuDevice(
         banks=job.banks,
@@ -92,6 +111,26 @@ def _device(job: BuildJob, shared: SharedWeights) -> CpuDevice:
         head_group_size=recipe.group_size,
         embedding_dtype=shared.embedding.dtype,
     )
+
+
+def _cuda(job: BuildJob) -> CudaDevice:
+    recipe = job.recipe
+    if not torch.cuda.is_available():
+        raise RiverError(
+            f"target {recipe.target}: torch {torch.__version__} sees no GPU on this machine, and a "
+            "package is compiled on a GPU of the kind that runs it"
+        )
+    if recipe.river_activation != "float32":
+        raise RiverError(
+            f"river activation {recipe.river_activation!r} is for CPUs; the GPU's kernels multiply "
+            "in 16 bits: give --river-activation float32"
+        )
+    if recipe.lm_head_bits not in (None, CUDA_HEAD_BITS):
+        raise RiverError(
+            f"aotinductor's GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
+            f"not {recipe.lm_head_bits}"
+        )
+    return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)
 
 
 def _byte_counts(planned: dict[str, Planned], num_layers: int) -> ByteCounts:

@@ -8,6 +8,7 @@ Layer 1 never uses its river, and an engine of one bank has no choice to make: n
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -66,16 +67,17 @@ class CpuDevice:
             river = _quantised(weights, "lm_head", panels, hidden, size, bits, True)
         return _call(graph, x, None, weight, river, None, None, vocab, self.rounds)
 
+    def finish(self, graph: fx.Graph) -> None:
+        """Inductor fuses norms, activations and adds into loops of its own."""
+
     def buffer_dtype(self, name: str) -> torch.dtype:
         return self.embedding_dtype if name == "embedding" else torch.float32
 
     def layer_tensors(self, layer: int, banks: LayerBanks) -> dict[str, Tensor]:
-        """Everything a layer (0-based) may need."""
         tensors = panel_layer_tensors(layer, banks.weights, banks.river, gate_up_halves=1)
-        return {name: torch.from_numpy(value) for name, value in tensors.items()}
+        return _dense(tensors)
 
     def shared_tensors(self, shared: SharedWeights) -> dict[str, Tensor]:
-        """Embedding, final norm, head."""
         if self.head_bits == 32:
             rows = panel_rows(shared.lm_head.float().numpy())
             head = {"lm_head.weight_panels": rows}
@@ -83,8 +85,11 @@ class CpuDevice:
             head = panel_head_tensors(
                 quantise_head(shared.lm_head, self.head_bits, self.head_group_size)
             )
-        parts = {name: torch.from_numpy(value) for name, value in head.items()}
-        return {"embedding": shared.embedding, "norm.weight": shared.final_norm} | parts
+        return {"embedding": shared.embedding, "norm.weight": shared.final_norm} | _dense(head)
+
+
+def _dense(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
 def _call(graph: fx.Graph, x: fx.Node, *args: Any) -> fx.Node:

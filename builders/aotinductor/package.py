@@ -49,7 +49,9 @@ def export(
     return torch.export.export(module, inputs, dynamic_shapes=tuple(shapes))
 
 
-def example_inputs(config: ModelConfig, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def example_inputs(
+    config: ModelConfig, device: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
     layers = config.num_layers
     cache = (_BATCH, config.num_kv_heads, _CACHE, config.head_dim)
     with torch.device(device):

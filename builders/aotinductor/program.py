@@ -19,6 +19,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from builders.quiet import quietly
+from builders.river_bank import LayerBanks
+from builders.weights import SharedWeights
 
 Shape = tuple[int, ...]
 DIALECT = torch.ops.river_trt
@@ -90,9 +92,24 @@ class Device(Protocol):
         """float32 logits of the rows x; shape: [vocab, hidden]."""
         ...
 
+    def finish(self, graph: fx.Graph) -> None:
+        """Fuse what the device's operators take in; what is unused by then is removed."""
+        ...
+
     def buffer_dtype(self, name: str) -> torch.dtype:
         """Of the embedding, a norm, a table over positions."""
         ...
+
+    def layer_tensors(self, layer: int, banks: LayerBanks) -> dict[str, Tensor]:
+        """Everything that a layer (0-based) may need, under the names of the buffers."""
+        ...
+
+    def shared_tensors(self, shared: SharedWeights) -> dict[str, Tensor]:
+        """Embedding, final norm, head."""
+        ...
+
+    @property
+    def head_bits(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,12 +145,14 @@ def rewrite(program: ExportedProgram, device: Device) -> DeviceProgram:
                 node.replace_all_uses_with(device.head(graph, weights, x, shape))
             elif node.target == torch.ops.aten.embedding.default:
                 _widen(graph, node, device.activation)
-    logits, exit_layer, *_ = graph.output_node().args[0]
-    graph.output_node().args = ((logits, exit_layer),)
+    outputs = graph.output_node().args[0]
+    assert isinstance(outputs, tuple)
+    graph.output_node().args = (outputs[:2],)  # logits, exit_layer
+    device.finish(graph)
     graph.eliminate_dead_code()
     graph.set_codegen(fx.graph.CodeGen())  # flat inputs
     for node in graph.find_nodes(op="get_attr"):
-        if node.target in buffers:
+        if node.target not in weights.planned:  # a buffer of the traced program, as it is
             shape = tuple(buffers[node.target].shape)
             weights.planned[node.target] = Planned(shape, device.buffer_dtype(node.target))
     used = {node.target for node in graph.find_nodes(op="get_attr")}

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.gpu.decode_peers import bf16_model, int4_model
 from tests.gpu.decode_stack import Shape, Stack
 from tests.gpu.decode_table import decode_table
 
+ROOT = Path(__file__).parents[2]
 INF = float("inf")
 GPU_SHAPES = (
     Shape("Llama-3.2-1B", 16, 2048, 32, 8, 64, 8192, 128256),
@@ -174,7 +174,7 @@ class Bench:
             self.problems.append(f"full depth by flags is off by {error:.1e} from one bank")
 
     def gate_tau(self, recording: Any) -> list[float]:
-        """One tau that lets rows leave near the middle: found by halving, on the device's scores."""
+        """One tau that lets rows leave after a third of the layers: found by halving."""
         layers = self.stack.shape.num_layers
         self.exited.fill_(False)
         low, high = -1.0, 1.0

@@ -37,7 +37,9 @@ class PlainModel:
         """Logits [batch, 1, vocab]; the caches are changed."""
         stack = self.stack
         rows = torch.arange(len(ids), device=ids.device)
-        cos, sin = (table[past_lengths][:, None, None].bfloat16() for table in (stack.cos, stack.sin))
+        cos, sin = (
+            table[past_lengths][:, None, None].bfloat16() for table in (stack.cos, stack.sin)
+        )
         slots = torch.arange(stack.caches[0].shape[2], device=ids.device)
         visible = slots <= past_lengths[:, None, None, None]
         h = embedding(ids, stack.embedding)

@@ -12,7 +12,8 @@ def decode_table(report: dict[str, Any]) -> str:
         f"{report['copy_gb_per_s']:.0f} GB/s. {report['context']} tokens in every row's cache; one "
         "token a row and step. GB: weights and cache that the step must read.",
         "",
-        "| model | batch | what runs | backbone layers | ms | tokens/s | x full depth | GB | % of copy |",
+        "| model | batch | what runs | backbone layers | ms | tokens/s | x full depth | GB "
+        "| % of copy |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     full = {

@@ -23,7 +23,7 @@ class Recording:
 
 def record(step: Callable[[], Outputs]) -> Recording:
     """Record a step of the current GPU. It runs a few times: it must give the same each time."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):

@@ -1,7 +1,7 @@
 """The operators that an aotinductor engine calls, loaded into this process's torch.
 
-    cpu    river_trt_cpu::linear, attention, gate: the native CPU kernels, compiled on first need
-    cuda   river_trt_cuda::linear, attention, gate: `river-trt plugin build --part torch`
+cpu    river_trt_cpu::linear, attention, gate: the native CPU kernels, compiled on first need
+cuda   river_trt_cuda::linear, attention, gate: `river-trt plugin build --part torch`
 """
 
 import functools
@@ -29,7 +29,7 @@ def load_operators(device: str) -> Path:
         library = _cpu_library().compile_once()
     else:
         library = built_library("torch", torch.__version__)
-    torch.ops.load_library(str(library))
+    torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     return library
 
 

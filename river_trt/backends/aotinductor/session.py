@@ -49,8 +49,9 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         where = "the package" if wrong in names else "the weights file"
         raise EngineError(f"only {where} has the tensor {wrong}; {REBUILD}")
     shape = manifest.model.shape
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     recorder = record if device.type == "cuda" else None
-    return TorchSession(loader.boxed_run, weights, shape, options, device, recorder)
+    return TorchSession(loader.boxed_run, weights, shape, options, device, dtype, recorder)
 
 
 class TorchSession:
@@ -67,6 +68,7 @@ class TorchSession:
         shape: ModelShape,
         options: SessionOptions,
         device: torch.device,
+        dtype: torch.dtype,  # of the caches
         recorder: Callable[[Callable[[], Outputs]], Recording] | None = None,
     ) -> None:
         self._program, self._weights = program, weights
@@ -74,7 +76,6 @@ class TorchSession:
         self._cache_length = options.cache_length
         rows = options.max_batch_size + options.spare_rows
         size = (rows, shape.num_kv_heads, options.cache_length, shape.head_dim)
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         count = 2 * shape.num_layers
         try:
             self.caches = [torch.zeros(size, dtype=dtype, device=device) for _ in range(count)]

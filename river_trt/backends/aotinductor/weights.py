@@ -63,7 +63,9 @@ def read_weights(file: Path, device: torch.device) -> dict[str, torch.Tensor]:
     with file.open("rb", buffering=0) as opened:
         if device.type != "cpu":
             for name, tensor in stored.items():
-                weights[name] = _read(opened, tensor, memoryview(bytearray(tensor.num_bytes))).to(device)
+                weights[name] = _read(opened, tensor, memoryview(bytearray(tensor.num_bytes))).to(
+                    device
+                )
             return weights
         sizes = [-(-tensor.num_bytes // ALIGNMENT) * ALIGNMENT for tensor in stored.values()]
         memory = mmap.mmap(-1, sum(sizes))
