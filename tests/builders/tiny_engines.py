@@ -62,13 +62,16 @@ def build_pair(
     with_tokenizer: bool = False,
     kernels: str | None = None,
     river_activation: str = "float32",  # the reference does not round activations
+    backend: str | None = None,
     **changes: Any,
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
     hf = save_tiny_llama(directory / "model", **(TINY | changes)).eval()
     if with_tokenizer:
         save_word_tokenizer(directory / "model")
-    return pair_of(directory, hf, quantiser, group_size, symmetric, kernels, river_activation)
+    return pair_of(
+        directory, hf, quantiser, group_size, symmetric, kernels, river_activation, backend
+    )
 
 
 def pair_of(
@@ -79,6 +82,7 @@ def pair_of(
     symmetric: bool = False,
     kernels: str | None = None,
     river_activation: str = "float32",  # the reference does not round activations
+    backend: str | None = None,
 ) -> Pair:
     """Engine and reference of the model that was saved in `directory`/model."""
     options = BuildOptions(
@@ -89,6 +93,7 @@ def pair_of(
         symmetric=symmetric,
         river_activation=river_activation,
         kernels=kernels,
+        backend=backend,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))
