@@ -4,6 +4,8 @@
 // programs hold the cores that is a time slice of the system's for each of hundreds of regions.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 
 #include "parallel.h"

@@ -3,6 +3,8 @@ sentence where it cannot run. One package serves all tests: compiling takes most
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +169,15 @@ def test_bad_options_leave_nothing_behind(name, tmp_path):
     with pytest.raises(RiverError, match=expected):
         build(options)
     assert not out.exists()
+
+
+def test_without_torch_the_engine_says_what_to_install(pair):
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom river_trt.cli.main import main\n"
+        f"sys.exit(main(['run', '--engine', {str(pair.directory)!r}, '--prompt-ids', '1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert (
+        'needs torch, which is not installed: pip install "river-trt[aotinductor]"' in done.stderr
+    )

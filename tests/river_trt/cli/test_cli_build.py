@@ -141,7 +141,7 @@ def test_interrupted_build(capsys, builder):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "tensorrt"], "invalid choice: 'tensorrt' (choose from 'onnxruntime')"),
+        (["--backend", "openvino"], "choose from 'aotinductor', 'onnxruntime'"),
         (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
         (["--river-activation", "int4"], "choose from 'int8', 'float32'"),
         (["--group-size", "big"], "invalid int value"),
