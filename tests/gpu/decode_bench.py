@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -193,7 +194,10 @@ class Bench:
         full, int4 = self.bytes_of(layers, 0), self.bytes_of(0, layers)
         own = self.record(lambda: stack.backbone_step(self.ids, self.past, stack.caches))
         yield Arm("full depth, our kernels", own.replay, layers, full)
-        compiler = torch.compile if self.gpu else lambda function: function
+        if self.batch != self.plan.batches[0]:  # compiling takes most of the time there is
+            return
+        torch._dynamo.reset()
+        compiler = partial(torch.compile, dynamic=False) if self.gpu else lambda function: function
         manner = "torch.compile" if self.gpu else "eager torch"
         peers = [(f"bf16, {manner}", bf16_model, full)]
         if self.gpu:
