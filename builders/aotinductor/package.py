@@ -12,8 +12,8 @@ from builders.quiet import quietly
 from river_trt.backends.aotinductor.checks import X86_LEVEL
 
 OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
-# Inductor would compile for this very processor. Our kernels choose their
-# instruction set when they run; what Inductor adds (norms, activations) needs no more than AVX2.
+# Inductor would compile for this very processor. Our kernels choose their instruction set when they
+# run; what Inductor adds (norms, activations) needs no more than AVX2.
 CPU_OPTIONS: dict[str, Any] = {
     "cpp.march": X86_LEVEL,
     "cpp.simdlen": 256,

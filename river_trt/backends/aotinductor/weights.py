@@ -28,6 +28,10 @@ class StoredTensor:
     start: int  # in the file
     end: int
 
+    def __post_init__(self) -> None:
+        if self.num_bytes != self.dtype.itemsize * torch.Size(self.shape).numel():
+            raise ValueError(f"{self.num_bytes} bytes for {self.dtype} {self.shape}")
+
     @property
     def num_bytes(self) -> int:
         return self.end - self.start
@@ -63,9 +67,8 @@ def read_weights(file: Path, device: torch.device) -> dict[str, torch.Tensor]:
     with file.open("rb", buffering=0) as opened:
         if device.type != "cpu":
             for name, tensor in stored.items():
-                weights[name] = _read(opened, tensor, memoryview(bytearray(tensor.num_bytes))).to(
-                    device
-                )
+                place = memoryview(bytearray(tensor.num_bytes))
+                weights[name] = _read(opened, tensor, place).to(device)
             return weights
         sizes = [-(-tensor.num_bytes // ALIGNMENT) * ALIGNMENT for tensor in stored.values()]
         memory = mmap.mmap(-1, sum(sizes))

@@ -73,6 +73,13 @@ def test_a_type_that_no_engine_has_is_refused(tmp_path):
         read_header(tmp_path / "weights.safetensors")
 
 
+def test_a_shape_that_its_bytes_do_not_fill_is_refused(file):
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"[3, 7]", b"[3, 8]"))
+    with pytest.raises(EngineError, match="is no safetensors file of an engine"):
+        read_weights(file, torch.device("cpu"))
+
+
 def test_a_file_that_ends_early_is_refused(file):
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(EngineError, match="ends early; rebuild"):
