@@ -20,6 +20,7 @@ from river_trt.spec import ExitPolicy
 DEFAULT_TAU = 0.97
 # A backend's `build_engine(job)`; its libraries are imported when it is asked for.
 BUILDERS = {
+    "aotinductor": "builders.aotinductor.build",
     "onnxruntime": "builders.onnxruntime.build",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 import torch
 
+from builders.byte_counts import mean_layer_bytes
 from builders.job import Banks, BuildJob
 from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.layer_tensors import (
@@ -170,7 +171,7 @@ def _byte_counts(layout: WeightsLayout, num_layers: int, banks: Banks) -> ByteCo
     embedding = layout.planned["embedding"]
     head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
     backbone, river = (
-        _mean_bytes(layers, parts, num_layers) for parts in (backbone_parts, river_parts)
+        mean_layer_bytes(layers, parts, num_layers) for parts in (backbone_parts, river_parts)
     )
     return ByteCounts(
         backbone_layer=river if banks == "river" else backbone,
@@ -178,10 +179,3 @@ def _byte_counts(layout: WeightsLayout, num_layers: int, banks: Banks) -> ByteCo
         lm_head=head or embedding.num_bytes,
         embedding=embedding.num_bytes // embedding.shape[0],
     )
-
-
-def _mean_bytes(layers: dict[str, int], parts: tuple[str, ...], num_layers: int) -> int:
-    """Layers of a model are alike, but the first has no river: count the layers that have it."""
-    chosen = [(name, size) for name, size in layers.items() if name.endswith(parts)]
-    holders = {name.split(".")[1] for name, _ in chosen if not name.endswith("norm.weight")}
-    return sum(size for _, size in chosen) // max(1, len(holders) or num_layers)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from builders.decoder import NORM_PATHS
 from builders.onnxruntime.layer_tensors import MODULES, BackboneFormat
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.integer import IntegerWeight, quantise_integer
@@ -18,14 +19,17 @@ def num_panels(rows: int, halves: int = 1) -> int:
 
 
 def panel_layer_tensors(
-    layer: int, weights: LayerWeights, river: dict[str, RiverWeight], backbone: BackboneFormat
+    layer: int,
+    weights: LayerWeights,
+    river: dict[str, RiverWeight],
+    backbone: BackboneFormat,
+    gate_up_halves: int = 2,  # panels of gate and of up take turns: one thread has both of a value
 ) -> dict[str, np.ndarray]:
     """Everything a layer (0-based) may need, under the names of the layout."""
     tensors: dict[str, np.ndarray] = {}
     for short, module in MODULES.items():
         path = f"layers.{layer}.{module}"
-        # Panels of gate and of up take turns, so that one thread has both of an activation.
-        halves = 2 if short == "gate_up" else 1
+        halves = gate_up_halves if short == "gate_up" else 1
         tensors |= _backbone_panels(path, weights.linears[short], backbone, halves)
         if short in weights.biases:
             tensors[f"{path}.bias_panels"] = _panels(weights.biases[short].numpy(), halves).ravel()
@@ -36,7 +40,7 @@ def panel_layer_tensors(
         if bank.pre_scale is not None:
             tensors[f"{path}.pre_scale"] = bank.pre_scale.numpy()
     for norm, weight in weights.norms.items():
-        tensors[f"layers.{layer}.{norm}.weight"] = weight.numpy()
+        tensors[f"layers.{layer}.{NORM_PATHS.get(norm, norm)}.weight"] = weight.numpy()
     return tensors
 
 
@@ -48,16 +52,21 @@ def _backbone_panels(
         arrays = (integer.codes.numpy(), integer.scales.numpy(), integer.zero_points.numpy())
         parts = quantised_panels(*arrays, 8, halves)
         return {f"{path}.backbone_{part}": value for part, value in parts.items()}
-    panels = _panels(weight.numpy(), halves).transpose(0, 2, 1)  # [P, K, 16]
+    panels = panel_rows(weight.numpy(), halves)
     if backbone.bits == 32:
         return {f"{path}.weight_panels": panels}
     largest = float(np.abs(panels).max())
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise CheckpointError(
             f"{path}.weight holds {largest:g}, which float16 does not: "
             "build with --backbone-bits 32"
         )
     return {f"{path}.weight_float16_panels": panels.astype(np.float16)}
+
+
+def panel_rows(weight: np.ndarray, halves: int = 1) -> np.ndarray:
+    """[N, K] float32 as [P, K, 16]."""
+    return _panels(weight, halves).transpose(0, 2, 1)
 
 
 def panel_head_tensors(head: IntegerWeight) -> dict[str, np.ndarray]:

@@ -354,19 +354,23 @@ class Block : public PhasedWork {
 
 class OneLinear : public PhasedWork {
  public:
-  OneLinear(const Kernels& kernels, const Linear& linear, bool rounds, const float* x, size_t rows,
-            float* y, size_t threads, Scratch& scratch)
+  OneLinear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
+            const float* x, size_t rows, float* y, size_t threads, Scratch& scratch)
       : kernels_(kernels),
         linear_(linear),
         x_(x),
         rows_(rows),
         y_(y),
         lists_(scratch.rows[0]),
-        prepared_(kernels, rounds, rows, linear.inputs,
-                  linear.banks[kRiver].quantised.group_size, scratch),
+        prepared_(kernels, rounds, rows, linear.inputs, linear.group_size(), scratch),
+        use_river_(scratch.use_river),
         each_(chunk_panels(linear, rows, threads)) {
-    scratch.use_river.assign(rows, 1);
-    prepared_.list(linear, x, scratch.use_river, lists_);
+    if (use_river != nullptr) {
+      use_river_.assign(use_river, use_river + rows);
+    } else {
+      use_river_.assign(rows, !linear.banks[kBackbone].present());
+    }
+    prepared_.list(linear, x, use_river_, lists_);
     add_phase(chunks(rows, kRowChunk));
     add_phase(chunks(linear.panels, each_));
   }
@@ -374,7 +378,7 @@ class OneLinear : public PhasedWork {
   void chunk(size_t phase, size_t index) noexcept override {
     if (phase == 0) {
       for (size_t row = index * kRowChunk; row < std::min(rows_, (index + 1) * kRowChunk); ++row) {
-        prepared_.prepare(linear_, true, x_ + row * linear_.inputs, row);
+        prepared_.prepare(linear_, use_river_[row], x_ + row * linear_.inputs, row);
       }
       return;
     }
@@ -392,6 +396,7 @@ class OneLinear : public PhasedWork {
   float* const y_;
   LinearRows& lists_;
   const PreparedRows prepared_;
+  std::vector<char>& use_river_;
   const size_t each_;
 };
 
@@ -402,9 +407,10 @@ void run_block(const Kernels& kernels, const BlockWeights& weights, const BlockI
   if (in.batch * in.seq != 0) Block(kernels, weights, in, out, pool.threads, scratch).run(pool);
 }
 
-void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const float* x,
-                size_t rows, float* y, const Pool& pool, Scratch& scratch) {
-  if (rows != 0) OneLinear(kernels, linear, rounds, x, rows, y, pool.threads, scratch).run(pool);
+void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
+                const float* x, size_t rows, float* y, const Pool& pool, Scratch& scratch) {
+  if (rows == 0) return;
+  OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch).run(pool);
 }
 
 }  // namespace river

@@ -84,8 +84,8 @@ class Scratch {
 void run_block(const Kernels& kernels, const BlockWeights& weights, const BlockInputs& in,
                const BlockOutputs& out, const Pool& pool, Scratch& scratch);
 
-// Rows [rows, inputs] through one linear that has one quantised bank, the river's: an LM head.
-void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const float* x,
-                size_t rows, float* y, const Pool& pool, Scratch& scratch);
+// Rows [rows, inputs] through one linear. use_river: of each row; null where the linear has one bank.
+void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
+                const float* x, size_t rows, float* y, const Pool& pool, Scratch& scratch);
 
 }  // namespace river

@@ -49,6 +49,14 @@ struct Linear {
   }
 
   bool present() const { return outputs != 0; }
+
+  // Of the quantised banks, which have the same; kMaxGroup where there are none.
+  size_t group_size() const {
+    for (const Bank& bank : banks) {
+      if (bank.quantised.codes != nullptr) return bank.quantised.group_size;
+    }
+    return kMaxGroup;
+  }
 };
 
 // Some rows of a linear's input, by the bank that they use.

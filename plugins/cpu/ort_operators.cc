@@ -354,8 +354,8 @@ struct HeadOperator {
     const Shape shape = call.shape(x);
     const int64_t batch = shape.at(0), seq = shape.at(1);
     float* y = call.result<float>(0, {batch, seq, static_cast<int64_t>(linear.outputs)});
-    run_linear(kernels(), linear, rounds, call.data<float>(x), static_cast<size_t>(batch * seq), y,
-               call.pool(), scratch());
+    run_linear(kernels(), linear, rounds, nullptr, call.data<float>(x),
+               static_cast<size_t>(batch * seq), y, call.pool(), scratch());
   }
 
   const OrtApi* api;

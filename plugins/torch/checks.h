@@ -9,6 +9,9 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 
+#include <limits>
+#include <optional>
+
 #if !defined(RIVER_CPU_SHIM) && (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13)
 #define RIVER_STREAM_FROM_C10_CUDA
 #include <c10/cuda/CUDAStream.h>
@@ -20,8 +23,10 @@ namespace river::torch_ops
 // The tests build these sources for the CPU shim of plugins/tests/kernels, where tensors are the host's.
 #if defined(RIVER_CPU_SHIM)
 inline constexpr c10::DeviceType kDEVICE = c10::DeviceType::CPU;
+#define RIVER_DISPATCH CPU
 #else
 inline constexpr c10::DeviceType kDEVICE = c10::DeviceType::CUDA;
+#define RIVER_DISPATCH CUDA
 #endif
 
 inline cudaStream_t currentStream(c10::Device device)
@@ -45,6 +50,8 @@ inline DataType activationType(char const* op, at::Tensor const& x)
     return x.scalar_type() == at::kHalf ? DataType::kHalf : DataType::kBfloat16;
 }
 
+using OptionalTensor = std::optional<at::Tensor>;
+
 // The data of a dense tensor of that type and shape on the operator's device; -1 matches any size.
 inline void const* checked(char const* op, char const* name, at::Tensor const& tensor, at::ScalarType type,
     at::IntArrayRef shape, c10::Device device)
@@ -57,6 +64,19 @@ inline void const* checked(char const* op, char const* name, at::Tensor const& t
     TORCH_CHECK(tensor.device() == device, op, ": ", name, " is on ", tensor.device(), ", x on ", device);
     TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " must be contiguous");
     return tensor.const_data_ptr();
+}
+
+inline void const* checked(char const* op, char const* name, OptionalTensor const& tensor, at::ScalarType type,
+    at::IntArrayRef shape, c10::Device device)
+{
+    return tensor.has_value() ? checked(op, name, *tensor, type, shape, device) : nullptr;
+}
+
+inline int32_t narrow(char const* op, char const* name, int64_t value)
+{
+    TORCH_CHECK(value >= 0 && value <= std::numeric_limits<int32_t>::max(), op, ": ", name, " = ", value,
+        ", but must fit 31 bits");
+    return static_cast<int32_t>(value);
 }
 
 inline at::Tensor scratch(size_t bytes, c10::Device device)

@@ -8,6 +8,7 @@ from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 
 BACKENDS = {
+    "aotinductor": "river_trt.backends.aotinductor",
     "onnxruntime": "river_trt.backends.onnxruntime",
     "tensorrt": "river_trt.backends.tensorrt",
     "tensorrt-rtx": "river_trt.backends.tensorrt",

@@ -65,6 +65,7 @@ def build_pair(
     kernels: str | None = None,
     river_activation: str = "float32",  # the reference does not round activations
     backbone_bits: int | None = None,
+    backend: str | None = None,
     **changes: Any,
 ) -> Pair:
     """A tiny random Llama; `changes` go to its LlamaConfig."""
@@ -72,7 +73,15 @@ def build_pair(
     if with_tokenizer:
         save_word_tokenizer(directory / "model")
     return pair_of(
-        directory, hf, quantiser, group_size, symmetric, kernels, river_activation, backbone_bits
+        directory,
+        hf,
+        quantiser,
+        group_size,
+        symmetric,
+        kernels,
+        river_activation,
+        backbone_bits,
+        backend,
     )
 
 
@@ -85,6 +94,7 @@ def pair_of(
     kernels: str | None = None,
     river_activation: str = "float32",  # the reference does not round activations
     backbone_bits: int | None = None,
+    backend: str | None = None,
 ) -> Pair:
     """Engine and reference of the model that was saved in `directory`/model."""
     options = BuildOptions(
@@ -96,6 +106,7 @@ def pair_of(
         river_activation=river_activation,
         kernels=kernels,
         backbone_bits=backbone_bits,
+        backend=backend,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))

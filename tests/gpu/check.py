@@ -1,4 +1,4 @@
-"""What scripts/gpu_check.sh runs: every check of the plugin that needs a GPU, and one report.
+"""What scripts/gpu_check.sh runs: every check and measurement that needs a GPU, and one report.
 
 Needs python3 with torch, nvcc and cmake; imports nothing else. A step that fails does not stop the
 others; the exit code tells whether all passed. usage: check.py [--out DIR] [--dry-run]
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-BUDGET_S = 465  # of all steps together: the whole call stays below 8 minutes
+BUDGET_S = 520  # of all steps together: the whole call stays below 9 minutes
+DECODE_S = 110  # the decode bench starts no new model after that
+PARTS = ("kernels", "decode")  # steps that leave <part>.json and <part>.md in the folder
 TAIL = 4000  # characters of a step's output that the report keeps
 
 
@@ -50,11 +52,16 @@ def make_steps(out: Path, architecture: str, torch_root: Path, dry_run: bool) ->
     library = build / "libriver_trt_torch.so"
     compile_it = ["cmake", "--build", build, "--parallel", "--target", "river_trt_torch"]
     check = [python, ROOT / "tests/gpu/check_operators.py", library, "cuda"]
+    aoti = [python, ROOT / "tests/gpu/check_aoti.py", library, "cuda"]
+    decode = [python, ROOT / "tests/gpu/decode_bench.py", library, "cuda", "--out", out]
+    decode += ["--seconds", str(DECODE_S)]
     return [
-        Step("kernels", [*kernels, *(["--dry-run"] if dry_run else [])], 380, needs="nvcc"),
+        Step("kernels", [*kernels, *(["--dry-run"] if dry_run else [])], 300, needs="nvcc"),
         Step("torch operators: configure", configure, 60, needs="nvcc"),
         Step("torch operators: compile", compile_it, 200, needs="nvcc"),
         Step("torch operators: compare", check, 90, on_dry_run=False),
+        Step("decode", decode, 200, on_dry_run=False),
+        Step("AOTInductor package", aoti, 120, on_dry_run=False),
     ]
 
 
@@ -98,11 +105,11 @@ def run_all(steps: Iterable[Step], budget_s: float, dry_run: bool = False) -> li
     return outcomes
 
 
-def markdown(report: dict[str, Any], kernels: str) -> str:
-    """The report for people; `kernels` is what kernel_checks.py wrote, or nothing."""
+def markdown(report: dict[str, Any], sections: dict[str, str]) -> str:
+    """The report for people; the sections are what kernels and decode wrote, or nothing."""
     machine = report["machine"]
     lines = [
-        "# GPU check of river-trt's plugin",
+        "# GPU check of river-trt",
         "",
         f"{report['date']}, commit {report['commit']}: {machine['device']}, "
         f"torch {machine['torch']}, {machine['nvcc']}.",
@@ -116,9 +123,9 @@ def markdown(report: dict[str, Any], kernels: str) -> str:
     for step in report["steps"]:
         if step["state"] == "failed":
             lines += ["", f"## {step['name']} failed", "", "```", step["detail"].strip(), "```"]
-    return (
-        "\n".join([*lines, "", "## Kernels", "", kernels.strip() or "Nothing was measured."]) + "\n"
-    )
+    for title, text in sections.items():
+        lines += ["", f"## {title}", "", text.strip() or "Nothing was measured."]
+    return "\n".join(lines) + "\n"
 
 
 def last_line(*command: str) -> str:
@@ -130,23 +137,27 @@ def last_line(*command: str) -> str:
 
 
 def write_report(out: Path, machine: dict[str, str], outcomes: Iterable[Outcome]) -> None:
-    """gpu_check.json and gpu_check.md, with what kernel_checks.py left in the same folder."""
-    kernels_json, kernels_md = out / "kernels.json", out / "kernels.md"
+    """gpu_check.json and gpu_check.md, with what the steps left in the same folder."""
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": last_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
         "machine": machine,
         "steps": [asdict(outcome) for outcome in outcomes],
-        "kernels": json.loads(kernels_json.read_text()) if kernels_json.exists() else None,
     }
+    for part in PARTS:
+        path = out / f"{part}.json"
+        report[part] = json.loads(path.read_text()) if path.exists() else None
     (out / "gpu_check.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = kernels_md.read_text() if kernels_md.exists() else ""
-    (out / "gpu_check.md").write_text(markdown(report, text))
+    sections = {
+        part.capitalize(): path.read_text() if (path := out / f"{part}.md").exists() else ""
+        for part in PARTS
+    }
+    (out / "gpu_check.md").write_text(markdown(report, sections))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="gpu_check.sh", description="Every check of the plugin that needs a GPU."
+        prog="gpu_check.sh", description="Every check and measurement that needs a GPU."
     )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_check", metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="compile everything, run nothing")
@@ -159,8 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for stale in ("kernels.json", "kernels.md"):
-        (out / stale).unlink(missing_ok=True)
+    for part in PARTS:
+        for stale in (f"{part}.json", f"{part}.md"):
+            (out / stale).unlink(missing_ok=True)
     capability = torch.cuda.get_device_capability() if has_gpu else (9, 0)
     architecture = f"{capability[0]}{capability[1]}-real"
     steps = make_steps(out, architecture, Path(torch.__file__).parent, args.dry_run)

@@ -40,7 +40,7 @@ def test_it_imports_nothing_but_torch():
         "pytest",
         "river_trt",
     )
-    for module in ("check", "check_operators", "kernel_checks"):
+    for module in ("check", "check_operators", "kernel_checks", "check_aoti", "decode_bench"):
         code = (
             f"import sys\nfor name in {blocked}: sys.modules[name] = None\n"
             f"sys.path.insert(0, {str(SCRIPT.parents[1])!r})\nimport tests.gpu.{module}"
@@ -83,7 +83,8 @@ def test_the_report_holds_the_steps_and_the_kernels(tmp_path):
     text = (tmp_path / "gpu_check.md").read_text()
     assert "| compare | skipped: dry run | 0.0 |" in text
     assert "## kernels failed\n\n```\nreplay 3 differs\n```" in text
-    assert text.endswith("| table |\n")
+    assert "## Kernels\n\n| table |\n" in text
+    assert text.endswith("## Decode\n\nNothing was measured.\n")
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     assert report["kernels"] == {"roofline": [1]}
     assert report["steps"][0]["detail"] == "replay 3 differs"

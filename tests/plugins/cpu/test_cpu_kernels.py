@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from river_trt.native_library import FLAGS, X86_FILE_FLAGS
+from river_trt.compiled_library import FLAGS, X86_FILE_FLAGS
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parents[2] / "plugins" / "cpu"
+PLUGINS = HERE.parents[2] / "plugins"
+SOURCES = PLUGINS / "cpu"
 X86 = platform.machine() == "x86_64"
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: g++")
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ comp
 
 def run_program(directory: Path, test: str, units: list[str], sanitizers: str) -> str:
     """Compile a test with the sources it needs, as the library is compiled, and run it."""
-    options = [*FLAGS, "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    options = [*FLAGS, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+    options += [f"-I{SOURCES}", f"-I{PLUGINS / 'torch_cpu'}"]
     options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     objects = []
     for source in [HERE / test, *(SOURCES / unit for unit in units)]:
@@ -45,3 +47,7 @@ def test_kernels_equal_double_precision(tmp_path):
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_phases_run_in_order_with_late_and_missing_threads(tmp_path, sanitizers):
     run_program(tmp_path, "test_parallel.cc", [], sanitizers)
+
+
+def test_shares_run_once_whatever_threads_and_callers_there_are(tmp_path):
+    run_program(tmp_path, "test_threads.cc", [], "thread")

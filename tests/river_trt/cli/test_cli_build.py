@@ -147,7 +147,7 @@ def test_interrupted_build(capsys, builder):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "abacus"], "invalid choice: 'abacus' (choose from 'onnxruntime'"),
+        (["--backend", "abacus"], "invalid choice: 'abacus' (choose from 'aotinductor', 'onnx"),
         (["--lm-head-bits", "5"], "invalid choice: 5 (choose from 4, 8, 16, 32)"),
         (["--backbone-bits", "4"], "invalid choice: 4 (choose from 8, 16, 32)"),
         (["--river-activation", "int4"], "choose from 'int8', 'float32'"),

@@ -1,0 +1,156 @@
+"""A River engine for AOTInductor: trace, rewrite, compile, then fill the weights file."""
+
+import platform
+
+import torch
+
+from builders.aotinductor.cpu import HEAD_BITS as CPU_HEAD_BITS
+from builders.aotinductor.cpu import CpuDevice
+from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
+from builders.aotinductor.cuda import CudaDevice
+from builders.aotinductor.fakes import register_fakes
+from builders.aotinductor.package import compile_package
+from builders.aotinductor.program import Device, Planned, rewrite
+from builders.aotinductor.weights_file import WeightsWriter
+from builders.byte_counts import mean_layer_bytes
+from builders.job import BuildJob
+from builders.position_tables import position_tables
+from builders.river_bank import river_format, stream_layers
+from builders.tracing import trace
+from builders.weights import SharedWeights
+from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
+from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
+from river_trt.backends.aotinductor.session import WEIGHTS_FILE
+from river_trt.errors import RiverError
+from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+
+ENGINE_FILE = "model.pt2"
+
+
+def build_engine(job: BuildJob) -> Manifest:
+    """Fill the job's directory with a complete engine and return its manifest.
+
+    Raises RiverError for the options, or a device that this machine does not have.
+    """
+    source, recipe, directory = job.source, job.recipe, job.directory
+    config = source.config
+    quantiser = job.quantiser()
+    river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
+    shared = source.shared()
+    device = _device(job, shared)
+    load_operators(device.name)
+    register_fakes(device.name)
+    source.checkpoint.write_tokenizer(directory)
+    calibration = job.read_calibration(quantiser)
+
+    job.progress("compiling", 0, 1)
+    program = rewrite(trace(config, river, recipe.max_seq_len), device)
+    package = directory / ENGINE_FILE
+    compile_package(program, config, device.name, device.activation, package)
+    job.progress("compiling", 1, 1)
+
+    with WeightsWriter(program.planned, directory / WEIGHTS_FILE) as weights:
+        tables = position_tables(config, recipe.max_seq_len)
+        weights.write_planned(
+            {name: table.to(device.buffer_dtype(name)) for name, table in tables.items()}
+        )
+        weights.write_planned(device.shared_tensors(shared))
+        banks = stream_layers(
+            source, quantiser, shared, calibration.token_ids if calibration else None
+        )
+        for index, layer in enumerate(banks):
+            weights.write_planned(device.layer_tensors(index, layer))
+            job.progress("quantising", index + 1, config.num_layers)
+
+    backend = BackendInfo(
+        "aotinductor",
+        torch.__version__,
+        recipe.target,
+        compute_capability=X86_LEVEL if device.name == "cpu" else compute_capability(),
+        kernels_abi=ABI_VERSION,
+    )
+    dtype = str(device.activation).removeprefix("torch.")
+    # A GPU's kernels multiply in the activations' own 16 bits.
+    multiplied = recipe.river_activation or "bfloat16"
+    precision = PrecisionInfo(dtype, device.head_bits, dtype, multiplied)
+    sizes = _byte_counts(program.planned, config.num_layers)
+    return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
+
+
+def _device(job: BuildJob, shared: SharedWeights) -> Device:
+    recipe = job.recipe
+    if recipe.kernels is not None:
+        raise RiverError(
+            f"--kernels {recipe.kernels} is an option of the backend onnxruntime; leave it out"
+        )
+    if recipe.target == "cpu":
+        return _cpu(job, shared)
+    if recipe.target == "cuda":
+        return _cuda(job)
+    raise RiverError(
+        f"aotinductor builds for the targets cpu and cuda, not {recipe.target!r}: a package is "
+        "compiled for the GPU of the machine that builds it"
+    )
+
+
+def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
+    recipe = job.recipe
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise RiverError(
+            f"aotinductor compiles CPU engines for {X86_LEVEL} alone, and this machine is "
+            f"{platform.machine()}; build with --backend onnxruntime"
+        )
+    bits = recipe.lm_head_bits or 32  # a 16-bit head of the checkpoint is widened, which is exact
+    if bits not in CPU_HEAD_BITS:
+        raise RiverError(
+            f"aotinductor's CPU engines take an LM head of "
+            f"{', '.join(map(str, CPU_HEAD_BITS))} bits, not {bits}"
+        )
+    return CpuDevice(
+        banks=job.banks,
+        rounds=recipe.river_activation == "int8",
+        head_bits=bits,
+        head_group_size=recipe.group_size,
+        embedding_dtype=shared.embedding.dtype,
+    )
+
+
+def _cuda(job: BuildJob) -> CudaDevice:
+    recipe = job.recipe
+    if not torch.cuda.is_available():
+        raise RiverError(
+            f"target {recipe.target}: torch {torch.__version__} sees no GPU on this machine, and a "
+            "package is compiled on a GPU of the kind that runs it"
+        )
+    if recipe.river_activation is not None:
+        raise RiverError(
+            f"river activation {recipe.river_activation!r} is for CPUs; the GPU's kernels multiply "
+            "in 16 bits: leave it out"
+        )
+    if recipe.lm_head_bits not in (None, CUDA_HEAD_BITS):
+        raise RiverError(
+            f"aotinductor's GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
+            f"not {recipe.lm_head_bits}"
+        )
+    return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)
+
+
+def _byte_counts(planned: dict[str, Planned], num_layers: int) -> ByteCounts:
+    """From what the program holds: what one token reads of each part."""
+    sizes = {name: buffer.num_bytes for name, buffer in planned.items()}
+    layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
+    shared = (".bias", ".bias_panels", "norm.weight")
+    backbone = (".weight", ".weight_panels", *shared)
+    river = (
+        *(".qweight", ".scales", ".zero_points", ".pre_scale"),
+        *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
+        *shared,
+    )
+    embedding = planned["embedding"]
+    head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
+    return ByteCounts(
+        backbone_layer=mean_layer_bytes(layers, backbone, num_layers),
+        river_layer=mean_layer_bytes(layers, river, num_layers),
+        lm_head=head or embedding.num_bytes,
+        embedding=embedding.num_bytes // embedding.shape[0],
+    )

@@ -1,0 +1,18 @@
+"""AOTInductor packages: torch runs them, on the CPU or on one CUDA card.
+
+This backend imports torch. Everything else of river_trt does without.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    from river_trt.errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        "an aotinductor engine needs torch, which is not installed: "
+        'pip install "river-trt[aotinductor]"'
+    ) from error
+
+from river_trt.backends.aotinductor.session import open_session
+
+__all__ = ["open_session"]

@@ -1,0 +1,78 @@
+"""Whether this process's torch and this machine's device can run an engine."""
+
+import torch
+
+from river_trt.backends.aotinductor.operators import ABI_VERSION
+from river_trt.errors import EngineError
+from river_trt.manifest import REBUILD, BackendInfo, Manifest
+
+# A CPU package holds code for this level of x86-64, whatever machine compiled it.
+X86_LEVEL = "x86-64-v3"
+X86_CAPABILITIES = ("AVX2", "AVX512")  # torch's names of what has that level
+
+
+def check_engine(manifest: Manifest) -> torch.device:
+    """The device that the engine runs on. EngineError, in one sentence, where it cannot."""
+    backend, kv_cache = manifest.backend, manifest.precision.kv_cache
+    caches = {"cpu": "float32", "cuda": "bfloat16"}
+    if backend.target not in caches or kv_cache != caches[backend.target]:
+        raise EngineError(
+            f"manifest.json: target {backend.target!r} with a {kv_cache} cache, and this river-trt "
+            f"runs only {' and '.join(f'{name} with {dtype}' for name, dtype in caches.items())} "
+            "with aotinductor; upgrade with `pip install -U river-trt`"
+        )
+    check_version(backend.version, torch.__version__)
+    if backend.kernels_abi != ABI_VERSION:
+        raise EngineError(
+            f"the engine was built for version {backend.kernels_abi} of the torch operators but "
+            f"this river-trt has version {ABI_VERSION}; {REBUILD}"
+        )
+    if backend.target == "cpu":
+        check_cpu(backend)
+        return torch.device("cpu")
+    check_gpu(backend)
+    return torch.device("cuda")
+
+
+def check_version(built_for: str, installed: str) -> None:
+    """Compiled code calls torch's own functions: another minor version may not have them."""
+    if _minor(installed) != _minor(built_for):
+        minor = ".".join(_minor(built_for))
+        raise EngineError(
+            f"the engine was compiled for torch {built_for} but {installed} is installed; "
+            f"install that one (pip install 'torch=={minor}.*') or {REBUILD}"
+        )
+
+
+def check_cpu(backend: BackendInfo) -> None:
+    found = torch.backends.cpu.get_cpu_capability()
+    if backend.compute_capability != X86_LEVEL or found not in X86_CAPABILITIES:
+        raise EngineError(
+            f"the engine holds code for {backend.compute_capability} but this processor has "
+            f"{found}; build it on this machine, or with --backend onnxruntime"
+        )
+
+
+def check_gpu(backend: BackendInfo) -> None:
+    wanted = backend.compute_capability
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"the engine needs a GPU of compute capability {wanted}, but torch {torch.__version__} "
+            "sees none on this machine; build one for it with --target cpu"
+        )
+    found = compute_capability()
+    if found != wanted:
+        raise EngineError(
+            f"the engine was compiled for a GPU of compute capability {wanted} but this one has "
+            f"{found}; {REBUILD} on this machine"
+        )
+
+
+def compute_capability() -> str:
+    """Of the current GPU: 9.0."""
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}.{minor}"
+
+
+def _minor(version: str) -> tuple[str, ...]:
+    return tuple(version.split("+")[0].split(".")[:2])

@@ -1,0 +1,179 @@
+"""The Session of a package: caches on its device, written in place by the package's operators."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from river_trt.backends.aotinductor.checks import check_engine
+from river_trt.backends.aotinductor.graphs import Outputs, Recording, record
+from river_trt.backends.aotinductor.operators import load_operators
+from river_trt.backends.aotinductor.weights import read_weights
+from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.errors import EngineError, RiverError
+from river_trt.manifest import REBUILD, Manifest
+from river_trt.spec import ExitPolicy, ModelShape
+
+WEIGHTS_FILE = "weights.safetensors"
+MODEL_NAME = "model"  # in the package
+# Runs the program on its inputs (river_trt.spec, flat) and returns logits and exit_layer.
+Program = Callable[[list[torch.Tensor]], Outputs]
+
+
+def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "TorchSession":
+    """Open the package and read its weights.
+
+    Raises EngineError for another torch, a device that is absent or another one, or a package that
+    torch cannot load; RiverError when the cache does not fit memory, or the operators are not
+    there and cannot be compiled.
+    """
+    device = check_engine(manifest)
+    load_operators(device.type)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    package = directory / manifest.engine_file
+    weights = read_weights(directory / WEIGHTS_FILE, device)
+    try:
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(package), MODEL_NAME, True, 1, -1)
+        names = set(loader.get_constant_fqns())
+        if names == weights.keys():
+            # The package uses this memory as it is; the session keeps it alive.
+            loader.load_constants(weights, False, True, True, False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise EngineError(f"torch cannot load {package}: {reason}; {REBUILD}") from error
+    if names != weights.keys():
+        wrong = sorted(names ^ weights.keys())[0]
+        where = "the package" if wrong in names else "the weights file"
+        raise EngineError(f"only {where} has the tensor {wrong}; {REBUILD}")
+    shape = manifest.model.shape
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    recorder = record if device.type == "cuda" else None
+    return TorchSession(loader.boxed_run, weights, shape, options, device, dtype, recorder)
+
+
+class TorchSession:
+    """A program of torch and its caches: [rows, num_kv_heads, T, head_dim] each.
+
+    With a recorder, steps of one token a row are recorded once for each range of rows and
+    replayed; other steps run as they are.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Any,  # kept while the program uses them
+        shape: ModelShape,
+        options: SessionOptions,
+        device: torch.device,
+        dtype: torch.dtype,  # of the caches
+        recorder: Callable[[Callable[[], Outputs]], Recording] | None = None,
+    ) -> None:
+        self._program, self._weights = program, weights
+        self._device, self._recorder = device, recorder
+        self._cache_length = options.cache_length
+        rows = options.max_batch_size + options.spare_rows
+        size = (rows, shape.num_kv_heads, options.cache_length, shape.head_dim)
+        count = 2 * shape.num_layers
+        try:
+            self.caches = [torch.zeros(size, dtype=dtype, device=device) for _ in range(count)]
+        except RuntimeError as error:
+            gib = count * dtype.itemsize * int(np.prod(size)) / 2**30
+            raise RiverError(
+                f"the KV cache needs {gib:.1f} GiB, more than this machine has; "
+                "lower max_seq_len or max_batch_size"
+            ) from error
+        layers, hidden = shape.num_layers, shape.hidden_size
+        self._policy = {  # host copies: what the device holds
+            "tau": np.zeros(layers, np.float32),
+            "pinned": np.zeros(layers, np.bool_),
+            "use_directions": np.zeros((), np.bool_),
+            "directions": np.zeros((layers, hidden), np.float32),
+            "gate_scope": np.zeros((), np.int32),
+        }
+        self._policy_inputs = {
+            name: torch.tensor(value, device=device) for name, value in self._policy.items()
+        }
+        self._directions: np.ndarray | None = None
+        self._decodes: dict[tuple[int, int], _Decode] = {}
+
+    def step(
+        self,
+        input_ids: np.ndarray,
+        first_row: int,
+        past_lengths: np.ndarray,
+        logit_indices: np.ndarray,
+        policy: ExitPolicy,
+        gate_scope: int,
+    ) -> StepOutput:
+        rows, seq = input_ids.shape
+        assert first_row + rows <= len(self.caches[0]) and len(past_lengths) == rows
+        assert past_lengths.max() + seq <= self._cache_length
+        self._set_policy(policy, gate_scope)
+        arrays = (input_ids, past_lengths, logit_indices)
+        if seq == 1 and len(logit_indices) == 1:
+            decode = self._decodes.get((first_row, rows))
+            if decode is None:
+                inputs = self._inputs(arrays, first_row, rows)
+                decode = self._decodes[first_row, rows] = _Decode(inputs)
+            logits, exit_layer = decode.run(self._program, arrays, self._recorder)
+        else:
+            logits, exit_layer = self._program(self._inputs(arrays, first_row, rows))
+        return StepOutput(logits.cpu().numpy(), exit_layer.cpu().numpy())
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        for cache in self.caches:
+            cache[target, :, :length] = cache[source, :, :length]
+
+    def read_row(self, row: int, length: int) -> np.ndarray:
+        slots = torch.stack([cache[row, :, :length] for cache in self.caches]).float()
+        array: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).cpu().numpy()
+        return array
+
+    def _inputs(
+        self, arrays: tuple[np.ndarray, ...], first_row: int, rows: int
+    ) -> list[torch.Tensor]:
+        caches = [cache[first_row : first_row + rows] for cache in self.caches]
+        step = [torch.tensor(array, device=self._device) for array in arrays]
+        return [*step, *self._policy_inputs.values(), *caches]
+
+    def _set_policy(self, policy: ExitPolicy, gate_scope: int) -> None:
+        self._set("tau", policy.tau)
+        self._set("pinned", policy.pinned)
+        self._set("gate_scope", np.asarray(gate_scope))
+        self._set("use_directions", np.asarray(policy.directions is not None))
+        # The one large policy input: looked at only when another array comes.
+        if policy.directions is not None and policy.directions is not self._directions:
+            self._set("directions", policy.directions)
+            self._directions = policy.directions
+
+    def _set(self, name: str, value: np.ndarray) -> None:
+        host = self._policy[name]
+        if not np.array_equal(host, value):
+            host[...] = value
+            self._policy_inputs[name].copy_(torch.from_numpy(host))
+
+
+class _Decode:
+    """Steps of one token a row over a range of cache rows, through buffers of their own."""
+
+    def __init__(self, inputs: list[torch.Tensor]) -> None:
+        self.inputs = inputs
+        self.recording: Recording | None = None
+
+    def run(
+        self,
+        program: Program,
+        arrays: tuple[np.ndarray, ...],
+        recorder: Callable[[Callable[[], Outputs]], Recording] | None,
+    ) -> Outputs:
+        for tensor, array in zip(self.inputs, arrays, strict=False):
+            tensor.copy_(torch.tensor(array))
+        if recorder is None:
+            return program(list(self.inputs))  # a program empties the list that it is given
+        if self.recording is None:
+            self.recording = recorder(lambda: program(list(self.inputs)))
+        self.recording.replay()
+        return self.recording.outputs

@@ -1,0 +1,127 @@
+"""C++ sources that travel with the package, compiled on first need and then kept.
+
+A library is known by the hash of its sources and flags, so an upgrade of river-trt compiles anew.
+Once it is there no compiler is needed: an image may be made with one and run without.
+Instruction sets are chosen when the library runs, never by this machine's flags.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from river_trt.errors import RiverError
+from river_trt.user_cache import user_cache
+
+FLAGS = ("-O3", "-fPIC", "-fvisibility=hidden", "-pthread")
+# Files of one instruction set are called only where the processor has it.
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+X86_FILE_FLAGS: dict[str, tuple[str, ...]] = {
+    "kernels_avx2.cc": AVX2_FLAGS,
+    "kernels_avx512.cc": (
+        *(*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+        "-mprefer-vector-width=512",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CppLibrary:
+    """What one shared library is compiled from."""
+
+    name: str  # of the file: lib<name>-<hash>.so
+    what: str  # for people: "the native CPU kernels"
+    instead: str  # what a user without a compiler can do: "build the engine with ..."
+    sources: dict[str, bytes]  # by file name; every .cc is a unit
+    standard: str  # c++17
+    flags: tuple[str, ...] = ()
+    link_flags: tuple[str, ...] = ()
+
+    def compile_once(self) -> Path:
+        """The library in the user's cache; compiles it (some seconds) unless it is there.
+
+        Raises RiverError where it must be compiled and no C++ compiler can.
+        """
+        flags = (*FLAGS, f"-std={self.standard}", *self.flags)
+        identity = repr((self.sources, flags, _file_flags(), self.link_flags, platform.machine()))
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        library = user_cache() / f"lib{self.name}-{digest}.so"
+        if not library.exists():
+            self._compile(self._compiler(), flags, library)
+        return library
+
+    def _compile(self, compiler: str, flags: tuple[str, ...], library: Path) -> None:
+        try:
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=library.parent) as name:
+                directory = Path(name)
+                for file, content in self.sources.items():
+                    (directory / file).write_bytes(content)
+                units = [file for file in self.sources if file.endswith(".cc")]
+                own = _file_flags()
+                jobs = [
+                    subprocess.Popen(  # noqa: S603
+                        [compiler, *flags, *own.get(unit, ()), "-c", unit, "-o", f"{unit}.o"],
+                        cwd=directory,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
+                    for unit in units
+                ]
+                errors = [(job.communicate()[1], job.returncode) for job in jobs]
+                objects = [f"{unit}.o" for unit in units]
+                if not any(code for _, code in errors):
+                    link = subprocess.run(  # noqa: S603
+                        [
+                            *(compiler, "-shared", "-pthread", *objects),
+                            *(*self.link_flags, "-o", "library.so"),
+                        ],
+                        cwd=directory,
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    )
+                    errors.append((link.stderr, link.returncode))
+                for text, code in errors:
+                    if code:
+                        line = next((part for part in text.splitlines() if "error" in part), text)
+                        raise RiverError(
+                            f"{compiler} cannot compile {self.what} ({line.strip()[:200]}): "
+                            f"set CXX to another {self.standard.upper()} compiler, "
+                            f"or {self.instead}"
+                        )
+                (directory / "library.so").replace(library)  # whole or not at all
+        except OSError as error:
+            raise RiverError(
+                f"{self.what} cannot be stored in {library.parent} ({error.strerror}): set "
+                f"XDG_CACHE_HOME to a directory that can be written, or {self.instead}"
+            ) from error
+
+    def _compiler(self) -> str:
+        given = os.environ.get("CXX")
+        for name in (given,) if given else ("c++", "g++", "clang++"):
+            if found := shutil.which(name):
+                return found
+        why = f"CXX names {given!r}, which is no command" if given else "none was found"
+        raise RiverError(
+            f"{self.what} need a C++ compiler and {why}: install one "
+            f"(on Debian: apt-get install g++), or {self.instead}"
+        )
+
+
+def read_sources(*folders: Path) -> dict[str, bytes]:
+    """Name and content of every file in the folders."""
+    return {
+        path.name: path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+
+
+def _file_flags() -> dict[str, tuple[str, ...]]:
+    return X86_FILE_FLAGS if platform.machine() in ("x86_64", "AMD64") else {}

@@ -1,0 +1,30 @@
+"""Every family as a compiled package: minutes, so by hand, RIVER_TRT_ALL_PACKAGES=1.
+
+In every run test_program.py runs the same programs without compiling them, and test_package.py
+compiles one.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+from river_trt.spec import ExitPolicy
+from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
+from tests.builders.tiny_engines import forced_exit, pair_of, policy
+
+IDS = np.random.default_rng(0).integers(3, 112, (2, 20))
+
+
+@pytest.mark.skipif(
+    "RIVER_TRT_ALL_PACKAGES" not in os.environ,
+    reason="eleven packages compile for minutes: set RIVER_TRT_ALL_PACKAGES=1",
+)
+@pytest.mark.parametrize("family", TINY_MODELS)
+def test_package_equals_the_reference(family, tmp_path):
+    tiny = TINY_MODELS[family]
+    hf = save_tiny_model(tmp_path / "model", tiny)
+    pair = pair_of(tmp_path, hf, quantiser=tiny.quantiser, backend="aotinductor")
+    layers = pair.engine.num_layers
+    for chosen in (ExitPolicy.full_depth(layers), forced_exit(layers, 1), policy(layers, 0.4)):
+        pair.assert_equal(IDS, chosen)

@@ -1,0 +1,83 @@
+"""An AOTInductor package over the plugin's operators, and its decode step as a recorded graph.
+
+usage: check_aoti.py LIBRARY DEVICE. Compiles a small River stack, then compares the package and its
+replays with the operators called one by one. Needs torch alone. DEVICE cpu takes the library over
+the kernels' shim, and a replay is then a run.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from builders.aotinductor.fakes import register_fakes
+from tests.gpu.decode_bench import host_record, load_record
+from tests.gpu.decode_stack import Shape, Stack
+
+SHAPE = Shape("small", 3, 256, 4, 2, 64, 512, 128)
+BATCH, CAPACITY, PAST = 2, 32, 5
+INF = float("inf")
+TOLERANCE = 2e-2  # of bfloat16 logits: Inductor rounds the last norm at other places
+
+
+class RiverStep(torch.nn.Module):
+    """A step with everything that changes as an input."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(
+        self, ids: Tensor, past: Tensor, tau: Tensor, exited: Tensor, caches: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return self.stack.river_step(ids, past, tau, exited, caches)
+
+
+def main(library: str, device: str) -> int:
+    torch.ops.load_library(library)
+    register_fakes("cuda")
+    problems: list[str] = []
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        stack = Stack(SHAPE, BATCH, CAPACITY, device)
+        ids = torch.randint(SHAPE.vocab_size, (BATCH, 1), device=device)
+        past = torch.full((BATCH,), PAST, dtype=torch.int32, device=device)
+        tau = torch.full((SHAPE.num_layers,), INF, device=device)
+        exited = torch.zeros(BATCH, 1, dtype=torch.bool, device=device)
+        inputs = (ids, past, tau, exited, stack.caches)
+        program = torch.export.export(RiverStep(stack), inputs)
+        package = str(Path(folder) / "stack.pt2")
+        torch._inductor.aoti_compile_and_package(program, package_path=package)
+        loader = torch._C._aoti.AOTIModelPackageLoader(package, "model", True, 1, -1)
+        print(f"compiled for {device}: {Path(package).stat().st_size} bytes")
+        caches = [cache.clone() for cache in stack.caches]
+        record = load_record() if device == "cuda" else host_record
+        recording = record(lambda: loader.boxed_run([ids, past, tau, exited, *caches]))
+        for depth in (*range(1, SHAPE.num_layers + 1), 1):
+            tau.fill_(INF)
+            tau[depth - 1] = -INF
+            recording.replay()
+            logits, exit_layer = recording.outputs
+            expected, expected_exit_layer = stack.river_step(*inputs)
+            problems += compare(f"depth {depth}", logits, expected)
+            if not (torch.equal(exit_layer, expected_exit_layer) and (exit_layer == depth).all()):
+                problems.append(f"depth {depth}: rows left after {exit_layer.flatten().tolist()}")
+            for number, (cache, reference) in enumerate(zip(caches, stack.caches, strict=True)):
+                problems += compare(f"depth {depth}, cache {number}", cache, reference)
+    for problem in problems:
+        print(f"problem: {problem}")
+    print(f"{len(problems)} problems on {device}")
+    return int(bool(problems))
+
+
+def compare(what: str, got: Tensor, expected: Tensor) -> Sequence[str]:
+    error = ((got.float() - expected.float()).norm() / expected.float().norm()).item()
+    return [] if error < TOLERANCE else [f"{what} is off by {error:.1e}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,205 @@
+"""A Llama-shaped stack of decoder layers over the plugin's operators, with random weights.
+
+One step is what a River engine's decode step is; speed needs the shapes and the kernels, not a
+checkpoint. Needs torch and a library of plugins/torch alone.
+
+one layer, six launches:
+
+h --+-- fused_linear(norm, qkv) -- attention -- fused_linear(o, + h) --+-- fused_linear(norm,
+    |                                                                  |   gate_up, silu_mul) -- \
+    +----------------------------------------------------------------+ +-- add_gate(+ down) -- h'
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GROUP_SIZE = 128
+NORM_EPS = 1e-5
+ROPE_THETA = 500000.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes. Llama's layers: no biases, one rotary table, silu."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    full_layers: int | None = None  # of the model, where fewer are built
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """[N, K] of a layer's linears."""
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return {
+            "qkv": (q + 2 * kv, self.hidden_size),
+            "o": (self.hidden_size, q),
+            "gate_up": (2 * self.intermediate_size, self.hidden_size),
+            "down": (self.hidden_size, self.intermediate_size),
+        }
+
+    def backbone_bytes(self) -> int:
+        """Of a layer, 2 bytes a value."""
+        return sum(2 * n * k for n, k in self.linears.values())
+
+    def river_bytes(self) -> int:
+        """Of a layer: 4 bits a value, a float16 scale and a zero point a group."""
+        return sum(n * k // 2 + n * -(-k // GROUP_SIZE) * 3 for n, k in self.linears.values())
+
+    def head_bytes(self) -> int:
+        return 2 * self.vocab_size * self.hidden_size
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Keys and values of all layers that a step reads."""
+        return self.num_layers * 4 * self.num_kv_heads * self.head_dim * tokens
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Both banks of the four linears and the norms."""
+
+    weight: dict[str, Tensor]  # [N, K]
+    qweight: dict[str, Tensor]  # [N, groups, GROUP_SIZE / 2] uint8
+    scales: dict[str, Tensor]  # [N, groups] float16
+    zero_points: dict[str, Tensor]  # [N, groups] uint8
+    input_norm: Tensor  # [hidden]
+    post_norm: Tensor
+
+
+class Stack(torch.nn.Module):
+    """Weights and caches of one shape on a device, and the steps over them."""
+
+    def __init__(self, shape: Shape, batch: int, capacity: int, device: str) -> None:
+        super().__init__()
+        self.shape = shape
+        generator = torch.Generator(device).manual_seed(0)
+        self.generator, self.device_name = generator, device
+        self.layers = [self._layer() for _ in range(shape.num_layers)]
+        self.embedding = self._normal(shape.vocab_size, shape.hidden_size)
+        self.lm_head = self._normal(shape.vocab_size, shape.hidden_size)
+        self.norm = torch.ones(shape.hidden_size, dtype=torch.bfloat16, device=device)
+        positions = torch.arange(capacity, dtype=torch.float32, device=device)[:, None]
+        steps = torch.arange(0, shape.head_dim, 2, dtype=torch.float32, device=device)
+        angles = positions * ROPE_THETA ** (-steps / shape.head_dim)
+        self.cos, self.sin = angles.cos(), angles.sin()
+        size = (batch, shape.num_kv_heads, capacity, shape.head_dim)
+        self.caches = [
+            torch.empty(size, dtype=torch.bfloat16, device=device).normal_(generator=generator)
+            for _ in range(2 * shape.num_layers)
+        ]
+        self.direction = torch.zeros(shape.hidden_size, device=device)
+        self.no = torch.zeros((), dtype=torch.bool, device=device)
+        self.token_scope = torch.zeros((), dtype=torch.int32, device=device)
+
+    def river_step(
+        self,
+        ids: Tensor,  # [batch, 1] int64
+        past_lengths: Tensor,  # [batch] int32
+        tau: Tensor,  # [L] float32
+        exited: Tensor,  # [batch, 1] bool: all true is a model of the river alone
+        caches: Sequence[Tensor],  # of the layers: K and V, [batch, num_kv_heads, capacity, D]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [batch, 1, vocab] and exit_layer int32 [batch, 1]; the caches are changed."""
+        shape, ops = self.shape, torch.ops.river_trt_cuda
+        h = torch.nn.functional.embedding(ids, self.embedding)
+        exit_layer = torch.full_like(ids, shape.num_layers, dtype=torch.int32)
+        use_river = exited
+        for index, layer in enumerate(self.layers):
+            h_in = h
+            qkv = self._linear(layer, "qkv", h, use_river, norm=layer.input_norm)
+            attended = self._attend(qkv, index, past_lengths, caches)
+            h = self._linear(layer, "o", attended, use_river, residual=h_in)
+            active = self._linear(
+                layer, "gate_up", h, use_river, norm=layer.post_norm, silu_mul=True
+            )
+            delta = self._linear(layer, "down", active, use_river)
+            h, exited, exit_layer, use_river = ops.add_gate(
+                *(h_in, h, delta, self.direction, self.no, exited, exit_layer),
+                *(tau[index], self.no, self.token_scope, index + 1),
+            )
+        return self._logits(h), exit_layer
+
+    def backbone_step(
+        self, ids: Tensor, past_lengths: Tensor, caches: Sequence[Tensor]
+    ) -> tuple[Tensor]:
+        """The plain model over the same kernels: one bank, no gate."""
+        h = torch.nn.functional.embedding(ids, self.embedding)
+        for index, layer in enumerate(self.layers):
+            qkv = self._linear(layer, "qkv", h, None, norm=layer.input_norm)
+            attended = self._attend(qkv, index, past_lengths, caches)
+            h = self._linear(layer, "o", attended, None, residual=h)
+            active = self._linear(layer, "gate_up", h, None, norm=layer.post_norm, silu_mul=True)
+            h = self._linear(layer, "down", active, None, residual=h)
+        return (self._logits(h),)
+
+    def _linear(
+        self,
+        layer: Layer,
+        name: str,
+        x: Tensor,
+        use_river: Tensor | None,  # None: the backbone alone
+        norm: Tensor | None = None,
+        silu_mul: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        river: tuple[Tensor | None, ...] = (None, None, None)
+        if use_river is not None:
+            river = (layer.qweight[name], layer.scales[name], layer.zero_points[name])
+        y: Tensor = torch.ops.river_trt_cuda.fused_linear(
+            x, use_river, layer.weight[name], *river, None, None, norm, NORM_EPS, silu_mul, residual
+        )
+        return y
+
+    def _attend(
+        self, qkv: Tensor, index: int, past_lengths: Tensor, caches: Sequence[Tensor]
+    ) -> Tensor:
+        shape = self.shape
+        kv = shape.num_kv_heads * shape.head_dim
+        q, k, v = qkv.split([shape.num_heads * shape.head_dim, kv, kv], dim=-1)
+        attended: Tensor = torch.ops.river_trt_cuda.attention(
+            *(q, k, v, caches[2 * index], caches[2 * index + 1], past_lengths),
+            *(self.cos, self.sin, shape.num_heads, shape.num_kv_heads),
+            *(shape.head_dim**-0.5, 0, 0.0),
+        )
+        return attended
+
+    def _logits(self, h: Tensor) -> Tensor:
+        hidden = torch.nn.functional.rms_norm(h, (h.shape[-1],), self.norm, NORM_EPS)
+        return torch.nn.functional.linear(hidden, self.lm_head)
+
+    def _layer(self) -> Layer:
+        linears = self.shape.linears
+        river = {name: self._river(n, k) for name, (n, k) in linears.items()}
+        return Layer(
+            weight={name: self._normal(n, k) for name, (n, k) in linears.items()},
+            qweight={name: parts[0] for name, parts in river.items()},
+            scales={name: parts[1] for name, parts in river.items()},
+            zero_points={name: parts[2] for name, parts in river.items()},
+            input_norm=torch.ones(
+                self.shape.hidden_size, dtype=torch.bfloat16, device=self.device_name
+            ),
+            post_norm=torch.ones(
+                self.shape.hidden_size, dtype=torch.bfloat16, device=self.device_name
+            ),
+        )
+
+    def _normal(self, n: int, k: int) -> Tensor:
+        values = torch.empty(n, k, dtype=torch.bfloat16, device=self.device_name)
+        return values.normal_(0.0, k**-0.5, generator=self.generator)
+
+    def _river(self, n: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        groups = -(-k // GROUP_SIZE)
+        place = {"device": self.device_name, "generator": self.generator}
+        codes = torch.randint(256, (n, groups, GROUP_SIZE // 2), dtype=torch.uint8, **place)
+        scale = 0.2 * k**-0.5  # codes spread over 16 values, about 5 of them a deviation
+        scales = torch.full((n, groups), scale, dtype=torch.float16, device=self.device_name)
+        zeros = torch.full((n, groups), 8, dtype=torch.uint8, device=self.device_name)
+        return codes, scales, zeros
