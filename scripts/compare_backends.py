@@ -1,6 +1,6 @@
 """The aotinductor engine of a model beside its onnxruntime engine: the same tokens, and the speed.
 
-With float32 river activations greedy tokens and exit layers must be equal: the exit code says it.
+With float32 river activations greedy tokens and exit layers must be equal: the exit code says so.
 With int8 a last bit can round to another code, and only the speed counts. Engines take turns in one
 process; the first round warms up, and medians are compared.
 """

@@ -113,7 +113,7 @@ def test_longrope_with_one_list_of_factors_has_no_end():
     one_list = LONGROPE | {"long_factor": LONGROPE["short_factor"]}
     config = read(config_json("phi4-mini", rope_parameters=one_list))
     assert config.fixed_rope_positions is None
-    assert engine_positions(config, 8192, None) == 128
+    assert engine_positions(config, 8192, None) == 256
 
 
 def test_longrope_in_transformers_does_change_past_the_end(tmp_path):
