@@ -55,7 +55,7 @@ def execute(args: argparse.Namespace) -> int:
             rounds = alternate(taking_part, prompts, plan, progress)
             summaries = summarise([c.name for c in taking_part], rounds)
             cases.append(BenchCase(plan, context, len(prompts), tuple(summaries)))
-        bandwidth = max(bandwidth, read_bandwidth(args.threads))
+            bandwidth = max(bandwidth, read_bandwidth(args.threads))
     result = BenchResult.of(contestants, cases, bandwidth, quality, peers, missing)
     if args.plot is not None:
         with needs_extra("a plot", "build"):

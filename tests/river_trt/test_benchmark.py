@@ -16,6 +16,7 @@ from river_trt.benchmark import (
     weight_bytes,
 )
 from river_trt.benchmark.arms import TOGETHER, at_depth
+from river_trt.benchmark.bandwidth import read_bandwidth
 from river_trt.manifest import ByteCounts
 
 COUNTS = ByteCounts(backbone_layer=100, river_layer=10, lm_head=7, embedding=1)
@@ -156,3 +157,7 @@ def test_cache_that_is_too_small_is_refused_and_an_exact_one_is_not(make_engine)
     measure(engine, [[1] * 3], [FULL_DEPTH], Plan(new_tokens=6, rounds=1))
     with pytest.raises(RiverError, match="3 tokens and 7 new ones do not fit the cache of 8"):
         measure(engine, [[1] * 3], [FULL_DEPTH], Plan(new_tokens=7, rounds=1))
+
+
+def test_bandwidth_is_measured_within_reason():
+    assert 1e8 < read_bandwidth(1) < 1e13

@@ -8,6 +8,11 @@ SHORT = ["--new-tokens", "4", "--rounds", "3"]
 A = [*SHORT, "--prompt", "a"]
 
 
+@pytest.fixture(autouse=True)
+def bandwidth(monkeypatch):
+    monkeypatch.setattr("river_trt.cli.bench.read_bandwidth", lambda threads: 1e9)
+
+
 def test_arms_stand_side_by_side(capsys, directory):
     assert main(["bench", str(directory), *SHORT, "--prompt", "a", "--tau", "0.25"]) == 0
     captured = capsys.readouterr()
