@@ -49,6 +49,17 @@ def test_one_wrong_value_in_one_case_is_found():
     assert found["near", "logits"].worst == pytest.approx(5e-4, rel=1e-3)
 
 
+def test_large_values_of_a_hidden_state_may_differ_in_proportion():
+    def hidden(large: float, small: float):
+        return PassRunner(
+            f"{large} {small}", lambda ids, policy: {"h.1": np.array([large, small])}, LAYERS
+        )
+
+    runners = {hidden(2e4 + 10, 1.0): 1e-3, hidden(2e4 + 30, 1.0): 1e-3, hidden(2e4, 1.003): 1e-3}
+    found = compare(hidden(2e4, 1.0), runners, CASES)
+    assert [comparison.passed for comparison in found] == [True, False, False]
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("verify")
