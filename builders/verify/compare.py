@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from polygraphy.comparator import Comparator, CompareFunc
+from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from builders.verify.runners import PassRunner
@@ -35,7 +35,7 @@ def compare(
             limits = {"exit_layer": 0.0, "": tolerance}
             # Hidden states hold single values of tens of thousands: those may differ in proportion.
             relative = {"exit_layer": 0.0, "logits": 0.0, "": tolerance}
-            rule = CompareFunc.simple(atol=limits, rtol=relative, check_error_stat="elemwise")
+            rule = SimpleCompareFunc(atol=limits, rtol=relative, check_error_stat="elemwise")
             accuracy = Comparator.compare_accuracy(
                 results, comparisons=[(0, index)], compare_func=rule
             )
