@@ -23,7 +23,7 @@ profiles = [{ name = "decode", batch = [1, 1, 2], seq = [1, 1, 1] }]
 
 
 def test_every_target_has_a_recipe_that_loads():
-    assert set(known_recipes()) == {"cpu", *CAPABILITIES}
+    assert set(known_recipes()) == {"cpu", "cuda", *CAPABILITIES}
     assert load_recipe("cpu", {}).tensorrt is None
     for target, capability in CAPABILITIES.items():
         options = load_recipe(target, {}).tensorrt

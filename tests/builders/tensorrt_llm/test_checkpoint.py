@@ -193,7 +193,7 @@ def test_windows_and_policy_are_in_the_checkpoint(tmp_path):
     taus = [0.5, np.inf, -np.inf]
     convert(tmp_path / "model", tmp_path / "checkpoint", 1, policy(3, taus, (2,)))
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
-    assert config["runtime_defaults"]["max_attention_window"] == [6, 128, 6]
+    assert config["runtime_defaults"]["max_attention_window"] == [6, 256, 6]
     tensors = load_file(tmp_path / "checkpoint" / "rank0.safetensors")
     assert tensors["transformer.exit_policy.tau"].tolist() == taus
     assert tensors["transformer.exit_policy.pinned"].tolist() == [0, 1, 0]

@@ -154,7 +154,8 @@ def test_an_interrupted_build_leaves_nothing_and_no_process(project, options, tm
     )
     slow.chmod(0o755)
     code = (
-        "import sys, pathlib; from river_trt.plugin import build;"
+        "import signal, sys, pathlib; from river_trt.plugin import build;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a background shell ignores it
         f"build.source_directory = lambda: pathlib.Path({str(project)!r});"
         "from river_trt.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
