@@ -14,6 +14,7 @@ from river_trt.errors import RiverError
 
 SIZE = (900, 430)
 STYLES = ("calibrated", "paper", "static", "fixed")  # of the engines, in turn: style.css
+PEER_NAMES = (0.9, 0.7, 0.5)  # of the width
 PEER_STYLE = "median"
 
 
@@ -65,13 +66,16 @@ def speed_chart(result: BenchResult, case: BenchCase) -> str:
     )
     for place, line in enumerate(roofs):
         plot.line(line, STYLES[place % len(STYLES)])
+    peers = [summary for summary in case.summaries if summary.mean_backbone_layers is None]
+    for place, peer in enumerate(sorted(peers, key=lambda summary: summary.ratio)):
+        plot.line([(0, peer.ratio), (layers + 0.5, peer.ratio)], PEER_STYLE)
+        # Names of neighbours stand side by side: their lines may lie close together.
+        plot.note((plot.x(layers * PEER_NAMES[place % 3]), plot.y(peer.ratio) - 5), peer.name)
     for summary in case.summaries:
         speed, depth = summary.tokens_per_second, summary.mean_backbone_layers
-        tip = f"{summary.name}: {speed.median:.1f} tokens/s"
         if depth is None:
-            plot.line([(0, summary.ratio), (layers + 0.5, summary.ratio)], PEER_STYLE)
-            plot.note((plot.x(layers * 0.8), plot.y(summary.ratio) - 5), summary.name)
             continue
+        tip = f"{summary.name}: {speed.median:.1f} tokens/s"
         style = STYLES[result.arms[summary.name][0] % len(STYLES)]
         plot.whisker(depth, speed.least / baseline, speed.most / baseline, style)
         plot.dot((depth, summary.ratio), style, tip)
