@@ -57,7 +57,8 @@ def load(
     prefill_chunk: prompt tokens run per step, which bounds the memory of a long prefill and, in a
         server, how long it holds up the others.
     batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
-        a batch with. A lone row then steps as one of two, which costs time (docs/serving.md).
+        a batch with. Where the kernels need it, a lone row then steps as one of two, which costs
+        time (docs/serving.md).
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
@@ -76,10 +77,11 @@ def load(
             raise RiverError(f"{name} must be at least 1, got {value}")
     tokenizer = Tokenizer.from_engine_dir(directory, manifest)
     policy = manifest.policy.to_policy(read_directions(directory, manifest))
-    spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
+    twins = batch_invariant and not manifest.rows_are_independent
+    spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
     options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
     session = open_session(directory, manifest, options)
-    return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant)
+    return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, twins)
 
 
 class Engine:

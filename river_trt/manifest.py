@@ -164,6 +164,14 @@ class Manifest:
             if name is not None and name not in self.files:
                 raise EngineError(f"manifest.json: files does not list {name}; {REBUILD}")
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """What a step gives a row does not depend, to the last bit, on the rows beside it.
+
+        An LM head of 16 or 32 bits is ONNX Runtime's, which sums one row in an order of its own.
+        """
+        return self.backend.kernels == "native" and self.precision.lm_head_bits < 16
+
     def to_json(self) -> str:
         return json.dumps(_encode(self), indent=2, allow_nan=False) + "\n"
 
