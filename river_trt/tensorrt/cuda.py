@@ -34,7 +34,10 @@ class Cuda:
                 f'running on a GPU needs cuda-python ({error}); pip install "river-trt[tensorrt]"'
             ) from error
         cuda = cls(runtime)
-        cuda._call("looking for a GPU", "cudaGetDevice")
+        try:
+            cuda._call("looking for a GPU", "cudaGetDevice")
+        except EngineError as error:
+            raise EngineError(f"no NVIDIA GPU can be used on this machine: {error}") from error
         return cuda
 
     def compute_capability(self) -> str:
