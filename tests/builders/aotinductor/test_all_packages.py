@@ -1,10 +1,4 @@
-"""Every family as a compiled package: minutes, so by hand, RIVER_TRT_ALL_PACKAGES=1.
-
-In every run test_program.py runs the same programs without compiling them, and test_package.py
-compiles one.
-"""
-
-import os
+"""Every family as a compiled package. test_program.py runs the same programs uncompiled."""
 
 import numpy as np
 import pytest
@@ -16,10 +10,6 @@ from tests.builders.tiny_engines import forced_exit, pair_of, policy
 IDS = np.random.default_rng(0).integers(3, 112, (2, 20))
 
 
-@pytest.mark.skipif(
-    "RIVER_TRT_ALL_PACKAGES" not in os.environ,
-    reason="eleven packages compile for minutes: set RIVER_TRT_ALL_PACKAGES=1",
-)
 @pytest.mark.parametrize("family", TINY_MODELS)
 def test_package_equals_the_reference(family, tmp_path):
     tiny = TINY_MODELS[family]
