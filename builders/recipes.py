@@ -6,10 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+from builders.checks import check_choice, check_keys
 from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.lm_head import LM_HEAD_BITS
 from builders.quantisers import GROUP_SIZES, QUANTISERS
-from builders.tensorrt.options import TensorRTOptions, check_choice, check_keys
+from builders.tensorrt.options import TensorRTOptions
 from river_trt.errors import RiverError
 from river_trt.manifest import Kernels
 

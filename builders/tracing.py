@@ -11,13 +11,12 @@ from torch.export import Dim, ExportedProgram
 
 from builders import onnx_schemas
 from builders.decoder import RiverDecoder, RiverFormat
+from builders.example_step import example_step
 from builders.families import ModelConfig
 from builders.quiet import quietly
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, cache_names
 
 OPSET_VERSION = 24
-# Sizes of the example step. All differ, so that no two dynamic axes are taken for one.
-_BATCH, _SEQ, _CACHE, _NUM_LOGITS = 2, 3, 7, 5
 
 
 def trace(config: ModelConfig, river: RiverFormat, max_seq_len: int) -> ExportedProgram:
@@ -27,13 +26,12 @@ def trace(config: ModelConfig, river: RiverFormat, max_seq_len: int) -> Exported
     """
     with torch.device("meta"):
         decoder = RiverDecoder(config, river, max_seq_len, tied=False)
-        inputs = _example_inputs(config)
+        inputs, caches = example_step(config)
     batch, seq = Dim("batch"), Dim("seq", max=max_seq_len)
     cache, num_logits = Dim("cache"), Dim("num_logits")
-    caches = [{0: batch, 2: cache}] * (2 * config.num_layers)
     step = ({0: batch, 1: seq}, {0: batch}, {0: num_logits})
-    shapes = (*step, *(None for _ in POLICY_INPUTS), caches)
-    return torch.export.export(decoder, inputs, dynamic_shapes=shapes)
+    shapes = (*step, *(None for _ in POLICY_INPUTS), [{0: batch, 2: cache}] * len(caches))
+    return torch.export.export(decoder, (*inputs, caches), dynamic_shapes=shapes)
 
 
 def to_onnx(program: ExportedProgram, num_layers: int) -> onnx_ir.Model:
@@ -61,19 +59,3 @@ def to_onnx(program: ExportedProgram, num_layers: int) -> onnx_ir.Model:
     onnxscript.optimizer.fold_constants(model)
     onnxscript.optimizer.remove_unused_nodes(model)
     return model
-
-
-def _example_inputs(config: ModelConfig) -> tuple[object, ...]:
-    layers = config.num_layers
-    cache = (_BATCH, config.num_kv_heads, _CACHE, config.head_dim)
-    return (
-        torch.zeros(_BATCH, _SEQ, dtype=torch.int64),
-        torch.zeros(_BATCH, dtype=torch.int32),
-        torch.zeros(_NUM_LOGITS, dtype=torch.int64),
-        torch.zeros(layers),
-        torch.zeros(layers, dtype=torch.bool),
-        torch.zeros((), dtype=torch.bool),
-        torch.zeros(layers, config.hidden_size),
-        torch.zeros((), dtype=torch.int32),
-        [torch.zeros(cache) for _ in range(2 * layers)],
-    )

@@ -49,6 +49,18 @@ def cache_names(num_layers: int, suffix: str = "") -> list[str]:
     return [f"{kv}_cache{suffix}.{layer}" for layer in range(num_layers) for kv in ("k", "v")]
 
 
+def policy_arrays(shape: ModelShape) -> dict[str, np.ndarray]:
+    """Zeros for the policy inputs, in the order of POLICY_INPUTS."""
+    layers = shape.num_layers
+    return {
+        "tau": np.zeros(layers, np.float32),
+        "pinned": np.zeros(layers, np.bool_),
+        "use_directions": np.zeros((), np.bool_),
+        "directions": np.zeros((layers, shape.hidden_size), np.float32),
+        "gate_scope": np.zeros((), np.int32),
+    }
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExitPolicy:
     """When a token leaves the backbone (design: tau and pinned are run-time inputs).

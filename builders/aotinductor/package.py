@@ -7,6 +7,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from builders.aotinductor.program import DeviceProgram, holder
+from builders.example_step import example_step
 from builders.families import ModelConfig
 from builders.quiet import quietly
 from river_trt.backends.aotinductor.checks import X86_LEVEL
@@ -19,8 +20,6 @@ CPU_OPTIONS: dict[str, Any] = {
     "cpp.simdlen": 256,
     "cpp.threads": 1,  # of what Inductor adds; the kernels have threads of their own
 }
-# Sizes of the example step. All differ, so that no two dynamic axes are taken for one.
-_BATCH, _SEQ, _CACHE, _NUM_LOGITS = 2, 3, 7, 5
 
 
 def compile_package(
@@ -45,24 +44,6 @@ def export(
     cache, num_logits = Dim("cache"), Dim("num_logits")
     shapes = [{0: batch, 1: seq}, {0: batch}, {0: num_logits}, *[None] * 5]
     shapes += [{0: batch, 2: cache}] * (2 * layers)
-    inputs = example_inputs(config, device, dtype)
-    return torch.export.export(module, inputs, dynamic_shapes=tuple(shapes))
-
-
-def example_inputs(
-    config: ModelConfig, device: str, dtype: torch.dtype
-) -> tuple[torch.Tensor, ...]:
-    layers = config.num_layers
-    cache = (_BATCH, config.num_kv_heads, _CACHE, config.head_dim)
     with torch.device(device):
-        return (
-            torch.zeros(_BATCH, _SEQ, dtype=torch.int64),
-            torch.zeros(_BATCH, dtype=torch.int32),
-            torch.zeros(_NUM_LOGITS, dtype=torch.int64),
-            torch.zeros(layers),
-            torch.zeros(layers, dtype=torch.bool),
-            torch.zeros((), dtype=torch.bool),
-            torch.zeros(layers, config.hidden_size),
-            torch.zeros((), dtype=torch.int32),
-            *(torch.zeros(cache, dtype=dtype) for _ in range(2 * layers)),
-        )
+        inputs, caches = example_step(config, dtype)
+    return torch.export.export(module, (*inputs, *caches), dynamic_shapes=tuple(shapes))

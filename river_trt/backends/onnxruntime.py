@@ -16,6 +16,7 @@ from river_trt.spec import (
     ExitPolicy,
     ModelShape,
     cache_names,
+    policy_arrays,
 )
 
 
@@ -111,13 +112,7 @@ class OrtSession:
                 f"the KV cache needs {size / 2**30:.1f} GiB, more than this machine has; "
                 "lower max_seq_len or max_batch_size"
             ) from error
-        self._policy_arrays: dict[str, np.ndarray] = {
-            "tau": np.zeros(shape.num_layers, np.float32),
-            "pinned": np.zeros(shape.num_layers, np.bool_),
-            "use_directions": np.zeros((), np.bool_),
-            "directions": np.zeros((shape.num_layers, shape.hidden_size), np.float32),
-            "gate_scope": np.zeros((), np.int32),
-        }
+        self._policy_arrays = policy_arrays(shape)
         self._directions: np.ndarray | None = None
         self._bindings: dict[tuple[int, int], _Binding] = {}
 

@@ -53,6 +53,25 @@ def load_engine(args: argparse.Namespace, max_batch_size: int = 1) -> Engine:
     )
 
 
+def add_quantiser_arguments(bank: argparse._ActionsContainer) -> None:
+    """How the river bank is made; one that is not given is the recipe's."""
+    bank.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
+    bank.add_argument(
+        "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"
+    )
+    bank.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        help="river weights without zero points",
+    )
+    bank.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text for quantisers that look at activations (default: a built-in one)",
+    )
+
+
 def add_text_arguments(group: argparse._ActionsContainer, pieces: int, pieces_help: str) -> None:
     """The text that is scored, and how it is cut into pieces."""
     group.add_argument(

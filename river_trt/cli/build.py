@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from river_trt.backends import BACKENDS
 from river_trt.backends.tensorrt_llm import is_checkpoint
-from river_trt.cli.arguments import parse_pinned
+from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -113,15 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
     bank = parser.add_argument_group("precision (default: the recipe's)")
-    bank.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
-    bank.add_argument(
-        "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"
-    )
-    bank.add_argument(
-        "--symmetric",
-        action=argparse.BooleanOptionalAction,
-        help="river weights without zero points",
-    )
+    add_quantiser_arguments(bank)
     bank.add_argument(
         "--river-activation",
         choices=RIVER_ACTIVATIONS,
@@ -151,12 +143,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--banks",
         choices=("both", "backbone", "river"),
         help="one bank alone is a plain model, to measure the River engine against (default: both)",
-    )
-    bank.add_argument(
-        "--calibration-text",
-        type=Path,
-        metavar="FILE",
-        help="UTF-8 text for quantisers that look at activations (default: a built-in one)",
     )
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from river_trt.cli.arguments import parse_pinned
+from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -82,17 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     bank = parser.add_argument_group("river bank")
-    bank.add_argument("--quantiser", metavar="NAME", help="rtn, hqq or awq")
-    bank.add_argument("--group-size", type=int, metavar="N", help="32, 64 or 128")
-    bank.add_argument(
-        "--symmetric", action=argparse.BooleanOptionalAction, help="without zero points"
-    )
-    bank.add_argument(
-        "--calibration-text",
-        type=Path,
-        metavar="FILE",
-        help="UTF-8 text for quantisers that look at activations (default: a built-in one)",
-    )
+    add_quantiser_arguments(bank)
 
 
 def execute(args: argparse.Namespace) -> int:

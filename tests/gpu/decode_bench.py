@@ -319,7 +319,7 @@ def measure_all(device: str, seconds: float) -> tuple[list[Record], list[str], l
                 with torch.inference_mode():
                     records += bench.measure(deadline)
                 problems += [f"{shape.name}, batch {batch}: {text}" for text in bench.problems]
-            except Exception:
+            except Exception:  # a problem of one shape must not lose the others' figures
                 problems.append(f"{shape.name}, batch {batch}: {traceback.format_exc()[-1500:]}")
             stack = bench = None
             gc.collect()

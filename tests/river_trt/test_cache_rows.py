@@ -27,6 +27,30 @@ def check_layout(decoder, limit):
     assert len({group.key for group in decoder.rows.groups}) == len(decoder.rows.groups)
 
 
+def step_at_random(decoder, rows, size, random, leaves):
+    """Runs the rows, at most `size` together, to their ends; returns those that left before it.
+
+    leaves: how likely one leaves after a step.
+    """
+    waiting, running, dropped = list(rows), [], []
+    while waiting or running or decoder.rows.prefilling:
+        if decoder.rows.prefilling is None and waiting and len(decoder.rows) < size:
+            decoder.rows.begin(waiting.pop(0))
+            running.append(decoder.rows.prefilling)
+        if decoder.rows.prefilling is not None:
+            decoder.prefill()
+        for group in list(decoder.rows.groups):
+            if random.random() < 0.8:
+                decoder.decode(group)
+        running = [row for row in running if row.finish_reason is None]
+        if running and random.random() < leaves:
+            gone = running.pop(int(random.integers(len(running))))
+            decoder.rows.remove(gone)
+            dropped.append(gone)
+        check_layout(decoder, size * 2)
+    return dropped
+
+
 @pytest.mark.parametrize("batch_invariant", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_random_joins_and_leaves_of_several_policies(make_engine, seed, batch_invariant):
@@ -39,22 +63,7 @@ def test_random_joins_and_leaves_of_several_policies(make_engine, seed, batch_in
     alone = [make_engine().generate(p, config_of(i))[0] for i, p in enumerate(prompts)]
     decoder = Decoder(engine._session, 2, batch_invariant=batch_invariant)
     rows = [engine._row(0, p, config_of(i)) for i, p in enumerate(prompts)]
-    waiting, running, dropped = list(rows), [], []
-    while waiting or running or decoder.rows.prefilling:
-        if decoder.rows.prefilling is None and waiting and len(decoder.rows) < size:
-            decoder.rows.begin(waiting.pop(0))
-            running.append(decoder.rows.prefilling)
-        if decoder.rows.prefilling is not None:
-            decoder.prefill()
-        for group in list(decoder.rows.groups):
-            if random.random() < 0.8:
-                decoder.decode(group)
-        running = [row for row in running if row.finish_reason is None]
-        if running and random.random() < 0.1:  # one leaves before its end
-            gone = running.pop(int(random.integers(len(running))))
-            decoder.rows.remove(gone)
-            dropped.append(gone)
-        check_layout(decoder, size * 2)
+    dropped = step_at_random(decoder, rows, size, random, leaves=0.1)
     assert 0 < len(dropped) < len(rows)
     for row, result in zip(rows, alone, strict=True):
         length = len(row.token_ids)

@@ -14,7 +14,7 @@ from river_trt.backends.aotinductor.weights import read_weights
 from river_trt.backends.base import SessionOptions, StepOutput
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, Manifest
-from river_trt.spec import ExitPolicy, ModelShape
+from river_trt.spec import ExitPolicy, ModelShape, policy_arrays
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_NAME = "model"  # in the package
@@ -85,14 +85,7 @@ class TorchSession:
                 f"the KV cache needs {gib:.1f} GiB, more than this machine has; "
                 "lower max_seq_len or max_batch_size"
             ) from error
-        layers, hidden = shape.num_layers, shape.hidden_size
-        self._policy = {  # host copies: what the device holds
-            "tau": np.zeros(layers, np.float32),
-            "pinned": np.zeros(layers, np.bool_),
-            "use_directions": np.zeros((), np.bool_),
-            "directions": np.zeros((layers, hidden), np.float32),
-            "gate_scope": np.zeros((), np.int32),
-        }
+        self._policy = policy_arrays(shape)  # host copies: what the device holds
         self._policy_inputs = {
             name: torch.tensor(value, device=device) for name, value in self._policy.items()
         }

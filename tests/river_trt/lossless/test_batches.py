@@ -8,7 +8,7 @@ import pytest
 from river_trt import GenerationConfig
 from river_trt.decoding import Decoder
 from river_trt.lossless.spans import Place, Span, spans
-from tests.river_trt.test_cache_rows import check_layout
+from tests.river_trt.test_cache_rows import step_at_random
 
 CONFIG = GenerationConfig(max_new_tokens=40, ignore_eos=True, mode="lossless")
 KINDS = [
@@ -37,22 +37,8 @@ def test_random_joins_and_leaves(make_lossless_engine, seed, batch_invariant):
     engine = make(agreement, size, batch_invariant=batch_invariant, **sizes)
     decoder = Decoder(engine._session, 2, batch_invariant=batch_invariant)
     rows = [engine._row(0, p, c) for p, c in zip(prompts, configs, strict=True)]
-    waiting, running, dropped = list(rows), [], []
-    while waiting or running or decoder.rows.prefilling:
-        if decoder.rows.prefilling is None and waiting and len(decoder.rows) < size:
-            decoder.rows.begin(waiting.pop(0))
-            running.append(decoder.rows.prefilling)
-        if decoder.rows.prefilling is not None:
-            decoder.prefill()
-        for group in list(decoder.rows.groups):
-            if random.random() < 0.8:
-                decoder.decode(group)
-        running = [row for row in running if row.finish_reason is None]
-        if running and random.random() < 0.05:  # one leaves before its end, in mid-draft too
-            gone = running.pop(int(random.integers(len(running))))
-            decoder.rows.remove(gone)
-            dropped.append(gone)
-        check_layout(decoder, size * 2)
+    # In mid-draft too.
+    dropped = step_at_random(decoder, rows, size, random, leaves=0.05)
     assert len(dropped) < len(rows)
     for row, result in zip(rows, alone, strict=True):
         length = len(row.token_ids)
