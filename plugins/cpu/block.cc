@@ -4,413 +4,515 @@
 #include <cassert>
 #include <cmath>
 
-namespace river {
-namespace {
+namespace river
+{
+namespace
+{
 
-constexpr size_t kRowChunk = 8;  // rows of a chunk where rows are worked on one by one
+constexpr size_t kRowChunk = 8; // rows of a chunk where rows are worked on one by one
 
-size_t chunks(size_t items, size_t each) { return (items + each - 1) / each; }
+size_t chunks(size_t items, size_t each)
+{
+    return (items + each - 1) / each;
+}
 
 // A number of panels, even, that gives each thread some chunks: one held up holds up few. Many
 // rows go through few panels at a time, which then stay in the cache.
-size_t chunk_panels(const Linear& linear, size_t rows, size_t threads) {
-  if (rows > 2 * kMaxRows) return 2;
-  const size_t each = chunks(linear.panels, 6 * threads);
-  return std::min(each + each % 2, kMaxChunkPanels);
+size_t chunk_panels(Linear const& linear, size_t rows, size_t threads)
+{
+    if (rows > 2 * kMaxRows)
+        return 2;
+    size_t const each = chunks(linear.panels, 6 * threads);
+    return std::min(each + each % 2, kMaxChunkPanels);
 }
 
 // Writes as many of the panels' values as the output has columns.
-void store(const float* values, size_t first, size_t count, size_t columns, float* out) {
-  const size_t start = first * kPanel, end = std::min(columns, start + count * kPanel);
-  std::copy(values, values + (end - start), out + start);
+void store(float const* values, size_t first, size_t count, size_t columns, float* out)
+{
+    size_t const start = first * kPanel, end = std::min(columns, start + count * kPanel);
+    std::copy(values, values + (end - start), out + start);
 }
 
 // The rows of a linear in the form that their bank takes: scaled, rounded. One linear's at a time.
-class PreparedRows {
- public:
-  PreparedRows(const Kernels& kernels, bool rounds, size_t rows, size_t inputs, size_t group_size,
-            Scratch& scratch)
-      : kernels_(kernels),
-        rounds_(rounds),
-        groups_(chunks(inputs, group_size)),
-        width_(groups_ * group_size),
-        codes_(scratch.codes(kMost * rows * width_)),
-        scales_(scratch.floats(0, kMost * rows * groups_)),
-        sums_(scratch.floats(1, kMost * rows * groups_)),
-        scaled_(scratch.floats(2, rows * width_)) {}
-
-  // Lists the rows of x [rows, inputs] by bank; what is in x does not matter yet.
-  void list(const Linear& linear, const float* x, const std::vector<char>& use_river,
-            LinearRows& lists) const {
-    lists.clear();
-    lists.rounds = rounds_;
-    for (size_t row = 0; row < use_river.size(); ++row) {
-      const size_t number = use_river[row] ? kRiver : kBackbone;
-      const bool scaled = linear.banks[number].pre_scale != nullptr;
-      LinearRows::OfBank& rows = lists.banks[number];
-      rows.numbers.push_back(row);
-      rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
-      for (size_t digit = 0; digit < kDigits[number]; ++digit) {
-        const size_t place = kMost * row + digit;
-        rows.rounded.push_back({codes_ + place * width_, scales_ + place * groups_,
-                                sums_ + place * groups_});
-      }
+class PreparedRows
+{
+public:
+    PreparedRows(Kernels const& kernels, bool rounds, size_t rows, size_t inputs, size_t group_size,
+        Scratch& scratch)
+        : kernels_(kernels)
+        , rounds_(rounds)
+        , groups_(chunks(inputs, group_size))
+        , width_(groups_ * group_size)
+        , codes_(scratch.codes(kMost * rows * width_))
+        , scales_(scratch.floats(0, kMost * rows * groups_))
+        , sums_(scratch.floats(1, kMost * rows * groups_))
+        , scaled_(scratch.floats(2, rows * width_))
+    {
     }
-  }
 
-  // x: the row [inputs].
-  void prepare(const Linear& linear, bool use_river, const float* x, size_t row) const {
-    const size_t number = use_river ? kRiver : kBackbone, inputs = linear.inputs;
-    const Bank& bank = linear.banks[number];
-    float* scaled = scaled_ + row * width_;
-    if (bank.pre_scale != nullptr) {
-      for (size_t k = 0; k < inputs; ++k) scaled[k] = x[k] * bank.pre_scale[k];
-      x = scaled;
-    }
-    if (!rounds_ || bank.dense.present()) return;
-    const size_t size = bank.quantised.group_size;
-    for (size_t digit = 0; digit < kDigits[number]; ++digit) {
-      const size_t place = kMost * row + digit;
-      int8_t* codes = codes_ + place * width_;
-      float* scales = scales_ + place * groups_;
-      kernels_.round_row(x, inputs, size, codes, scales, sums_ + place * groups_);
-      if (digit + 1 == kDigits[number]) return;
-      for (size_t start = 0, g = 0; start < inputs; start += size, ++g) {
-        const size_t end = std::min(inputs, start + size);
-        for (size_t k = start; k < end; ++k) scaled[k] = x[k] - codes[k] * scales[g];
-      }
-      x = scaled;
-    }
-  }
-
- private:
-  static constexpr size_t kMost = 2;  // digits
-
-  const Kernels& kernels_;
-  const bool rounds_;
-  const size_t groups_, width_;  // of the widest linear
-  int8_t* const codes_;
-  float *const scales_, *const sums_, *const scaled_;
-};
-
-class Block : public PhasedWork {
- public:
-  Block(const Kernels& kernels, const BlockWeights& weights, const BlockInputs& in,
-        const BlockOutputs& out, size_t threads, Scratch& scratch)
-      : kernels_(kernels),
-        w_(weights),
-        in_(in),
-        out_(out),
-        rows_(in.batch * in.seq),
-        scratch_(scratch),
-        use_river_(scratch.use_river),
-        prepared_(kernels, weights.rounds, rows_,
-                  std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), w_.group_size, scratch),
-        attended_(in.attended),
-        normed_(scratch.floats(3, rows_ * w_.hidden)),
-        active_(scratch.floats(4, rows_ * w_.intermediate())),
-        scores_(scratch.floats(5, rows_)) {
-    use_river_.resize(rows_);
-    if (w_.o.present()) {
-      if (in_.attended == nullptr) plan_attention(threads);
-      choose_banks(w_.layer, w_.o, in_.exit_layer);
-      prepared_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
-      prepared_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
-      prepared_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
-      step(&Block::prepare_o, rows_, kRowChunk);
-      step(&Block::run_o, w_.o.panels, chunk_panels(w_.o, rows_, threads));
-      step(&Block::norm_mlp, rows_, kRowChunk);
-      step(&Block::run_gate_up, w_.gate_up.panels, chunk_panels(w_.gate_up, rows_, threads));
-      step(&Block::prepare_down, rows_, kRowChunk);
-      step(&Block::run_down, w_.down.panels, chunk_panels(w_.down, rows_, threads));
-    }
-    if (rows_ <= kRowChunk) {
-      step(&Block::decide_and_norm, rows_, rows_);
-    } else {
-      if (w_.o.present()) step(&Block::score, rows_, kRowChunk);
-      step(&Block::decide, rows_, rows_);
-      if (w_.qkv.present()) step(&Block::norm_qkv, rows_, kRowChunk);
-    }
-    if (w_.qkv.present()) step(&Block::run_qkv, w_.qkv.panels, chunk_panels(w_.qkv, rows_, threads));
-  }
-
-  void chunk(size_t phase, size_t index) noexcept override {
-    const Step& step = steps_[phase];
-    const size_t first = index * step.each;
-    (this->*step.work)(first, std::min(step.each, step.items - first));
-  }
-
- private:
-  using Work = void (Block::*)(size_t first, size_t count);
-  struct Step {
-    Work work;
-    size_t items, each;
-  };
-
-  void step(Work work, size_t items, size_t each) {
-    steps_[num_steps_++] = {work, items, each};
-    add_phase(chunks(items, each));
-  }
-
-  LinearRows& lists(Scratch::Of linear) const { return scratch_.rows[linear]; }
-
-  void choose_banks(int32_t layer, const Linear& linear, const int32_t* exit_layer) {
-    const bool backbone = linear.banks[kBackbone].present();
-    const bool both = backbone && linear.banks[kRiver].present();
-    for (size_t row = 0; row < rows_; ++row) {
-      use_river_[row] = both ? exit_layer[row] < layer && !in_.pinned[layer - 1]
-                             : !backbone;
-    }
-  }
-
-  void plan_attention(size_t threads) {
-    const size_t heads = rows_ * w_.num_heads;
-    queries_ = scratch_.floats(6, heads * w_.head_dim);
-    attended_ = result_ = scratch_.floats(7, heads * w_.head_dim);
-    step(&Block::append, rows_, kRowChunk);
-    step(&Block::attend, heads, std::clamp<size_t>(heads / (8 * threads), 1, 16));
-  }
-
-  // Keys and values of the rows to the cache; their queries, turned and scaled, to queries_.
-  void append(size_t first, size_t count) {
-    const size_t dim = w_.head_dim, heads = w_.num_heads, kv_heads = w_.num_kv_heads;
-    for (size_t row = first; row < first + count; ++row) {
-      const size_t batch = row / in_.seq, slot = in_.past_lengths[batch] + row % in_.seq;
-      const float* x = in_.qkv + row * (heads + 2 * kv_heads) * dim;
-      for (size_t head = 0; head < heads; ++head, x += dim) {
-        rotate(x, slot, w_.scale, queries_ + (row * heads + head) * dim);
-      }
-      for (size_t head = 0; head < kv_heads; ++head, x += dim) {
-        rotate(x, slot, 1.0f, in_.k_cache + cache_at(batch, head, slot));
-      }
-      for (size_t head = 0; head < kv_heads; ++head, x += dim) {
-        std::copy(x, x + dim, in_.v_cache + cache_at(batch, head, slot));
-      }
-    }
-  }
-
-  size_t cache_at(size_t batch, size_t kv_head, size_t slot) const {
-    return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * w_.head_dim;
-  }
-
-  void rotate(const float* x, size_t position, float scale, float* out) const {
-    const size_t half = w_.rotary / 2;
-    const float *cos = w_.cos + position * half, *sin = w_.sin + position * half;
-    for (size_t i = 0; i < half; ++i) {
-      const float a = x[i], b = x[half + i];
-      out[i] = (a * cos[i] - b * sin[i]) * scale;
-      out[half + i] = (b * cos[i] + a * sin[i]) * scale;
-    }
-    for (size_t i = w_.rotary; i < w_.head_dim; ++i) out[i] = x[i] * scale;
-  }
-
-  // Items are numbered by batch, head and token, so that those of a chunk share keys and values.
-  void attend(size_t first, size_t count) {
-    const size_t dim = w_.head_dim, heads = w_.num_heads, shared = heads / w_.num_kv_heads;
-    for (size_t item = first; item < first + count; ++item) {
-      const size_t token = item % in_.seq, head = item / in_.seq % heads;
-      const size_t batch = item / (in_.seq * heads);
-      const size_t at = ((batch * in_.seq + token) * heads + head) * dim;
-      const size_t keys = cache_at(batch, head / shared, 0);
-      kernels_.attend(queries_ + at, in_.k_cache + keys, in_.v_cache + keys,
-                      in_.past_lengths[batch] + token + 1, dim, result_ + at);
-    }
-  }
-
-  void prepare_o(size_t first, size_t count) {
-    prepare(w_.o, attended_, first, count);
-  }
-  void prepare_down(size_t first, size_t count) { prepare(w_.down, active_, first, count); }
-
-  void prepare(const Linear& linear, const float* x, size_t first, size_t count) const {
-    for (size_t row = first; row < first + count; ++row) {
-      prepared_.prepare(linear, use_river_[row] != 0, x + row * linear.inputs, row);
-    }
-  }
-
-  void run_o(size_t first, size_t count) {
-    add_to_residual(w_.o, lists(Scratch::kO), in_.h_in, first, count);
-  }
-  void run_down(size_t first, size_t count) {
-    add_to_residual(w_.down, lists(Scratch::kDown), out_.h_out, first, count);
-  }
-
-  // h_out = residual + linear(x)
-  void add_to_residual(const Linear& linear, const LinearRows& rows, const float* residual,
-                       size_t first, size_t count) const {
-    const size_t start = first * kPanel;
-    const size_t columns = std::min(w_.hidden, start + count * kPanel) - start;
-    apply(kernels_, linear, rows, first, count, [&](size_t row, const float* values) {
-      const float* before = residual + row * w_.hidden + start;
-      float* after = out_.h_out + row * w_.hidden + start;
-      for (size_t i = 0; i < columns; ++i) after[i] = before[i] + values[i];
-    });
-  }
-
-  void norm(const float* x, const float* weight, float* out) const {
-    const float mean = kernels_.dot(x, x, w_.hidden) / static_cast<float>(w_.hidden);
-    const float scale = 1.0f / std::sqrt(mean + w_.epsilon);
-    for (size_t i = 0; i < w_.hidden; ++i) out[i] = x[i] * scale * weight[i];
-  }
-
-  void norm_mlp(size_t first, size_t count) {
-    for (size_t row = first; row < first + count; ++row) {
-      norm(out_.h_out + row * w_.hidden, w_.post_norm, normed_ + row * w_.hidden);
-    }
-    prepare(w_.gate_up, normed_, first, count);
-  }
-
-  void run_gate_up(size_t first, size_t count) {
-    const size_t size = w_.intermediate();
-    apply(kernels_, w_.gate_up, lists(Scratch::kGateUp), first, count,
-          [&](size_t row, const float* values) {
-            for (size_t p = 0; p < count; p += 2, values += 2 * kPanel) {
-              const size_t start = (first + p) / 2 * kPanel;
-              kernels_.silu_mul(values, values + kPanel, std::min(kPanel, size - start),
-                                active_ + row * size + start);
+    // Lists the rows of x [rows, inputs] by bank; what is in x does not matter yet.
+    void list(Linear const& linear, float const* x, std::vector<char> const& use_river,
+        LinearRows& lists) const
+    {
+        lists.clear();
+        lists.rounds = rounds_;
+        for (size_t row = 0; row < use_river.size(); ++row)
+        {
+            size_t const number = use_river[row] ? kRiver : kBackbone;
+            bool const scaled = linear.banks[number].pre_scale != nullptr;
+            LinearRows::OfBank& rows = lists.banks[number];
+            rows.numbers.push_back(row);
+            rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
+            for (size_t digit = 0; digit < kDigits[number]; ++digit)
+            {
+                size_t const place = kMost * row + digit;
+                rows.rounded.push_back(
+                    {codes_ + place * width_, scales_ + place * groups_, sums_ + place * groups_});
             }
-          });
-  }
-
-  void score(size_t first, size_t count) {
-    for (size_t row = first; row < first + count; ++row) scores_[row] = cosine(row);
-  }
-
-  float cosine(size_t row) const {
-    if (w_.layer == w_.num_layers || in_.tau[w_.layer - 1] == INFINITY) return 0.0f;  // not read
-    const float* a = in_.use_directions ? in_.directions + (w_.layer - 1) * w_.hidden
-                                        : in_.h_in + row * w_.hidden;
-    const float* b = out_.h_out + row * w_.hidden;
-    const float squares = kernels_.dot(a, a, w_.hidden) * kernels_.dot(b, b, w_.hidden);
-    return kernels_.dot(a, b, w_.hidden) / std::max(std::sqrt(squares), 1e-30f);
-  }
-
-  // exit_layer of every row, and with it the banks of the next layer.
-  void decide(size_t, size_t) {
-    if (w_.layer == 0) {
-      std::fill(out_.exit_layer, out_.exit_layer + rows_, kNever);
-    } else if (w_.layer == w_.num_layers) {
-      for (size_t row = 0; row < rows_; ++row) {
-        out_.exit_layer[row] = std::min(in_.exit_layer[row], w_.num_layers);
-      }
-    } else {
-      widen_scope();
-      for (size_t row = 0; row < rows_; ++row) {
-        const bool passed = scores_[row] > in_.tau[w_.layer - 1];
-        out_.exit_layer[row] = std::min(in_.exit_layer[row], passed ? w_.layer : kNever);
-      }
+        }
     }
-    if (w_.qkv.present()) {
-      choose_banks(w_.layer + 1, w_.qkv, out_.exit_layer);
-      prepared_.list(w_.qkv, normed_, use_river_, lists(Scratch::kQkv));
+
+    // x: the row [inputs].
+    void prepare(Linear const& linear, bool use_river, float const* x, size_t row) const
+    {
+        size_t const number = use_river ? kRiver : kBackbone, inputs = linear.inputs;
+        Bank const& bank = linear.banks[number];
+        float* scaled = scaled_ + row * width_;
+        if (bank.pre_scale != nullptr)
+        {
+            for (size_t k = 0; k < inputs; ++k)
+                scaled[k] = x[k] * bank.pre_scale[k];
+            x = scaled;
+        }
+        if (!rounds_ || bank.dense.present())
+            return;
+        size_t const size = bank.quantised.group_size;
+        for (size_t digit = 0; digit < kDigits[number]; ++digit)
+        {
+            size_t const place = kMost * row + digit;
+            int8_t* codes = codes_ + place * width_;
+            float* scales = scales_ + place * groups_;
+            kernels_.round_row(x, inputs, size, codes, scales, sums_ + place * groups_);
+            if (digit + 1 == kDigits[number])
+                return;
+            for (size_t start = 0, g = 0; start < inputs; start += size, ++g)
+            {
+                size_t const end = std::min(inputs, start + size);
+                for (size_t k = start; k < end; ++k)
+                    scaled[k] = x[k] - codes[k] * scales[g];
+            }
+            x = scaled;
+        }
     }
-  }
 
-  // The smallest score of a sequence or of the batch stands for all of it.
-  void widen_scope() const {
-    if (in_.gate_scope == 0) return;
-    const size_t each = in_.gate_scope == 1 ? in_.seq : rows_;
-    for (size_t start = 0; start < rows_; start += each) {
-      const float least = *std::min_element(scores_ + start, scores_ + start + each);
-      std::fill(scores_ + start, scores_ + start + each, least);
-    }
-  }
+private:
+    static constexpr size_t kMost = 2; // digits
 
-  void norm_qkv(size_t first, size_t count) {
-    const float* h = w_.layer == 0 ? in_.h_in : out_.h_out;
-    for (size_t row = first; row < first + count; ++row) {
-      norm(h + row * w_.hidden, w_.input_norm, normed_ + row * w_.hidden);
-    }
-    prepare(w_.qkv, normed_, first, count);
-  }
-
-  void decide_and_norm(size_t first, size_t count) {
-    if (w_.o.present()) score(first, count);
-    decide(first, count);
-    if (w_.qkv.present()) norm_qkv(first, count);
-  }
-
-  void run_qkv(size_t first, size_t count) {
-    apply(kernels_, w_.qkv, lists(Scratch::kQkv), first, count,
-          [&](size_t row, const float* values) {
-            store(values, first, count, w_.qkv.outputs, out_.qkv + row * w_.qkv.outputs);
-          });
-  }
-
-  const Kernels& kernels_;
-  const BlockWeights& w_;
-  const BlockInputs& in_;
-  const BlockOutputs& out_;
-  const size_t rows_;
-  Scratch& scratch_;
-  std::vector<char>& use_river_;
-  const PreparedRows prepared_;
-  const float* attended_;
-  float *const normed_, *const active_, *const scores_;
-  float *queries_ = nullptr, *result_ = nullptr;
-  Step steps_[kMaxPhases];
-  size_t num_steps_ = 0;
+    Kernels const& kernels_;
+    bool const rounds_;
+    size_t const groups_, width_; // of the widest linear
+    int8_t* const codes_;
+    float *const scales_, *const sums_, *const scaled_;
 };
 
-class OneLinear : public PhasedWork {
- public:
-  OneLinear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
-            const float* x, size_t rows, float* y, size_t threads, Scratch& scratch)
-      : kernels_(kernels),
-        linear_(linear),
-        x_(x),
-        rows_(rows),
-        y_(y),
-        lists_(scratch.rows[0]),
-        prepared_(kernels, rounds, rows, linear.inputs, linear.group_size(), scratch),
-        use_river_(scratch.use_river),
-        each_(chunk_panels(linear, rows, threads)) {
-    if (use_river != nullptr) {
-      use_river_.assign(use_river, use_river + rows);
-    } else {
-      use_river_.assign(rows, !linear.banks[kBackbone].present());
+class Block : public PhasedWork
+{
+public:
+    Block(Kernels const& kernels, BlockWeights const& weights, BlockInputs const& in,
+        BlockOutputs const& out, size_t threads, Scratch& scratch)
+        : kernels_(kernels)
+        , w_(weights)
+        , in_(in)
+        , out_(out)
+        , rows_(in.batch * in.seq)
+        , scratch_(scratch)
+        , use_river_(scratch.use_river)
+        , prepared_(kernels, weights.rounds, rows_,
+              std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), w_.group_size, scratch)
+        , attended_(in.attended)
+        , normed_(scratch.floats(3, rows_ * w_.hidden))
+        , active_(scratch.floats(4, rows_ * w_.intermediate()))
+        , scores_(scratch.floats(5, rows_))
+    {
+        use_river_.resize(rows_);
+        if (w_.o.present())
+        {
+            if (in_.attended == nullptr)
+                plan_attention(threads);
+            choose_banks(w_.layer, w_.o, in_.exit_layer);
+            prepared_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
+            prepared_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
+            prepared_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
+            step(&Block::prepare_o, rows_, kRowChunk);
+            step(&Block::run_o, w_.o.panels, chunk_panels(w_.o, rows_, threads));
+            step(&Block::norm_mlp, rows_, kRowChunk);
+            step(&Block::run_gate_up, w_.gate_up.panels, chunk_panels(w_.gate_up, rows_, threads));
+            step(&Block::prepare_down, rows_, kRowChunk);
+            step(&Block::run_down, w_.down.panels, chunk_panels(w_.down, rows_, threads));
+        }
+        if (rows_ <= kRowChunk)
+        {
+            step(&Block::decide_and_norm, rows_, rows_);
+        }
+        else
+        {
+            if (w_.o.present())
+                step(&Block::score, rows_, kRowChunk);
+            step(&Block::decide, rows_, rows_);
+            if (w_.qkv.present())
+                step(&Block::norm_qkv, rows_, kRowChunk);
+        }
+        if (w_.qkv.present())
+            step(&Block::run_qkv, w_.qkv.panels, chunk_panels(w_.qkv, rows_, threads));
     }
-    prepared_.list(linear, x, use_river_, lists_);
-    add_phase(chunks(rows, kRowChunk));
-    add_phase(chunks(linear.panels, each_));
-  }
 
-  void chunk(size_t phase, size_t index) noexcept override {
-    if (phase == 0) {
-      for (size_t row = index * kRowChunk; row < std::min(rows_, (index + 1) * kRowChunk); ++row) {
-        prepared_.prepare(linear_, use_river_[row], x_ + row * linear_.inputs, row);
-      }
-      return;
+    void chunk(size_t phase, size_t index) noexcept override
+    {
+        Step const& step = steps_[phase];
+        size_t const first = index * step.each;
+        (this->*step.work)(first, std::min(step.each, step.items - first));
     }
-    const size_t first = index * each_, count = std::min(each_, linear_.panels - first);
-    apply(kernels_, linear_, lists_, first, count, [&](size_t row, const float* values) {
-      store(values, first, count, linear_.outputs, y_ + row * linear_.outputs);
-    });
-  }
 
- private:
-  const Kernels& kernels_;
-  const Linear& linear_;
-  const float* const x_;
-  const size_t rows_;
-  float* const y_;
-  LinearRows& lists_;
-  const PreparedRows prepared_;
-  std::vector<char>& use_river_;
-  const size_t each_;
+private:
+    using Work = void (Block::*)(size_t first, size_t count);
+    struct Step
+    {
+        Work work;
+        size_t items, each;
+    };
+
+    void step(Work work, size_t items, size_t each)
+    {
+        steps_[num_steps_++] = {work, items, each};
+        add_phase(chunks(items, each));
+    }
+
+    LinearRows& lists(Scratch::Of linear) const
+    {
+        return scratch_.rows[linear];
+    }
+
+    void choose_banks(int32_t layer, Linear const& linear, int32_t const* exit_layer)
+    {
+        bool const backbone = linear.banks[kBackbone].present();
+        bool const both = backbone && linear.banks[kRiver].present();
+        for (size_t row = 0; row < rows_; ++row)
+        {
+            use_river_[row] = both ? exit_layer[row] < layer && !in_.pinned[layer - 1] : !backbone;
+        }
+    }
+
+    void plan_attention(size_t threads)
+    {
+        size_t const heads = rows_ * w_.num_heads;
+        queries_ = scratch_.floats(6, heads * w_.head_dim);
+        attended_ = result_ = scratch_.floats(7, heads * w_.head_dim);
+        step(&Block::append, rows_, kRowChunk);
+        step(&Block::attend, heads, std::clamp<size_t>(heads / (8 * threads), 1, 16));
+    }
+
+    // Keys and values of the rows to the cache; their queries, turned and scaled, to queries_.
+    void append(size_t first, size_t count)
+    {
+        size_t const dim = w_.head_dim, heads = w_.num_heads, kv_heads = w_.num_kv_heads;
+        for (size_t row = first; row < first + count; ++row)
+        {
+            size_t const batch = row / in_.seq, slot = in_.past_lengths[batch] + row % in_.seq;
+            float const* x = in_.qkv + row * (heads + 2 * kv_heads) * dim;
+            for (size_t head = 0; head < heads; ++head, x += dim)
+            {
+                rotate(x, slot, w_.scale, queries_ + (row * heads + head) * dim);
+            }
+            for (size_t head = 0; head < kv_heads; ++head, x += dim)
+            {
+                rotate(x, slot, 1.0f, in_.k_cache + cache_at(batch, head, slot));
+            }
+            for (size_t head = 0; head < kv_heads; ++head, x += dim)
+            {
+                std::copy(x, x + dim, in_.v_cache + cache_at(batch, head, slot));
+            }
+        }
+    }
+
+    size_t cache_at(size_t batch, size_t kv_head, size_t slot) const
+    {
+        return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * w_.head_dim;
+    }
+
+    void rotate(float const* x, size_t position, float scale, float* out) const
+    {
+        size_t const half = w_.rotary / 2;
+        float const *cos = w_.cos + position * half, *sin = w_.sin + position * half;
+        for (size_t i = 0; i < half; ++i)
+        {
+            float const a = x[i], b = x[half + i];
+            out[i] = (a * cos[i] - b * sin[i]) * scale;
+            out[half + i] = (b * cos[i] + a * sin[i]) * scale;
+        }
+        for (size_t i = w_.rotary; i < w_.head_dim; ++i)
+            out[i] = x[i] * scale;
+    }
+
+    // Items are numbered by batch, head and token, so that those of a chunk share keys and values.
+    void attend(size_t first, size_t count)
+    {
+        size_t const dim = w_.head_dim, heads = w_.num_heads, shared = heads / w_.num_kv_heads;
+        for (size_t item = first; item < first + count; ++item)
+        {
+            size_t const token = item % in_.seq, head = item / in_.seq % heads;
+            size_t const batch = item / (in_.seq * heads);
+            size_t const at = ((batch * in_.seq + token) * heads + head) * dim;
+            size_t const keys = cache_at(batch, head / shared, 0);
+            kernels_.attend(queries_ + at, in_.k_cache + keys, in_.v_cache + keys,
+                in_.past_lengths[batch] + token + 1, dim, result_ + at);
+        }
+    }
+
+    void prepare_o(size_t first, size_t count)
+    {
+        prepare(w_.o, attended_, first, count);
+    }
+    void prepare_down(size_t first, size_t count)
+    {
+        prepare(w_.down, active_, first, count);
+    }
+
+    void prepare(Linear const& linear, float const* x, size_t first, size_t count) const
+    {
+        for (size_t row = first; row < first + count; ++row)
+        {
+            prepared_.prepare(linear, use_river_[row] != 0, x + row * linear.inputs, row);
+        }
+    }
+
+    void run_o(size_t first, size_t count)
+    {
+        add_to_residual(w_.o, lists(Scratch::kO), in_.h_in, first, count);
+    }
+    void run_down(size_t first, size_t count)
+    {
+        add_to_residual(w_.down, lists(Scratch::kDown), out_.h_out, first, count);
+    }
+
+    // h_out = residual + linear(x)
+    void add_to_residual(Linear const& linear, LinearRows const& rows, float const* residual,
+        size_t first, size_t count) const
+    {
+        size_t const start = first * kPanel;
+        size_t const columns = std::min(w_.hidden, start + count * kPanel) - start;
+        apply(kernels_, linear, rows, first, count, [&](size_t row, float const* values)
+        {
+            float const* before = residual + row * w_.hidden + start;
+            float* after = out_.h_out + row * w_.hidden + start;
+            for (size_t i = 0; i < columns; ++i)
+                after[i] = before[i] + values[i];
+        });
+    }
+
+    void norm(float const* x, float const* weight, float* out) const
+    {
+        float const mean = kernels_.dot(x, x, w_.hidden) / static_cast<float>(w_.hidden);
+        float const scale = 1.0f / std::sqrt(mean + w_.epsilon);
+        for (size_t i = 0; i < w_.hidden; ++i)
+            out[i] = x[i] * scale * weight[i];
+    }
+
+    void norm_mlp(size_t first, size_t count)
+    {
+        for (size_t row = first; row < first + count; ++row)
+        {
+            norm(out_.h_out + row * w_.hidden, w_.post_norm, normed_ + row * w_.hidden);
+        }
+        prepare(w_.gate_up, normed_, first, count);
+    }
+
+    void run_gate_up(size_t first, size_t count)
+    {
+        size_t const size = w_.intermediate();
+        apply(kernels_, w_.gate_up, lists(Scratch::kGateUp), first, count,
+            [&](size_t row, float const* values)
+        {
+            for (size_t p = 0; p < count; p += 2, values += 2 * kPanel)
+            {
+                size_t const start = (first + p) / 2 * kPanel;
+                kernels_.silu_mul(values, values + kPanel, std::min(kPanel, size - start),
+                    active_ + row * size + start);
+            }
+        });
+    }
+
+    void score(size_t first, size_t count)
+    {
+        for (size_t row = first; row < first + count; ++row)
+            scores_[row] = cosine(row);
+    }
+
+    float cosine(size_t row) const
+    {
+        if (w_.layer == w_.num_layers || in_.tau[w_.layer - 1] == INFINITY)
+            return 0.0f; // not read
+        float const* a = in_.use_directions ? in_.directions + (w_.layer - 1) * w_.hidden
+                                            : in_.h_in + row * w_.hidden;
+        float const* b = out_.h_out + row * w_.hidden;
+        float const squares = kernels_.dot(a, a, w_.hidden) * kernels_.dot(b, b, w_.hidden);
+        return kernels_.dot(a, b, w_.hidden) / std::max(std::sqrt(squares), 1e-30f);
+    }
+
+    // exit_layer of every row, and with it the banks of the next layer.
+    void decide(size_t, size_t)
+    {
+        if (w_.layer == 0)
+        {
+            std::fill(out_.exit_layer, out_.exit_layer + rows_, kNever);
+        }
+        else if (w_.layer == w_.num_layers)
+        {
+            for (size_t row = 0; row < rows_; ++row)
+            {
+                out_.exit_layer[row] = std::min(in_.exit_layer[row], w_.num_layers);
+            }
+        }
+        else
+        {
+            widen_scope();
+            for (size_t row = 0; row < rows_; ++row)
+            {
+                bool const passed = scores_[row] > in_.tau[w_.layer - 1];
+                out_.exit_layer[row] = std::min(in_.exit_layer[row], passed ? w_.layer : kNever);
+            }
+        }
+        if (w_.qkv.present())
+        {
+            choose_banks(w_.layer + 1, w_.qkv, out_.exit_layer);
+            prepared_.list(w_.qkv, normed_, use_river_, lists(Scratch::kQkv));
+        }
+    }
+
+    // The smallest score of a sequence or of the batch stands for all of it.
+    void widen_scope() const
+    {
+        if (in_.gate_scope == 0)
+            return;
+        size_t const each = in_.gate_scope == 1 ? in_.seq : rows_;
+        for (size_t start = 0; start < rows_; start += each)
+        {
+            float const least = *std::min_element(scores_ + start, scores_ + start + each);
+            std::fill(scores_ + start, scores_ + start + each, least);
+        }
+    }
+
+    void norm_qkv(size_t first, size_t count)
+    {
+        float const* h = w_.layer == 0 ? in_.h_in : out_.h_out;
+        for (size_t row = first; row < first + count; ++row)
+        {
+            norm(h + row * w_.hidden, w_.input_norm, normed_ + row * w_.hidden);
+        }
+        prepare(w_.qkv, normed_, first, count);
+    }
+
+    void decide_and_norm(size_t first, size_t count)
+    {
+        if (w_.o.present())
+            score(first, count);
+        decide(first, count);
+        if (w_.qkv.present())
+            norm_qkv(first, count);
+    }
+
+    void run_qkv(size_t first, size_t count)
+    {
+        apply(kernels_, w_.qkv, lists(Scratch::kQkv), first, count,
+            [&](size_t row, float const* values)
+        { store(values, first, count, w_.qkv.outputs, out_.qkv + row * w_.qkv.outputs); });
+    }
+
+    Kernels const& kernels_;
+    BlockWeights const& w_;
+    BlockInputs const& in_;
+    BlockOutputs const& out_;
+    size_t const rows_;
+    Scratch& scratch_;
+    std::vector<char>& use_river_;
+    PreparedRows const prepared_;
+    float const* attended_;
+    float *const normed_, *const active_, *const scores_;
+    float *queries_ = nullptr, *result_ = nullptr;
+    Step steps_[kMaxPhases];
+    size_t num_steps_ = 0;
 };
 
-}  // namespace
+class OneLinear : public PhasedWork
+{
+public:
+    OneLinear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
+        float const* x, size_t rows, float* y, size_t threads, Scratch& scratch)
+        : kernels_(kernels)
+        , linear_(linear)
+        , x_(x)
+        , rows_(rows)
+        , y_(y)
+        , lists_(scratch.rows[0])
+        , prepared_(kernels, rounds, rows, linear.inputs, linear.group_size(), scratch)
+        , use_river_(scratch.use_river)
+        , each_(chunk_panels(linear, rows, threads))
+    {
+        if (use_river != nullptr)
+        {
+            use_river_.assign(use_river, use_river + rows);
+        }
+        else
+        {
+            use_river_.assign(rows, !linear.banks[kBackbone].present());
+        }
+        prepared_.list(linear, x, use_river_, lists_);
+        add_phase(chunks(rows, kRowChunk));
+        add_phase(chunks(linear.panels, each_));
+    }
 
-void run_block(const Kernels& kernels, const BlockWeights& weights, const BlockInputs& in,
-               const BlockOutputs& out, const Pool& pool, Scratch& scratch) {
-  if (in.batch * in.seq != 0) Block(kernels, weights, in, out, pool.threads, scratch).run(pool);
+    void chunk(size_t phase, size_t index) noexcept override
+    {
+        if (phase == 0)
+        {
+            for (size_t row = index * kRowChunk; row < std::min(rows_, (index + 1) * kRowChunk);
+                ++row)
+            {
+                prepared_.prepare(linear_, use_river_[row], x_ + row * linear_.inputs, row);
+            }
+            return;
+        }
+        size_t const first = index * each_, count = std::min(each_, linear_.panels - first);
+        apply(kernels_, linear_, lists_, first, count, [&](size_t row, float const* values)
+        { store(values, first, count, linear_.outputs, y_ + row * linear_.outputs); });
+    }
+
+private:
+    Kernels const& kernels_;
+    Linear const& linear_;
+    float const* const x_;
+    size_t const rows_;
+    float* const y_;
+    LinearRows& lists_;
+    PreparedRows const prepared_;
+    std::vector<char>& use_river_;
+    size_t const each_;
+};
+
+} // namespace
+
+void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs const& in,
+    BlockOutputs const& out, Pool const& pool, Scratch& scratch)
+{
+    if (in.batch * in.seq != 0)
+        Block(kernels, weights, in, out, pool.threads, scratch).run(pool);
 }
 
-void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
-                const float* x, size_t rows, float* y, const Pool& pool, Scratch& scratch) {
-  if (rows == 0) return;
-  OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch).run(pool);
+void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
+    float const* x, size_t rows, float* y, Pool const& pool, Scratch& scratch)
+{
+    if (rows == 0)
+        return;
+    OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch).run(pool);
 }
 
-}  // namespace river
+} // namespace river

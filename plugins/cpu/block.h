@@ -16,76 +16,98 @@
 #include "linear.h"
 #include "parallel.h"
 
-namespace river {
+namespace river
+{
 
 constexpr int32_t kNever = INT32_MAX;
 
-struct BlockWeights {
-  int32_t layer = 0;  // l from 1; 0 in the first block
-  int32_t num_layers = 0;
-  size_t hidden = 0;
-  float epsilon = 0.0f;  // of the norms
-  bool rounds = true;    // quantised banks round their inputs, see kDigits
-  size_t group_size = kMaxGroup;  // of the quantised banks
-  size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0;  // rotary: values of a head
-  float scale = 0.0f;               // of the scores
-  const float* cos = nullptr;       // [positions, rotary / 2]
-  const float* sin = nullptr;
-  Linear o, gate_up, down;  // gate_up: panels of gate and of up take turns
-  const float* post_norm = nullptr;        // [hidden]
-  Linear qkv;
-  const float* input_norm = nullptr;  // [hidden], of layer l + 1
+struct BlockWeights
+{
+    int32_t layer = 0; // l from 1; 0 in the first block
+    int32_t num_layers = 0;
+    size_t hidden = 0;
+    float epsilon = 0.0f;          // of the norms
+    bool rounds = true;            // quantised banks round their inputs, see kDigits
+    size_t group_size = kMaxGroup; // of the quantised banks
+    size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0; // rotary: values of a head
+    float scale = 0.0f;                                               // of the scores
+    float const* cos = nullptr;                                       // [positions, rotary / 2]
+    float const* sin = nullptr;
+    Linear o, gate_up, down;          // gate_up: panels of gate and of up take turns
+    float const* post_norm = nullptr; // [hidden]
+    Linear qkv;
+    float const* input_norm = nullptr; // [hidden], of layer l + 1
 
-  size_t intermediate() const { return gate_up.outputs / 2; }
+    size_t intermediate() const
+    {
+        return gate_up.outputs / 2;
+    }
 };
 
-struct BlockInputs {
-  size_t batch, seq;
-  const float* h_in;          // [batch, seq, hidden]
-  const float* attended;      // [batch, seq, num_heads * head_dim], or null: computed from
-  const float* qkv;           // [batch, seq, (num_heads + 2 num_kv_heads) * head_dim]
-  const int32_t* past_lengths;  // [batch]
-  float *k_cache, *v_cache;     // [batch, num_kv_heads, cache_length, head_dim], written in place
-  size_t cache_length;
-  const int32_t* exit_layer;  // [batch, seq]: kNever or the layer after which the token left
-  const float* tau;           // [L]
-  const bool* pinned;         // [L]
-  bool use_directions;
-  const float* directions;  // [L, hidden]
-  int32_t gate_scope;       // 0 token, 1 sequence, 2 batch
+struct BlockInputs
+{
+    size_t batch, seq;
+    float const* h_in;           // [batch, seq, hidden]
+    float const* attended;       // [batch, seq, num_heads * head_dim], or null: computed from
+    float const* qkv;            // [batch, seq, (num_heads + 2 num_kv_heads) * head_dim]
+    int32_t const* past_lengths; // [batch]
+    float *k_cache, *v_cache;    // [batch, num_kv_heads, cache_length, head_dim], written in place
+    size_t cache_length;
+    int32_t const* exit_layer; // [batch, seq]: kNever or the layer after which the token left
+    float const* tau;          // [L]
+    bool const* pinned;        // [L]
+    bool use_directions;
+    float const* directions; // [L, hidden]
+    int32_t gate_scope;      // 0 token, 1 sequence, 2 batch
 };
 
-struct BlockOutputs {
-  float* h_out;          // [batch, seq, hidden]
-  int32_t* exit_layer;   // [batch, seq]; the last block's holds L where a token never left
-  float* qkv;            // [batch, seq, qkv.outputs]
+struct BlockOutputs
+{
+    float* h_out;        // [batch, seq, hidden]
+    int32_t* exit_layer; // [batch, seq]; the last block's holds L where a token never left
+    float* qkv;          // [batch, seq, qkv.outputs]
 };
 
 // Buffers of one call. Kept between calls, so that they stay in the cache and in their size.
-class Scratch {
- public:
-  float* floats(size_t slot, size_t count) { return reserve(floats_[slot], count); }
-  int8_t* codes(size_t count) { return reserve(codes_, count); }
-  enum Of { kO, kGateUp, kDown, kQkv };
-  LinearRows rows[4];
-  std::vector<char> use_river;
+class Scratch
+{
+public:
+    float* floats(size_t slot, size_t count)
+    {
+        return reserve(floats_[slot], count);
+    }
+    int8_t* codes(size_t count)
+    {
+        return reserve(codes_, count);
+    }
+    enum Of
+    {
+        kO,
+        kGateUp,
+        kDown,
+        kQkv
+    };
+    LinearRows rows[4];
+    std::vector<char> use_river;
 
- private:
-  template <typename T>
-  static T* reserve(std::vector<T>& buffer, size_t count) {
-    if (buffer.size() < count) buffer.resize(count);
-    return buffer.data();
-  }
+private:
+    template <typename T>
+    static T* reserve(std::vector<T>& buffer, size_t count)
+    {
+        if (buffer.size() < count)
+            buffer.resize(count);
+        return buffer.data();
+    }
 
-  std::vector<float> floats_[8];
-  std::vector<int8_t> codes_;
+    std::vector<float> floats_[8];
+    std::vector<int8_t> codes_;
 };
 
-void run_block(const Kernels& kernels, const BlockWeights& weights, const BlockInputs& in,
-               const BlockOutputs& out, const Pool& pool, Scratch& scratch);
+void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs const& in,
+    BlockOutputs const& out, Pool const& pool, Scratch& scratch);
 
 // Rows [rows, inputs] through one linear. use_river: of each row; null where the linear has one bank.
-void run_linear(const Kernels& kernels, const Linear& linear, bool rounds, const bool* use_river,
-                const float* x, size_t rows, float* y, const Pool& pool, Scratch& scratch);
+void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
+    float const* x, size_t rows, float* y, Pool const& pool, Scratch& scratch);
 
-}  // namespace river
+} // namespace river

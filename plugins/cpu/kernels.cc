@@ -1,18 +1,22 @@
 #include "kernels.h"
 
-namespace river {
+namespace river
+{
 
-const Kernels& kernels() {
+Kernels const& kernels()
+{
 #if defined(__x86_64__)
-  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                           __builtin_cpu_supports("f16c");
-  static const bool avx512 =
-      avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  if (avx512) return kAvx512;
-  if (avx2) return kAvx2;
+    static bool const avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+        && __builtin_cpu_supports("f16c");
+    static bool const avx512 = avx2 && __builtin_cpu_supports("avx512f")
+        && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512vnni");
+    if (avx512)
+        return kAvx512;
+    if (avx2)
+        return kAvx2;
 #endif
-  return kPortable;
+    return kPortable;
 }
 
-}  // namespace river
+} // namespace river

@@ -11,467 +11,570 @@
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
 #define RIVER_UNROLL _Pragma("GCC unroll 8")
 
-namespace river {
-namespace {
+namespace river
+{
+namespace
+{
 
-inline __m256 load_8(const float* at) { return _mm256_loadu_ps(at); }
-inline __m256 load_8(const uint16_t* at) {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+inline __m256 load_8(float const* at)
+{
+    return _mm256_loadu_ps(at);
+}
+inline __m256 load_8(uint16_t const* at)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
 }
 
 // Rows x one panel: y = x * weight, on top of y where `add`. One chain of additions a column in
 // the order of k, whatever the number of rows: a row equals that row alone, to the bit.
 template <size_t kRows, typename Value>
-inline void dense_panel(const Value* weight, size_t inputs, const float* const* x, bool add,
-                        float* y, size_t y_stride) {
-  __m256 low[kRows], high[kRows];
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-    low[r] = add ? _mm256_loadu_ps(y + r * y_stride) : _mm256_setzero_ps();
-    high[r] = add ? _mm256_loadu_ps(y + r * y_stride + 8) : _mm256_setzero_ps();
-  }
-  for (size_t k = 0; k < inputs; ++k) {
-    const __m256 w_low = load_8(weight + k * kPanel);
-    const __m256 w_high = load_8(weight + k * kPanel + 8);
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) {
-      const __m256 value = _mm256_broadcast_ss(x[r] + k);
-      low[r] = _mm256_fmadd_ps(value, w_low, low[r]);
-      high[r] = _mm256_fmadd_ps(value, w_high, high[r]);
+inline void dense_panel(
+    Value const* weight, size_t inputs, float const* const* x, bool add, float* y, size_t y_stride)
+{
+    __m256 low[kRows], high[kRows];
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        low[r] = add ? _mm256_loadu_ps(y + r * y_stride) : _mm256_setzero_ps();
+        high[r] = add ? _mm256_loadu_ps(y + r * y_stride + 8) : _mm256_setzero_ps();
     }
-    // Several rows leave the core no time to wait for memory, too.
-    _mm_prefetch(reinterpret_cast<const char*>(weight + k * kPanel) + 2048, _MM_HINT_T0);
-  }
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-    _mm256_storeu_ps(y + r * y_stride, low[r]);
-    _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
-  }
+    for (size_t k = 0; k < inputs; ++k)
+    {
+        __m256 const w_low = load_8(weight + k * kPanel);
+        __m256 const w_high = load_8(weight + k * kPanel + 8);
+        RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r)
+        {
+            __m256 const value = _mm256_broadcast_ss(x[r] + k);
+            low[r] = _mm256_fmadd_ps(value, w_low, low[r]);
+            high[r] = _mm256_fmadd_ps(value, w_high, high[r]);
+        }
+        // Several rows leave the core no time to wait for memory, too.
+        _mm_prefetch(reinterpret_cast<char const*>(weight + k * kPanel) + 2048, _MM_HINT_T0);
+    }
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        _mm256_storeu_ps(y + r * y_stride, low[r]);
+        _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
+    }
 }
 
 // One row x two panels: twice the chains in flight, for the memory's sake.
 template <typename Value>
-inline void dense_pair(const Value* weight, size_t inputs, const float* x, float* y) {
-  const Value* next = weight + inputs * kPanel;
-  __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
-  for (size_t k = 0; k < inputs; ++k) {
-    const __m256 value = _mm256_broadcast_ss(x + k);
-    a = _mm256_fmadd_ps(value, load_8(weight + k * kPanel), a);
-    b = _mm256_fmadd_ps(value, load_8(weight + k * kPanel + 8), b);
-    c = _mm256_fmadd_ps(value, load_8(next + k * kPanel), c);
-    d = _mm256_fmadd_ps(value, load_8(next + k * kPanel + 8), d);
-  }
-  _mm256_storeu_ps(y, a);
-  _mm256_storeu_ps(y + 8, b);
-  _mm256_storeu_ps(y + 16, c);
-  _mm256_storeu_ps(y + 24, d);
+inline void dense_pair(Value const* weight, size_t inputs, float const* x, float* y)
+{
+    Value const* next = weight + inputs * kPanel;
+    __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+    for (size_t k = 0; k < inputs; ++k)
+    {
+        __m256 const value = _mm256_broadcast_ss(x + k);
+        a = _mm256_fmadd_ps(value, load_8(weight + k * kPanel), a);
+        b = _mm256_fmadd_ps(value, load_8(weight + k * kPanel + 8), b);
+        c = _mm256_fmadd_ps(value, load_8(next + k * kPanel), c);
+        d = _mm256_fmadd_ps(value, load_8(next + k * kPanel + 8), d);
+    }
+    _mm256_storeu_ps(y, a);
+    _mm256_storeu_ps(y + 8, b);
+    _mm256_storeu_ps(y + 16, c);
+    _mm256_storeu_ps(y + 24, d);
 }
 
 template <typename Value>
-void dense_rows(const Value* weight, size_t inputs, const float* const* x, size_t rows, bool add,
-                float* y, size_t y_stride) {
-  switch (rows) {
-    case 1: return dense_panel<1>(weight, inputs, x, add, y, y_stride);
-    case 2: return dense_panel<2>(weight, inputs, x, add, y, y_stride);
-    case 3: return dense_panel<3>(weight, inputs, x, add, y, y_stride);
-    case 4: return dense_panel<4>(weight, inputs, x, add, y, y_stride);
-    case 5: return dense_panel<5>(weight, inputs, x, add, y, y_stride);
-    default: return dense_panel<6>(weight, inputs, x, add, y, y_stride);
-  }
+void dense_rows(Value const* weight, size_t inputs, float const* const* x, size_t rows, bool add,
+    float* y, size_t y_stride)
+{
+    switch (rows)
+    {
+    case 1:
+        return dense_panel<1>(weight, inputs, x, add, y, y_stride);
+    case 2:
+        return dense_panel<2>(weight, inputs, x, add, y, y_stride);
+    case 3:
+        return dense_panel<3>(weight, inputs, x, add, y, y_stride);
+    case 4:
+        return dense_panel<4>(weight, inputs, x, add, y, y_stride);
+    case 5:
+        return dense_panel<5>(weight, inputs, x, add, y, y_stride);
+    default:
+        return dense_panel<6>(weight, inputs, x, add, y, y_stride);
+    }
 }
 
 constexpr size_t kPart = 256;
 
 template <typename Value>
-void dense_values(const Value* weight, size_t inputs, size_t panels, const float* const* x,
-                  size_t rows, float* y) {
-  size_t p = 0;
-  if (rows == 1) {
-    for (; p + 2 <= panels; p += 2) {
-      dense_pair(weight + p * inputs * kPanel, inputs, x[0], y + p * kPanel);
+void dense_values(
+    Value const* weight, size_t inputs, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    size_t p = 0;
+    if (rows == 1)
+    {
+        for (; p + 2 <= panels; p += 2)
+        {
+            dense_pair(weight + p * inputs * kPanel, inputs, x[0], y + p * kPanel);
+        }
     }
-  }
-  // Inputs in parts, so that the part of a panel that all rows read stays in the first cache.
-  for (; p < panels; ++p) {
-    for (size_t start = 0; start < inputs; start += kPart) {
-      const Value* part = weight + (p * inputs + start) * kPanel;
-      for (size_t row = 0; row < rows; row += kMaxRows) {
-        const size_t block = std::min(kMaxRows, rows - row);
-        const float* values[kMaxRows];
-        for (size_t r = 0; r < block; ++r) values[r] = x[row + r] + start;
-        dense_rows(part, std::min(kPart, inputs - start), values, block, start > 0,
-                   y + row * panels * kPanel + p * kPanel, panels * kPanel);
-      }
+    // Inputs in parts, so that the part of a panel that all rows read stays in the first cache.
+    for (; p < panels; ++p)
+    {
+        for (size_t start = 0; start < inputs; start += kPart)
+        {
+            Value const* part = weight + (p * inputs + start) * kPanel;
+            for (size_t row = 0; row < rows; row += kMaxRows)
+            {
+                size_t const block = std::min(kMaxRows, rows - row);
+                float const* values[kMaxRows];
+                for (size_t r = 0; r < block; ++r)
+                    values[r] = x[row + r] + start;
+                dense_rows(part, std::min(kPart, inputs - start), values, block, start > 0,
+                    y + row * panels * kPanel + p * kPanel, panels * kPanel);
+            }
+        }
     }
-  }
 }
 
-void dense(const DensePanels& weight, size_t panels, const float* const* x, size_t rows,
-           float* y) {
-  if (weight.half != nullptr) return dense_values(weight.half, weight.inputs, panels, x, rows, y);
-  dense_values(weight.single, weight.inputs, panels, x, rows, y);
+void dense(DensePanels const& weight, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    if (weight.half != nullptr)
+        return dense_values(weight.half, weight.inputs, panels, x, rows, y);
+    dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
-inline __m256i load(const void* at) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(at));
+inline __m256i load(void const* at)
+{
+    return _mm256_loadu_si256(static_cast<__m256i const*>(at));
 }
 
-inline __m256i four_codes(const int8_t* at) {
-  int32_t value;
-  __builtin_memcpy(&value, at, 4);
-  return _mm256_set1_epi32(value);
+inline __m256i four_codes(int8_t const* at)
+{
+    int32_t value;
+    __builtin_memcpy(&value, at, 4);
+    return _mm256_set1_epi32(value);
 }
 
 // y += (dots - zero_point * sum) * row scale * weight scale, for 8 columns of one group.
-inline __m256 add_group(__m256 y, __m256i dots, const uint8_t* zero_points, const float* scales,
-                        float sum, float scale) {
-  __m256 zero = _mm256_set1_ps(8.0f);
-  if (zero_points != nullptr) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(zero_points));
-    zero = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
-  }
-  // Exact: both terms are whole numbers below 2^24.
-  const __m256 centred = _mm256_fnmadd_ps(zero, _mm256_set1_ps(sum), _mm256_cvtepi32_ps(dots));
-  const __m256 scaled = _mm256_mul_ps(centred, _mm256_set1_ps(scale));
-  return _mm256_fmadd_ps(scaled, _mm256_loadu_ps(scales), y);
+inline __m256 add_group(
+    __m256 y, __m256i dots, uint8_t const* zero_points, float const* scales, float sum, float scale)
+{
+    __m256 zero = _mm256_set1_ps(8.0f);
+    if (zero_points != nullptr)
+    {
+        __m128i const bytes = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(zero_points));
+        zero = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+    }
+    // Exact: both terms are whole numbers below 2^24.
+    __m256 const centred = _mm256_fnmadd_ps(zero, _mm256_set1_ps(sum), _mm256_cvtepi32_ps(dots));
+    __m256 const scaled = _mm256_mul_ps(centred, _mm256_set1_ps(scale));
+    return _mm256_fmadd_ps(scaled, _mm256_loadu_ps(scales), y);
 }
 
 // Hardware fetches ahead within a page only, and a panel is little more than a page.
 constexpr size_t kAhead = 2048;
 
-inline void prefetch(const void* at) {
-  _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
+inline void prefetch(void const* at)
+{
+    _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
 }
 
 // 8 products of a 4-bit code and a rounded value fit 16 bits: 8 * 2 * 15 * 127 < 2^15.
 constexpr size_t kRun = 32;
 
 template <size_t kRows>
-void rounded_panel_4(const QuantisedPanels& weight, const RoundedRow* x, float* y,
-                     size_t y_stride) {
-  const size_t groups = weight.groups(), size = weight.group_size;
-  const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-  __m256 low[kRows], high[kRows];
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_ps();
-  const uint8_t* codes = weight.codes;
-  for (size_t g = 0; g < groups; ++g) {
-    __m256i dots_low[kRows], dots_high[kRows];
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) dots_low[r] = dots_high[r] = _mm256_setzero_si256();
-    for (size_t start = g * size; start < (g + 1) * size; start += kRun) {
-      __m256i run_low[kRows], run_high[kRows];
-RIVER_UNROLL
-      for (size_t q = 0; q < kRun / 4; ++q, codes += 32) {
-        if (q % 2 == 0) prefetch(codes + kAhead);
-        const __m256i bytes = load(codes);
-        const __m256i w_low = _mm256_and_si256(bytes, nibble);
-        const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
-RIVER_UNROLL
-        for (size_t r = 0; r < kRows; ++r) {
-          const __m256i values = four_codes(x[r].codes + start + 4 * q);
-          const __m256i low_16 = _mm256_maddubs_epi16(w_low, values);
-          const __m256i high_16 = _mm256_maddubs_epi16(w_high, values);
-          run_low[r] = q == 0 ? low_16 : _mm256_add_epi16(run_low[r], low_16);
-          run_high[r] = q == 0 ? high_16 : _mm256_add_epi16(run_high[r], high_16);
+void rounded_panel_4(QuantisedPanels const& weight, RoundedRow const* x, float* y, size_t y_stride)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    __m256i const nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    __m256 low[kRows], high[kRows];
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+        low[r] = high[r] = _mm256_setzero_ps();
+    uint8_t const* codes = weight.codes;
+    for (size_t g = 0; g < groups; ++g)
+    {
+        __m256i dots_low[kRows], dots_high[kRows];
+        RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r)
+            dots_low[r] = dots_high[r] = _mm256_setzero_si256();
+        for (size_t start = g * size; start < (g + 1) * size; start += kRun)
+        {
+            __m256i run_low[kRows], run_high[kRows];
+            RIVER_UNROLL
+            for (size_t q = 0; q < kRun / 4; ++q, codes += 32)
+            {
+                if (q % 2 == 0)
+                    prefetch(codes + kAhead);
+                __m256i const bytes = load(codes);
+                __m256i const w_low = _mm256_and_si256(bytes, nibble);
+                __m256i const w_high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+                RIVER_UNROLL
+                for (size_t r = 0; r < kRows; ++r)
+                {
+                    __m256i const values = four_codes(x[r].codes + start + 4 * q);
+                    __m256i const low_16 = _mm256_maddubs_epi16(w_low, values);
+                    __m256i const high_16 = _mm256_maddubs_epi16(w_high, values);
+                    run_low[r] = q == 0 ? low_16 : _mm256_add_epi16(run_low[r], low_16);
+                    run_high[r] = q == 0 ? high_16 : _mm256_add_epi16(run_high[r], high_16);
+                }
+            }
+            RIVER_UNROLL
+            for (size_t r = 0; r < kRows; ++r)
+            {
+                dots_low[r] = _mm256_add_epi32(dots_low[r], _mm256_madd_epi16(run_low[r], ones));
+                dots_high[r] = _mm256_add_epi32(dots_high[r], _mm256_madd_epi16(run_high[r], ones));
+            }
         }
-      }
-RIVER_UNROLL
-      for (size_t r = 0; r < kRows; ++r) {
-        dots_low[r] = _mm256_add_epi32(dots_low[r], _mm256_madd_epi16(run_low[r], ones));
-        dots_high[r] = _mm256_add_epi32(dots_high[r], _mm256_madd_epi16(run_high[r], ones));
-      }
+        float const* scales = weight.scales + g * kPanel;
+        uint8_t const* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
+        RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r)
+        {
+            float const sum = x[r].sums[g], scale = x[r].scales[g];
+            low[r] = add_group(low[r], dots_low[r], zeros, scales, sum, scale);
+            high[r] = add_group(
+                high[r], dots_high[r], zeros ? zeros + 8 : nullptr, scales + 8, sum, scale);
+        }
     }
-    const float* scales = weight.scales + g * kPanel;
-    const uint8_t* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) {
-      const float sum = x[r].sums[g], scale = x[r].scales[g];
-      low[r] = add_group(low[r], dots_low[r], zeros, scales, sum, scale);
-      high[r] = add_group(high[r], dots_high[r], zeros ? zeros + 8 : nullptr, scales + 8, sum,
-                          scale);
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        _mm256_storeu_ps(y + r * y_stride, low[r]);
+        _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
     }
-  }
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-    _mm256_storeu_ps(y + r * y_stride, low[r]);
-    _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
-  }
 }
 
 // 8-bit codes: as signed numbers (code - 128), because |code| * sign(x) fits maddubs' 16 bits
 // while code * x does not; 128 * sum comes back with the zero point.
 template <size_t kRows>
-void rounded_panel_8(const QuantisedPanels& weight, const RoundedRow* x, float* y,
-                     size_t y_stride) {
-  const size_t groups = weight.groups(), size = weight.group_size;
-  const __m256i flip = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
-  __m256 low[kRows], high[kRows];
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_ps();
-  const uint8_t* codes = weight.codes;
-  for (size_t g = 0; g < groups; ++g) {
-    __m256i dots_low[kRows], dots_high[kRows];
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) {
-      const __m256i shift = _mm256_set1_epi32(128 * static_cast<int32_t>(x[r].sums[g]));
-      dots_low[r] = dots_high[r] = shift;
+void rounded_panel_8(QuantisedPanels const& weight, RoundedRow const* x, float* y, size_t y_stride)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    __m256i const flip = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
+    __m256 low[kRows], high[kRows];
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+        low[r] = high[r] = _mm256_setzero_ps();
+    uint8_t const* codes = weight.codes;
+    for (size_t g = 0; g < groups; ++g)
+    {
+        __m256i dots_low[kRows], dots_high[kRows];
+        RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r)
+        {
+            __m256i const shift = _mm256_set1_epi32(128 * static_cast<int32_t>(x[r].sums[g]));
+            dots_low[r] = dots_high[r] = shift;
+        }
+        for (size_t k = g * size; k < (g + 1) * size; k += 4, codes += 64)
+        {
+            prefetch(codes + kAhead);
+            __m256i const w_low = _mm256_xor_si256(load(codes), flip);
+            __m256i const w_high = _mm256_xor_si256(load(codes + 32), flip);
+            __m256i const abs_low = _mm256_abs_epi8(w_low), abs_high = _mm256_abs_epi8(w_high);
+            RIVER_UNROLL
+            for (size_t r = 0; r < kRows; ++r)
+            {
+                __m256i const values = four_codes(x[r].codes + k);
+                __m256i const low_16 =
+                    _mm256_maddubs_epi16(abs_low, _mm256_sign_epi8(values, w_low));
+                __m256i const high_16 =
+                    _mm256_maddubs_epi16(abs_high, _mm256_sign_epi8(values, w_high));
+                dots_low[r] = _mm256_add_epi32(dots_low[r], _mm256_madd_epi16(low_16, ones));
+                dots_high[r] = _mm256_add_epi32(dots_high[r], _mm256_madd_epi16(high_16, ones));
+            }
+        }
+        float const* scales = weight.scales + g * kPanel;
+        uint8_t const* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
+        RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r)
+        {
+            float const sum = x[r].sums[g], scale = x[r].scales[g];
+            low[r] = add_group(low[r], dots_low[r], zeros, scales, sum, scale);
+            high[r] = add_group(
+                high[r], dots_high[r], zeros ? zeros + 8 : nullptr, scales + 8, sum, scale);
+        }
     }
-    for (size_t k = g * size; k < (g + 1) * size; k += 4, codes += 64) {
-      prefetch(codes + kAhead);
-      const __m256i w_low = _mm256_xor_si256(load(codes), flip);
-      const __m256i w_high = _mm256_xor_si256(load(codes + 32), flip);
-      const __m256i abs_low = _mm256_abs_epi8(w_low), abs_high = _mm256_abs_epi8(w_high);
-RIVER_UNROLL
-      for (size_t r = 0; r < kRows; ++r) {
-        const __m256i values = four_codes(x[r].codes + k);
-        const __m256i low_16 = _mm256_maddubs_epi16(abs_low, _mm256_sign_epi8(values, w_low));
-        const __m256i high_16 = _mm256_maddubs_epi16(abs_high, _mm256_sign_epi8(values, w_high));
-        dots_low[r] = _mm256_add_epi32(dots_low[r], _mm256_madd_epi16(low_16, ones));
-        dots_high[r] = _mm256_add_epi32(dots_high[r], _mm256_madd_epi16(high_16, ones));
-      }
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        _mm256_storeu_ps(y + r * y_stride, low[r]);
+        _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
     }
-    const float* scales = weight.scales + g * kPanel;
-    const uint8_t* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) {
-      const float sum = x[r].sums[g], scale = x[r].scales[g];
-      low[r] = add_group(low[r], dots_low[r], zeros, scales, sum, scale);
-      high[r] = add_group(high[r], dots_high[r], zeros ? zeros + 8 : nullptr, scales + 8, sum,
-                          scale);
-    }
-  }
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-    _mm256_storeu_ps(y + r * y_stride, low[r]);
-    _mm256_storeu_ps(y + r * y_stride + 8, high[r]);
-  }
 }
 
 template <size_t kRows>
-void rounded_panel(const QuantisedPanels& weight, const RoundedRow* x, float* y, size_t y_stride) {
-  if (weight.bits == 4) return rounded_panel_4<kRows>(weight, x, y, y_stride);
-  rounded_panel_8<kRows>(weight, x, y, y_stride);
+void rounded_panel(QuantisedPanels const& weight, RoundedRow const* x, float* y, size_t y_stride)
+{
+    if (weight.bits == 4)
+        return rounded_panel_4<kRows>(weight, x, y, y_stride);
+    rounded_panel_8<kRows>(weight, x, y, y_stride);
 }
 
-void rounded(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
-             float* y) {
-  for (size_t p = 0; p < panels; ++p) {
-    const QuantisedPanels panel = weight.from(p);
-    size_t row = 0;
-    for (; row + 2 <= rows; row += 2) {
-      rounded_panel<2>(panel, x + row, y + (row * panels + p) * kPanel, panels * kPanel);
+void rounded(
+    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+{
+    for (size_t p = 0; p < panels; ++p)
+    {
+        QuantisedPanels const panel = weight.from(p);
+        size_t row = 0;
+        for (; row + 2 <= rows; row += 2)
+        {
+            rounded_panel<2>(panel, x + row, y + (row * panels + p) * kPanel, panels * kPanel);
+        }
+        if (row < rows)
+            rounded_panel<1>(panel, x + row, y + (row * panels + p) * kPanel, 0);
     }
-    if (row < rows) rounded_panel<1>(panel, x + row, y + (row * panels + p) * kPanel, 0);
-  }
 }
 
 // One group's weights as float32 [group_size, 16].
-void widen_group(const uint8_t* codes, int bits, size_t group_size, const float* scales,
-                 const uint8_t* zero_points, float* out) {
-  for (size_t k = 0; k < group_size; ++k) {
-    for (size_t c = 0; c < kPanel; ++c) {
-      const uint8_t byte = bits == 8 ? codes[k / 4 * 64 + c * 4 + k % 4]
-                                     : codes[k / 4 * 32 + c % 8 * 4 + k % 4];
-      const int code = bits == 8 ? byte : c < 8 ? byte & 15 : byte >> 4;
-      const int zero = zero_points != nullptr ? zero_points[c] : 8;
-      out[k * kPanel + c] = static_cast<float>(code - zero) * scales[c];
+void widen_group(uint8_t const* codes, int bits, size_t group_size, float const* scales,
+    uint8_t const* zero_points, float* out)
+{
+    for (size_t k = 0; k < group_size; ++k)
+    {
+        for (size_t c = 0; c < kPanel; ++c)
+        {
+            uint8_t const byte = bits == 8 ? codes[k / 4 * 64 + c * 4 + k % 4]
+                                           : codes[k / 4 * 32 + c % 8 * 4 + k % 4];
+            int const code = bits == 8 ? byte : c < 8 ? byte & 15 : byte >> 4;
+            int const zero = zero_points != nullptr ? zero_points[c] : 8;
+            out[k * kPanel + c] = static_cast<float>(code - zero) * scales[c];
+        }
     }
-  }
 }
 
-void widened(const QuantisedPanels& weight, size_t panels, const float* const* x, size_t rows,
-             float* y) {
-  const size_t groups = weight.groups(), size = weight.group_size;
-  alignas(32) float group[kMaxGroup * kPanel];
-  for (size_t p = 0; p < panels; ++p) {
-    const QuantisedPanels panel = weight.from(p);
-    for (size_t g = 0; g < groups; ++g) {
-      const size_t start = g * size, inputs = std::min(size, weight.inputs - start);
-      widen_group(panel.codes + g * size * kPanel * weight.bits / 8, weight.bits, size,
-                  panel.scales + g * kPanel,
-                  panel.zero_points ? panel.zero_points + g * kPanel : nullptr, group);
-      const float* parts[kMaxRows];
-      for (size_t r = 0; r < rows; ++r) parts[r] = x[r] + start;
-      dense_rows(group, inputs, parts, rows, g > 0, y + p * kPanel, panels * kPanel);
+void widened(
+    QuantisedPanels const& weight, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    alignas(32) float group[kMaxGroup * kPanel];
+    for (size_t p = 0; p < panels; ++p)
+    {
+        QuantisedPanels const panel = weight.from(p);
+        for (size_t g = 0; g < groups; ++g)
+        {
+            size_t const start = g * size, inputs = std::min(size, weight.inputs - start);
+            widen_group(panel.codes + g * size * kPanel * weight.bits / 8, weight.bits, size,
+                panel.scales + g * kPanel,
+                panel.zero_points ? panel.zero_points + g * kPanel : nullptr, group);
+            float const* parts[kMaxRows];
+            for (size_t r = 0; r < rows; ++r)
+                parts[r] = x[r] + start;
+            dense_rows(group, inputs, parts, rows, g > 0, y + p * kPanel, panels * kPanel);
+        }
     }
-  }
 }
 
-inline float sum_of(__m256 v) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+inline float sum_of(__m256 v)
+{
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
-void round_row(const float* x, size_t inputs, size_t group_size, int8_t* codes, float* scales,
-               float* sums) {
-  const __m256 sign = _mm256_set1_ps(-0.0f);
-  for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g) {
-    const size_t count = std::min(group_size, inputs - start), whole = count / 8 * 8;
-    const float* in = x + start;
-    int8_t* out = codes + start;
-    __m256 largest_8 = _mm256_setzero_ps();
-    for (size_t k = 0; k < whole; k += 8) {
-      largest_8 = _mm256_max_ps(largest_8, _mm256_andnot_ps(sign, _mm256_loadu_ps(in + k)));
+void round_row(
+    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, float* sums)
+{
+    __m256 const sign = _mm256_set1_ps(-0.0f);
+    for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g)
+    {
+        size_t const count = std::min(group_size, inputs - start), whole = count / 8 * 8;
+        float const* in = x + start;
+        int8_t* out = codes + start;
+        __m256 largest_8 = _mm256_setzero_ps();
+        for (size_t k = 0; k < whole; k += 8)
+        {
+            largest_8 = _mm256_max_ps(largest_8, _mm256_andnot_ps(sign, _mm256_loadu_ps(in + k)));
+        }
+        alignas(32) float parts[8];
+        _mm256_store_ps(parts, largest_8);
+        float largest = *std::max_element(parts, parts + 8);
+        for (size_t k = whole; k < count; ++k)
+            largest = std::max(largest, std::fabs(in[k]));
+        float const inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        int32_t sum = 0;
+        __m256i sum_8 = _mm256_setzero_si256();
+        for (size_t k = 0; k < whole; k += 8)
+        {
+            __m256 const scaled = _mm256_mul_ps(_mm256_loadu_ps(in + k), _mm256_set1_ps(inverse));
+            __m256i const rounded_8 = _mm256_cvtps_epi32(scaled);
+            sum_8 = _mm256_add_epi32(sum_8, rounded_8);
+            __m128i const words = _mm_packs_epi32(
+                _mm256_castsi256_si128(rounded_8), _mm256_extracti128_si256(rounded_8, 1));
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_packs_epi16(words, words));
+        }
+        alignas(32) int32_t sum_parts[8];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(sum_parts), sum_8);
+        for (int32_t part : sum_parts)
+            sum += part;
+        for (size_t k = whole; k < count; ++k)
+        {
+            out[k] = static_cast<int8_t>(std::lrintf(in[k] * inverse));
+            sum += out[k];
+        }
+        std::fill(out + count, out + group_size, static_cast<int8_t>(0));
+        scales[g] = largest / 127.0f;
+        sums[g] = static_cast<float>(sum);
     }
-    alignas(32) float parts[8];
-    _mm256_store_ps(parts, largest_8);
-    float largest = *std::max_element(parts, parts + 8);
-    for (size_t k = whole; k < count; ++k) largest = std::max(largest, std::fabs(in[k]));
-    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
-    __m256i sum_8 = _mm256_setzero_si256();
-    for (size_t k = 0; k < whole; k += 8) {
-      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(in + k), _mm256_set1_ps(inverse));
-      const __m256i rounded_8 = _mm256_cvtps_epi32(scaled);
-      sum_8 = _mm256_add_epi32(sum_8, rounded_8);
-      const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rounded_8),
-                                            _mm256_extracti128_si256(rounded_8, 1));
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_packs_epi16(words, words));
-    }
-    alignas(32) int32_t sum_parts[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(sum_parts), sum_8);
-    for (int32_t part : sum_parts) sum += part;
-    for (size_t k = whole; k < count; ++k) {
-      out[k] = static_cast<int8_t>(std::lrintf(in[k] * inverse));
-      sum += out[k];
-    }
-    std::fill(out + count, out + group_size, static_cast<int8_t>(0));
-    scales[g] = largest / 127.0f;
-    sums[g] = static_cast<float>(sum);
-  }
 }
 
-float dot(const float* a, const float* b, size_t size) {
-  __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
-                    _mm256_setzero_ps()};
-  size_t i = 0;
-  for (; i + 32 <= size; i += 32) {
-RIVER_UNROLL
-    for (size_t j = 0; j < 4; ++j) {
-      sums[j] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8 * j), _mm256_loadu_ps(b + i + 8 * j),
-                                sums[j]);
+float dot(float const* a, float const* b, size_t size)
+{
+    __m256 sums[4] = {
+        _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    size_t i = 0;
+    for (; i + 32 <= size; i += 32)
+    {
+        RIVER_UNROLL
+        for (size_t j = 0; j < 4; ++j)
+        {
+            sums[j] = _mm256_fmadd_ps(
+                _mm256_loadu_ps(a + i + 8 * j), _mm256_loadu_ps(b + i + 8 * j), sums[j]);
+        }
     }
-  }
-  float total = sum_of(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]),
-                                     _mm256_add_ps(sums[2], sums[3])));
-  for (; i < size; ++i) total += a[i] * b[i];
-  return total;
+    float total =
+        sum_of(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
+    for (; i < size; ++i)
+        total += a[i] * b[i];
+    return total;
 }
 
 // e^x for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], to a few units in the last
 // place (Cephes' coefficients).
-inline __m256 exp_8(__m256 x) {
-  x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.3f)), _mm256_set1_ps(88.0f));
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                  5.0000001201e-1f}) {
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
-  }
-  p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-  return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+inline __m256 exp_8(__m256 x)
+{
+    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.3f)), _mm256_set1_ps(88.0f));
+    __m256 const n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+    for (float c :
+        {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+    }
+    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+    __m256i const exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 
-void silu_mul(const float* gate, const float* up, size_t size, float* out) {
-  const __m256 one = _mm256_set1_ps(1.0f);
-  size_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    const __m256 g = _mm256_loadu_ps(gate + i);
-    const __m256 e = exp_8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
-    const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
-    _mm256_storeu_ps(out + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
-  }
-  for (; i < size; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+void silu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    __m256 const one = _mm256_set1_ps(1.0f);
+    size_t i = 0;
+    for (; i + 8 <= size; i += 8)
+    {
+        __m256 const g = _mm256_loadu_ps(gate + i);
+        __m256 const e = exp_8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+        __m256 const silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+    }
+    for (; i < size; ++i)
+        out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
 // scores[i] = q . k[i]
-void key_scores(const float* q, const float* k, size_t keys, size_t dim, float* scores) {
-  const size_t whole = dim / 8 * 8;
-  size_t i = 0;
-  for (; i + 4 <= keys; i += 4, k += 4 * dim) {
-    __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
-    for (size_t j = 0; j < whole; j += 8) {
-      const __m256 value = _mm256_loadu_ps(q + j);
-      a = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + j), a);
-      b = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + dim + j), b);
-      c = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 2 * dim + j), c);
-      d = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 3 * dim + j), d);
+void key_scores(float const* q, float const* k, size_t keys, size_t dim, float* scores)
+{
+    size_t const whole = dim / 8 * 8;
+    size_t i = 0;
+    for (; i + 4 <= keys; i += 4, k += 4 * dim)
+    {
+        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+        for (size_t j = 0; j < whole; j += 8)
+        {
+            __m256 const value = _mm256_loadu_ps(q + j);
+            a = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + j), a);
+            b = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + dim + j), b);
+            c = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 2 * dim + j), c);
+            d = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 3 * dim + j), d);
+        }
+        __m256 const sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        _mm_storeu_ps(
+            scores + i, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+        for (size_t j = whole; j < dim; ++j)
+        {
+            for (size_t n = 0; n < 4; ++n)
+                scores[i + n] += q[j] * k[n * dim + j];
+        }
     }
-    const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    _mm_storeu_ps(scores + i,
-                  _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
-    for (size_t j = whole; j < dim; ++j) {
-      for (size_t n = 0; n < 4; ++n) scores[i + n] += q[j] * k[n * dim + j];
-    }
-  }
-  for (; i < keys; ++i, k += dim) scores[i] = dot(q, k, dim);
+    for (; i < keys; ++i, k += dim)
+        scores[i] = dot(q, k, dim);
 }
 
 // out[d] = out[d] * before + sum_i weights[i] * v[i][d]
-void add_values(const float* weights, const float* v, size_t keys, size_t dim, float before,
-                float* out) {
-  size_t d = 0;
-  for (; d + 32 <= dim; d += 32) {
-    __m256 sums[4];
-RIVER_UNROLL
-    for (size_t j = 0; j < 4; ++j) {
-      sums[j] = _mm256_mul_ps(_mm256_loadu_ps(out + d + 8 * j), _mm256_set1_ps(before));
+void add_values(
+    float const* weights, float const* v, size_t keys, size_t dim, float before, float* out)
+{
+    size_t d = 0;
+    for (; d + 32 <= dim; d += 32)
+    {
+        __m256 sums[4];
+        RIVER_UNROLL
+        for (size_t j = 0; j < 4; ++j)
+        {
+            sums[j] = _mm256_mul_ps(_mm256_loadu_ps(out + d + 8 * j), _mm256_set1_ps(before));
+        }
+        for (size_t i = 0; i < keys; ++i)
+        {
+            __m256 const weight = _mm256_broadcast_ss(weights + i);
+            RIVER_UNROLL
+            for (size_t j = 0; j < 4; ++j)
+            {
+                sums[j] =
+                    _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + i * dim + d + 8 * j), sums[j]);
+            }
+        }
+        RIVER_UNROLL
+        for (size_t j = 0; j < 4; ++j)
+            _mm256_storeu_ps(out + d + 8 * j, sums[j]);
     }
-    for (size_t i = 0; i < keys; ++i) {
-      const __m256 weight = _mm256_broadcast_ss(weights + i);
-RIVER_UNROLL
-      for (size_t j = 0; j < 4; ++j) {
-        sums[j] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + i * dim + d + 8 * j), sums[j]);
-      }
+    for (; d < dim; ++d)
+    {
+        float sum = out[d] * before;
+        for (size_t i = 0; i < keys; ++i)
+            sum += weights[i] * v[i * dim + d];
+        out[d] = sum;
     }
-RIVER_UNROLL
-    for (size_t j = 0; j < 4; ++j) _mm256_storeu_ps(out + d + 8 * j, sums[j]);
-  }
-  for (; d < dim; ++d) {
-    float sum = out[d] * before;
-    for (size_t i = 0; i < keys; ++i) sum += weights[i] * v[i * dim + d];
-    out[d] = sum;
-  }
 }
 
-void attend(const float* q, const float* k, const float* v, size_t count, size_t dim, float* out) {
-  float largest = -INFINITY, total = 0.0f;
-  alignas(32) float weights[kKeys];
-  std::fill(out, out + dim, 0.0f);
-  for (size_t start = 0; start < count; start += kKeys) {
-    const size_t keys = std::min(kKeys, count - start);
-    key_scores(q, k + start * dim, keys, dim, weights);
-    std::fill(weights + keys, weights + kKeys, -INFINITY);
-    const float now = std::max(largest, *std::max_element(weights, weights + keys));
-    __m256 sums = _mm256_setzero_ps();
-    for (size_t i = 0; i < keys; i += 8) {
-      __m256 weight = exp_8(_mm256_sub_ps(_mm256_load_ps(weights + i), _mm256_set1_ps(now)));
-      if (i + 8 > keys) {  // exp_8 stops short of zero
-        const __m256 real = _mm256_cmp_ps(_mm256_load_ps(weights + i), _mm256_set1_ps(-INFINITY),
-                                          _CMP_GT_OQ);
-        weight = _mm256_and_ps(weight, real);
-      }
-      _mm256_store_ps(weights + i, weight);
-      sums = _mm256_add_ps(sums, weight);
+void attend(float const* q, float const* k, float const* v, size_t count, size_t dim, float* out)
+{
+    float largest = -INFINITY, total = 0.0f;
+    alignas(32) float weights[kKeys];
+    std::fill(out, out + dim, 0.0f);
+    for (size_t start = 0; start < count; start += kKeys)
+    {
+        size_t const keys = std::min(kKeys, count - start);
+        key_scores(q, k + start * dim, keys, dim, weights);
+        std::fill(weights + keys, weights + kKeys, -INFINITY);
+        float const now = std::max(largest, *std::max_element(weights, weights + keys));
+        __m256 sums = _mm256_setzero_ps();
+        for (size_t i = 0; i < keys; i += 8)
+        {
+            __m256 weight = exp_8(_mm256_sub_ps(_mm256_load_ps(weights + i), _mm256_set1_ps(now)));
+            if (i + 8 > keys)
+            { // exp_8 stops short of zero
+                __m256 const real = _mm256_cmp_ps(
+                    _mm256_load_ps(weights + i), _mm256_set1_ps(-INFINITY), _CMP_GT_OQ);
+                weight = _mm256_and_ps(weight, real);
+            }
+            _mm256_store_ps(weights + i, weight);
+            sums = _mm256_add_ps(sums, weight);
+        }
+        float const before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
+        total = total * before + sum_of(sums);
+        add_values(weights, v + start * dim, keys, dim, before, out);
+        largest = now;
     }
-    const float before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
-    total = total * before + sum_of(sums);
-    add_values(weights, v + start * dim, keys, dim, before, out);
-    largest = now;
-  }
-  for (size_t d = 0; d < dim; ++d) out[d] /= total;
+    for (size_t d = 0; d < dim; ++d)
+        out[d] /= total;
 }
 
-}  // namespace
+} // namespace
 
-const Kernels kAvx2 = {"avx2", dense, rounded, widened, round_row, dot, silu_mul, attend};
+Kernels const kAvx2 = {"avx2", dense, rounded, widened, round_row, dot, silu_mul, attend};
 
-}  // namespace river
+} // namespace river
 
 #endif

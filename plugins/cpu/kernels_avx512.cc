@@ -21,333 +21,421 @@
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
 #define RIVER_UNROLL _Pragma("GCC unroll 8")
 
-namespace river {
-namespace {
+namespace river
+{
+namespace
+{
 
-inline __m512 load_16(const float* at) { return _mm512_loadu_ps(at); }
-inline __m512 load_16(const uint16_t* at) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+inline __m512 load_16(float const* at)
+{
+    return _mm512_loadu_ps(at);
+}
+inline __m512 load_16(uint16_t const* at)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(at)));
 }
 
 // Rows x panels: y = x * weight, on top of y where `add`. One chain of additions a column in the
 // order of k, whatever the number of rows and panels: a row equals that row alone, to the bit.
 template <size_t kRows, size_t kPanels, typename Value>
-inline void dense_tile(const Value* weight, size_t stride, size_t inputs, const float* const* x,
-                       bool add, float* y, size_t y_stride) {
-  __m512 sums[kRows * kPanels];
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p) {
-      sums[r * kPanels + p] =
-          add ? _mm512_loadu_ps(y + r * y_stride + p * kPanel) : _mm512_setzero_ps();
+inline void dense_tile(Value const* weight, size_t stride, size_t inputs, float const* const* x,
+    bool add, float* y, size_t y_stride)
+{
+    __m512 sums[kRows * kPanels];
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p)
+        {
+            sums[r * kPanels + p] =
+                add ? _mm512_loadu_ps(y + r * y_stride + p * kPanel) : _mm512_setzero_ps();
+        }
     }
-  }
-  for (size_t k = 0; k < inputs; ++k) {
-    __m512 w[kPanels];
-RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p) w[p] = load_16(weight + p * stride + k * kPanel);
-RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r) {
-      const __m512 value = _mm512_set1_ps(x[r][k]);
-RIVER_UNROLL
-      for (size_t p = 0; p < kPanels; ++p) {
-        sums[r * kPanels + p] = _mm512_fmadd_ps(value, w[p], sums[r * kPanels + p]);
-      }
+    for (size_t k = 0; k < inputs; ++k)
+    {
+        __m512 w[kPanels];
+        RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p)
+            w[p] = load_16(weight + p * stride + k * kPanel);
+        RIVER_UNROLL
+        for (size_t r = 0; r < kRows; ++r)
+        {
+            __m512 const value = _mm512_set1_ps(x[r][k]);
+            RIVER_UNROLL
+            for (size_t p = 0; p < kPanels; ++p)
+            {
+                sums[r * kPanels + p] = _mm512_fmadd_ps(value, w[p], sums[r * kPanels + p]);
+            }
+        }
+        // Several rows leave the core no time to wait for memory, too.
+        RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p)
+        {
+            _mm_prefetch(reinterpret_cast<char const*>(weight + p * stride + k * kPanel) + 2048,
+                _MM_HINT_T0);
+        }
     }
-    // Several rows leave the core no time to wait for memory, too.
-RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p) {
-      _mm_prefetch(reinterpret_cast<const char*>(weight + p * stride + k * kPanel) + 2048,
-                   _MM_HINT_T0);
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p)
+        {
+            _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
+        }
     }
-  }
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p) {
-      _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
-    }
-  }
 }
 
 template <size_t kPanels, typename Value>
-void dense_rows(const Value* weight, size_t stride, size_t inputs, const float* const* x,
-                size_t rows, bool add, float* y, size_t y_stride) {
-  switch (rows) {
-    case 1: return dense_tile<1, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 2: return dense_tile<2, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 3: return dense_tile<3, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 4: return dense_tile<4, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 5: return dense_tile<5, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    default: return dense_tile<6, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-  }
+void dense_rows(Value const* weight, size_t stride, size_t inputs, float const* const* x,
+    size_t rows, bool add, float* y, size_t y_stride)
+{
+    switch (rows)
+    {
+    case 1:
+        return dense_tile<1, kPanels>(weight, stride, inputs, x, add, y, y_stride);
+    case 2:
+        return dense_tile<2, kPanels>(weight, stride, inputs, x, add, y, y_stride);
+    case 3:
+        return dense_tile<3, kPanels>(weight, stride, inputs, x, add, y, y_stride);
+    case 4:
+        return dense_tile<4, kPanels>(weight, stride, inputs, x, add, y, y_stride);
+    case 5:
+        return dense_tile<5, kPanels>(weight, stride, inputs, x, add, y, y_stride);
+    default:
+        return dense_tile<6, kPanels>(weight, stride, inputs, x, add, y, y_stride);
+    }
 }
 
 constexpr size_t kPart = 256;
 
 // Inputs in parts, so that the part of the panels that all rows read stays in the first cache.
 template <size_t kPanels, typename Value>
-void dense_panels(const Value* weight, size_t inputs, const float* const* x, size_t rows, float* y,
-                  size_t y_stride) {
-  const size_t most = rows == 1 ? inputs : kPart;
-  for (size_t start = 0; start < inputs; start += most) {
-    for (size_t row = 0; row < rows; row += kMaxRows) {
-      const size_t block = std::min(kMaxRows, rows - row);
-      const float* values[kMaxRows];
-      for (size_t r = 0; r < block; ++r) values[r] = x[row + r] + start;
-      dense_rows<kPanels>(weight + start * kPanel, inputs * kPanel, std::min(most, inputs - start),
-                          values, block, start > 0, y + row * y_stride, y_stride);
+void dense_panels(Value const* weight, size_t inputs, float const* const* x, size_t rows, float* y,
+    size_t y_stride)
+{
+    size_t const most = rows == 1 ? inputs : kPart;
+    for (size_t start = 0; start < inputs; start += most)
+    {
+        for (size_t row = 0; row < rows; row += kMaxRows)
+        {
+            size_t const block = std::min(kMaxRows, rows - row);
+            float const* values[kMaxRows];
+            for (size_t r = 0; r < block; ++r)
+                values[r] = x[row + r] + start;
+            dense_rows<kPanels>(weight + start * kPanel, inputs * kPanel,
+                std::min(most, inputs - start), values, block, start > 0, y + row * y_stride,
+                y_stride);
+        }
     }
-  }
 }
 
 template <typename Value>
-void dense_values(const Value* weight, size_t inputs, size_t panels, const float* const* x,
-                  size_t rows, float* y) {
-  size_t p = 0;
-  // One row of halves has enough to do with one stream of memory; of floats it has not.
-  const bool pairs = rows > 1 || sizeof(Value) == 4;
-  for (; pairs && p + 2 <= panels; p += 2) {
-    dense_panels<2>(weight + p * inputs * kPanel, inputs, x, rows, y + p * kPanel,
-                    panels * kPanel);
-  }
-  for (; p < panels; ++p) {
-    dense_panels<1>(weight + p * inputs * kPanel, inputs, x, rows, y + p * kPanel,
-                    panels * kPanel);
-  }
+void dense_values(
+    Value const* weight, size_t inputs, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    size_t p = 0;
+    // One row of halves has enough to do with one stream of memory; of floats it has not.
+    bool const pairs = rows > 1 || sizeof(Value) == 4;
+    for (; pairs && p + 2 <= panels; p += 2)
+    {
+        dense_panels<2>(
+            weight + p * inputs * kPanel, inputs, x, rows, y + p * kPanel, panels * kPanel);
+    }
+    for (; p < panels; ++p)
+    {
+        dense_panels<1>(
+            weight + p * inputs * kPanel, inputs, x, rows, y + p * kPanel, panels * kPanel);
+    }
 }
 
-void dense(const DensePanels& weight, size_t panels, const float* const* x, size_t rows,
-           float* y) {
-  if (weight.half != nullptr) return dense_values(weight.half, weight.inputs, panels, x, rows, y);
-  dense_values(weight.single, weight.inputs, panels, x, rows, y);
+void dense(DensePanels const& weight, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    if (weight.half != nullptr)
+        return dense_values(weight.half, weight.inputs, panels, x, rows, y);
+    dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
 // Four inputs of 16 columns, a byte each.
 template <int kBits>
-inline __m512i four_inputs(const uint8_t* codes) {
-  if constexpr (kBits == 8) return _mm512_loadu_si512(codes);
-  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
-  const __m512i both =
-      _mm512_inserti64x4(_mm512_castsi256_si512(bytes), _mm256_srli_epi16(bytes, 4), 1);
-  return _mm512_and_si512(both, _mm512_set1_epi8(15));
+inline __m512i four_inputs(uint8_t const* codes)
+{
+    if constexpr (kBits == 8)
+        return _mm512_loadu_si512(codes);
+    __m256i const bytes = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(codes));
+    __m512i const both =
+        _mm512_inserti64x4(_mm512_castsi256_si512(bytes), _mm256_srli_epi16(bytes, 4), 1);
+    return _mm512_and_si512(both, _mm512_set1_epi8(15));
 }
 
-inline __m512i four_values(const int8_t* at) {
-  int32_t value;
-  __builtin_memcpy(&value, at, 4);
-  return _mm512_set1_epi32(value);
+inline __m512i four_values(int8_t const* at)
+{
+    int32_t value;
+    __builtin_memcpy(&value, at, 4);
+    return _mm512_set1_epi32(value);
 }
 
 // Hardware fetches ahead within a page only, and a panel is little more than a page.
 constexpr size_t kAhead = 2048;
 
-inline void prefetch(const void* at) {
-  _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
+inline void prefetch(void const* at)
+{
+    _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
 }
 
 template <int kBits, size_t kRows, size_t kPanels>
-void rounded_tile(const QuantisedPanels* weight, const RoundedRow* x, float* y, size_t y_stride) {
-  constexpr size_t kBytes = 8 * kBits;  // of four inputs
-  // Two chains where there are few; of whole numbers, so their order does not matter.
-  constexpr size_t kTile = kRows * kPanels, kChains = kTile < 4 ? 2 : 1;
-  const size_t groups = weight->groups(), size = weight->group_size;
-  __m512 sums[kTile];
-RIVER_UNROLL
-  for (size_t i = 0; i < kTile; ++i) sums[i] = _mm512_setzero_ps();
-  const uint8_t* codes[kPanels];
-RIVER_UNROLL
-  for (size_t p = 0; p < kPanels; ++p) codes[p] = weight[p].codes;
-  for (size_t g = 0; g < groups; ++g) {
-    __m512i dots[kTile * kChains];
-RIVER_UNROLL
-    for (size_t i = 0; i < kTile * kChains; ++i) dots[i] = _mm512_setzero_si512();
-    for (size_t k = g * size; k < (g + 1) * size; k += 8) {
-RIVER_UNROLL
-      for (size_t half = 0; half < 2; ++half) {
-        __m512i w[kPanels];
-RIVER_UNROLL
-        for (size_t p = 0; p < kPanels; ++p) {
-          if (kBits == 8 || half == 0) prefetch(codes[p] + kAhead);
-          w[p] = four_inputs<kBits>(codes[p]);
-          codes[p] += kBytes;
+void rounded_tile(QuantisedPanels const* weight, RoundedRow const* x, float* y, size_t y_stride)
+{
+    constexpr size_t kBytes = 8 * kBits; // of four inputs
+    // Two chains where there are few; of whole numbers, so their order does not matter.
+    constexpr size_t kTile = kRows * kPanels, kChains = kTile < 4 ? 2 : 1;
+    size_t const groups = weight->groups(), size = weight->group_size;
+    __m512 sums[kTile];
+    RIVER_UNROLL
+    for (size_t i = 0; i < kTile; ++i)
+        sums[i] = _mm512_setzero_ps();
+    uint8_t const* codes[kPanels];
+    RIVER_UNROLL
+    for (size_t p = 0; p < kPanels; ++p)
+        codes[p] = weight[p].codes;
+    for (size_t g = 0; g < groups; ++g)
+    {
+        __m512i dots[kTile * kChains];
+        RIVER_UNROLL
+        for (size_t i = 0; i < kTile * kChains; ++i)
+            dots[i] = _mm512_setzero_si512();
+        for (size_t k = g * size; k < (g + 1) * size; k += 8)
+        {
+            RIVER_UNROLL
+            for (size_t half = 0; half < 2; ++half)
+            {
+                __m512i w[kPanels];
+                RIVER_UNROLL
+                for (size_t p = 0; p < kPanels; ++p)
+                {
+                    if (kBits == 8 || half == 0)
+                        prefetch(codes[p] + kAhead);
+                    w[p] = four_inputs<kBits>(codes[p]);
+                    codes[p] += kBytes;
+                }
+                size_t const chain = half % kChains * kTile;
+                RIVER_UNROLL
+                for (size_t r = 0; r < kRows; ++r)
+                {
+                    __m512i const values = four_values(x[r].codes + k + 4 * half);
+                    RIVER_UNROLL
+                    for (size_t p = 0; p < kPanels; ++p)
+                    {
+                        __m512i& to = dots[chain + r * kPanels + p];
+                        to = _mm512_dpbusd_epi32(to, w[p], values);
+                    }
+                }
+            }
         }
-        const size_t chain = half % kChains * kTile;
-RIVER_UNROLL
-        for (size_t r = 0; r < kRows; ++r) {
-          const __m512i values = four_values(x[r].codes + k + 4 * half);
-RIVER_UNROLL
-          for (size_t p = 0; p < kPanels; ++p) {
-            __m512i& to = dots[chain + r * kPanels + p];
-            to = _mm512_dpbusd_epi32(to, w[p], values);
-          }
+        RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p)
+        {
+            __m512 zero = _mm512_set1_ps(8.0f);
+            if (weight[p].zero_points != nullptr)
+            {
+                auto const* at =
+                    reinterpret_cast<__m128i const*>(weight[p].zero_points + g * kPanel);
+                zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
+            }
+            __m512 const scales = _mm512_loadu_ps(weight[p].scales + g * kPanel);
+            RIVER_UNROLL
+            for (size_t r = 0; r < kRows; ++r)
+            {
+                size_t const i = r * kPanels + p;
+                __m512i whole = dots[i];
+                if (kChains == 2)
+                    whole = _mm512_add_epi32(whole, dots[(kChains - 1) * kTile + i]);
+                // Exact: both terms are whole numbers below 2^24.
+                __m512 const centred =
+                    _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]), _mm512_cvtepi32_ps(whole));
+                __m512 const scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
+                sums[i] = _mm512_fmadd_ps(scaled, scales, sums[i]);
+            }
         }
-      }
     }
-RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p) {
-      __m512 zero = _mm512_set1_ps(8.0f);
-      if (weight[p].zero_points != nullptr) {
-        const auto* at = reinterpret_cast<const __m128i*>(weight[p].zero_points + g * kPanel);
-        zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
-      }
-      const __m512 scales = _mm512_loadu_ps(weight[p].scales + g * kPanel);
-RIVER_UNROLL
-      for (size_t r = 0; r < kRows; ++r) {
-        const size_t i = r * kPanels + p;
-        __m512i whole = dots[i];
-        if (kChains == 2) whole = _mm512_add_epi32(whole, dots[(kChains - 1) * kTile + i]);
-        // Exact: both terms are whole numbers below 2^24.
-        const __m512 centred =
-            _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]), _mm512_cvtepi32_ps(whole));
-        const __m512 scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
-        sums[i] = _mm512_fmadd_ps(scaled, scales, sums[i]);
-      }
+    RIVER_UNROLL
+    for (size_t r = 0; r < kRows; ++r)
+    {
+        RIVER_UNROLL
+        for (size_t p = 0; p < kPanels; ++p)
+        {
+            _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
+        }
     }
-  }
-RIVER_UNROLL
-  for (size_t r = 0; r < kRows; ++r) {
-RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p) {
-      _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
-    }
-  }
 }
 
 template <int kBits, size_t kPanels>
-void rounded_rows(const QuantisedPanels* weight, const RoundedRow* x, size_t rows, float* y,
-                  size_t y_stride) {
-  switch (rows) {
-    case 1: return rounded_tile<kBits, 1, kPanels>(weight, x, y, y_stride);
-    case 2: return rounded_tile<kBits, 2, kPanels>(weight, x, y, y_stride);
-    case 3: return rounded_tile<kBits, 3, kPanels>(weight, x, y, y_stride);
-    case 4: return rounded_tile<kBits, 4, kPanels>(weight, x, y, y_stride);
-    case 5: return rounded_tile<kBits, 5, kPanels>(weight, x, y, y_stride);
-    default: return rounded_tile<kBits, 6, kPanels>(weight, x, y, y_stride);
-  }
+void rounded_rows(
+    QuantisedPanels const* weight, RoundedRow const* x, size_t rows, float* y, size_t y_stride)
+{
+    switch (rows)
+    {
+    case 1:
+        return rounded_tile<kBits, 1, kPanels>(weight, x, y, y_stride);
+    case 2:
+        return rounded_tile<kBits, 2, kPanels>(weight, x, y, y_stride);
+    case 3:
+        return rounded_tile<kBits, 3, kPanels>(weight, x, y, y_stride);
+    case 4:
+        return rounded_tile<kBits, 4, kPanels>(weight, x, y, y_stride);
+    case 5:
+        return rounded_tile<kBits, 5, kPanels>(weight, x, y, y_stride);
+    default:
+        return rounded_tile<kBits, 6, kPanels>(weight, x, y, y_stride);
+    }
 }
 
 template <int kBits>
-void rounded_panels(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
-                    float* y) {
-  size_t p = 0;
-  if (rows > 2) {  // few rows read one stream of memory
-    for (; p + 2 <= panels; p += 2) {
-      const QuantisedPanels two[2] = {weight.from(p), weight.from(p + 1)};
-      rounded_rows<kBits, 2>(two, x, rows, y + p * kPanel, panels * kPanel);
+void rounded_panels(
+    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+{
+    size_t p = 0;
+    if (rows > 2)
+    { // few rows read one stream of memory
+        for (; p + 2 <= panels; p += 2)
+        {
+            QuantisedPanels const two[2] = {weight.from(p), weight.from(p + 1)};
+            rounded_rows<kBits, 2>(two, x, rows, y + p * kPanel, panels * kPanel);
+        }
     }
-  }
-  for (; p < panels; ++p) {
-    const QuantisedPanels one = weight.from(p);
-    rounded_rows<kBits, 1>(&one, x, rows, y + p * kPanel, panels * kPanel);
-  }
+    for (; p < panels; ++p)
+    {
+        QuantisedPanels const one = weight.from(p);
+        rounded_rows<kBits, 1>(&one, x, rows, y + p * kPanel, panels * kPanel);
+    }
 }
 
-void rounded(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
-             float* y) {
-  if (weight.bits == 4) return rounded_panels<4>(weight, panels, x, rows, y);
-  rounded_panels<8>(weight, panels, x, rows, y);
+void rounded(
+    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+{
+    if (weight.bits == 4)
+        return rounded_panels<4>(weight, panels, x, rows, y);
+    rounded_panels<8>(weight, panels, x, rows, y);
 }
 
 // e^x for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], to a few units in the last
 // place (Cephes' coefficients). Far below zero it is zero.
-inline __m512 exp_16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                  5.0000001201e-1f}) {
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  }
-  p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, n);
+inline __m512 exp_16(__m512 x)
+{
+    x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
+    __m512 const n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    for (float c :
+        {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    }
+    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
 }
 
-inline __m256 sum_halves(__m512 v) {
-  return _mm256_add_ps(_mm512_castps512_ps256(v),
-                       _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+inline __m256 sum_halves(__m512 v)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(v),
+        _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
 }
 
 // scores[i] = q . k[i]; dim is a multiple of 16.
-void key_scores(const float* q, const float* k, size_t keys, size_t dim, float* scores) {
-  size_t i = 0;
-  for (; i + 4 <= keys; i += 4, k += 4 * dim) {
-    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
-    for (size_t j = 0; j < dim; j += 16) {
-      const __m512 value = _mm512_loadu_ps(q + j);
-      a = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + j), a);
-      b = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + dim + j), b);
-      c = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 2 * dim + j), c);
-      d = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 3 * dim + j), d);
+void key_scores(float const* q, float const* k, size_t keys, size_t dim, float* scores)
+{
+    size_t i = 0;
+    for (; i + 4 <= keys; i += 4, k += 4 * dim)
+    {
+        __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
+        for (size_t j = 0; j < dim; j += 16)
+        {
+            __m512 const value = _mm512_loadu_ps(q + j);
+            a = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + j), a);
+            b = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + dim + j), b);
+            c = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 2 * dim + j), c);
+            d = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 3 * dim + j), d);
+        }
+        __m256 const sums = _mm256_hadd_ps(_mm256_hadd_ps(sum_halves(a), sum_halves(b)),
+            _mm256_hadd_ps(sum_halves(c), sum_halves(d)));
+        _mm_storeu_ps(
+            scores + i, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
     }
-    const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(sum_halves(a), sum_halves(b)),
-                                       _mm256_hadd_ps(sum_halves(c), sum_halves(d)));
-    _mm_storeu_ps(scores + i,
-                  _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
-  }
-  for (; i < keys; ++i, k += dim) scores[i] = kAvx2.dot(q, k, dim);
+    for (; i < keys; ++i, k += dim)
+        scores[i] = kAvx2.dot(q, k, dim);
 }
 
 // out[d] = out[d] * before + sum_i weights[i] * v[i][d], for 16 kWide values of out.
 template <size_t kWide>
-void add_values(const float* weights, const float* v, size_t keys, size_t dim, float before,
-                float* out) {
-  __m512 sums[kWide];
-RIVER_UNROLL
-  for (size_t j = 0; j < kWide; ++j) {
-    sums[j] = _mm512_mul_ps(_mm512_loadu_ps(out + 16 * j), _mm512_set1_ps(before));
-  }
-  for (size_t i = 0; i < keys; ++i, v += dim) {
-    const __m512 weight = _mm512_set1_ps(weights[i]);
-RIVER_UNROLL
-    for (size_t j = 0; j < kWide; ++j) {
-      sums[j] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(v + 16 * j), sums[j]);
+void add_values(
+    float const* weights, float const* v, size_t keys, size_t dim, float before, float* out)
+{
+    __m512 sums[kWide];
+    RIVER_UNROLL
+    for (size_t j = 0; j < kWide; ++j)
+    {
+        sums[j] = _mm512_mul_ps(_mm512_loadu_ps(out + 16 * j), _mm512_set1_ps(before));
     }
-  }
-RIVER_UNROLL
-  for (size_t j = 0; j < kWide; ++j) _mm512_storeu_ps(out + 16 * j, sums[j]);
+    for (size_t i = 0; i < keys; ++i, v += dim)
+    {
+        __m512 const weight = _mm512_set1_ps(weights[i]);
+        RIVER_UNROLL
+        for (size_t j = 0; j < kWide; ++j)
+        {
+            sums[j] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(v + 16 * j), sums[j]);
+        }
+    }
+    RIVER_UNROLL
+    for (size_t j = 0; j < kWide; ++j)
+        _mm512_storeu_ps(out + 16 * j, sums[j]);
 }
 
-void attend(const float* q, const float* k, const float* v, size_t count, size_t dim, float* out) {
-  if (dim % 16 != 0) return kAvx2.attend(q, k, v, count, dim, out);
-  float largest = -INFINITY, total = 0.0f;
-  alignas(64) float weights[kKeys];
-  std::fill(out, out + dim, 0.0f);
-  for (size_t start = 0; start < count; start += kKeys) {
-    const size_t keys = std::min(kKeys, count - start);
-    key_scores(q, k + start * dim, keys, dim, weights);
-    std::fill(weights + keys, weights + kKeys, -INFINITY);
-    const float now = std::max(largest, *std::max_element(weights, weights + keys));
-    __m512 sums = _mm512_setzero_ps();
-    for (size_t i = 0; i < keys; i += 16) {
-      const __m512 score = _mm512_load_ps(weights + i);
-      const __m512 weight = exp_16(_mm512_sub_ps(score, _mm512_set1_ps(now)));
-      _mm512_store_ps(weights + i, weight);
-      sums = _mm512_add_ps(sums, weight);
+void attend(float const* q, float const* k, float const* v, size_t count, size_t dim, float* out)
+{
+    if (dim % 16 != 0)
+        return kAvx2.attend(q, k, v, count, dim, out);
+    float largest = -INFINITY, total = 0.0f;
+    alignas(64) float weights[kKeys];
+    std::fill(out, out + dim, 0.0f);
+    for (size_t start = 0; start < count; start += kKeys)
+    {
+        size_t const keys = std::min(kKeys, count - start);
+        key_scores(q, k + start * dim, keys, dim, weights);
+        std::fill(weights + keys, weights + kKeys, -INFINITY);
+        float const now = std::max(largest, *std::max_element(weights, weights + keys));
+        __m512 sums = _mm512_setzero_ps();
+        for (size_t i = 0; i < keys; i += 16)
+        {
+            __m512 const score = _mm512_load_ps(weights + i);
+            __m512 const weight = exp_16(_mm512_sub_ps(score, _mm512_set1_ps(now)));
+            _mm512_store_ps(weights + i, weight);
+            sums = _mm512_add_ps(sums, weight);
+        }
+        float const before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
+        total = total * before + _mm512_reduce_add_ps(sums);
+        size_t d = 0;
+        for (; d + 64 <= dim; d += 64)
+        {
+            add_values<4>(weights, v + start * dim + d, keys, dim, before, out + d);
+        }
+        for (; d < dim; d += 16)
+        {
+            add_values<1>(weights, v + start * dim + d, keys, dim, before, out + d);
+        }
+        largest = now;
     }
-    const float before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
-    total = total * before + _mm512_reduce_add_ps(sums);
-    size_t d = 0;
-    for (; d + 64 <= dim; d += 64) {
-      add_values<4>(weights, v + start * dim + d, keys, dim, before, out + d);
-    }
-    for (; d < dim; d += 16) {
-      add_values<1>(weights, v + start * dim + d, keys, dim, before, out + d);
-    }
-    largest = now;
-  }
-  for (size_t d = 0; d < dim; ++d) out[d] /= total;
+    for (size_t d = 0; d < dim; ++d)
+        out[d] /= total;
 }
 
-}  // namespace
+} // namespace
 
-const Kernels kAvx512 = {"avx512 vnni",   dense,     rounded,        kAvx2.widened,
-                         kAvx2.round_row, kAvx2.dot, kAvx2.silu_mul, attend};
+Kernels const kAvx512 = {"avx512 vnni", dense, rounded, kAvx2.widened, kAvx2.round_row, kAvx2.dot,
+    kAvx2.silu_mul, attend};
 
-}  // namespace river
+} // namespace river
 
 #endif

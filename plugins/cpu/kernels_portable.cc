@@ -4,160 +4,214 @@
 
 #include "kernels.h"
 
-namespace river {
-namespace {
+namespace river
+{
+namespace
+{
 
-float widen(float value) { return value; }
-float widen(uint16_t half) { return widen_half(half); }
-
-template <typename Value>
-void dense_values(const Value* weight, size_t inputs, size_t panels, const float* const* x,
-                  size_t rows, float* y) {
-  for (size_t p = 0; p < panels; ++p, weight += inputs * kPanel) {
-    for (size_t row = 0; row < rows; ++row) {
-      float sum[kPanel] = {};
-      for (size_t k = 0; k < inputs; ++k) {
-        for (size_t c = 0; c < kPanel; ++c) sum[c] += x[row][k] * widen(weight[k * kPanel + c]);
-      }
-      std::copy(sum, sum + kPanel, y + (row * panels + p) * kPanel);
-    }
-  }
+float widen(float value)
+{
+    return value;
+}
+float widen(uint16_t half)
+{
+    return widen_half(half);
 }
 
-void dense(const DensePanels& weight, size_t panels, const float* const* x, size_t rows,
-           float* y) {
-  if (weight.half != nullptr) return dense_values(weight.half, weight.inputs, panels, x, rows, y);
-  dense_values(weight.single, weight.inputs, panels, x, rows, y);
+template <typename Value>
+void dense_values(
+    Value const* weight, size_t inputs, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    for (size_t p = 0; p < panels; ++p, weight += inputs * kPanel)
+    {
+        for (size_t row = 0; row < rows; ++row)
+        {
+            float sum[kPanel] = {};
+            for (size_t k = 0; k < inputs; ++k)
+            {
+                for (size_t c = 0; c < kPanel; ++c)
+                    sum[c] += x[row][k] * widen(weight[k * kPanel + c]);
+            }
+            std::copy(sum, sum + kPanel, y + (row * panels + p) * kPanel);
+        }
+    }
+}
+
+void dense(DensePanels const& weight, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    if (weight.half != nullptr)
+        return dense_values(weight.half, weight.inputs, panels, x, rows, y);
+    dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
 // The codes of one group as [group_size, 16].
-void unpack(const uint8_t* codes, size_t group_size, int bits, int16_t* out) {
-  for (size_t k = 0; k < group_size; ++k) {
-    for (size_t c = 0; c < kPanel; ++c) {
-      if (bits == 8) {
-        out[k * kPanel + c] = codes[k / 4 * 64 + c * 4 + k % 4];
-      } else {
-        const uint8_t byte = codes[k / 4 * 32 + c % 8 * 4 + k % 4];
-        out[k * kPanel + c] = static_cast<int16_t>(c < 8 ? byte & 15 : byte >> 4);
-      }
-    }
-  }
-}
-
-void rounded(const QuantisedPanels& weight, size_t panels, const RoundedRow* x, size_t rows,
-             float* y) {
-  const size_t groups = weight.groups(), size = weight.group_size;
-  const size_t group_bytes = weight.panel_bytes() / groups;
-  int16_t codes[kMaxGroup * kPanel];
-  std::fill(y, y + rows * panels * kPanel, 0.0f);
-  for (size_t p = 0; p < panels; ++p) {
-    for (size_t g = 0; g < groups; ++g) {
-      const size_t block = p * groups + g;
-      unpack(weight.codes + block * group_bytes, size, weight.bits, codes);
-      for (size_t row = 0; row < rows; ++row) {
-        int32_t dots[kPanel] = {};
-        for (size_t k = 0; k < size; ++k) {
-          const int32_t code = x[row].codes[g * size + k];
-          for (size_t c = 0; c < kPanel; ++c) dots[c] += code * codes[k * kPanel + c];
+void unpack(uint8_t const* codes, size_t group_size, int bits, int16_t* out)
+{
+    for (size_t k = 0; k < group_size; ++k)
+    {
+        for (size_t c = 0; c < kPanel; ++c)
+        {
+            if (bits == 8)
+            {
+                out[k * kPanel + c] = codes[k / 4 * 64 + c * 4 + k % 4];
+            }
+            else
+            {
+                uint8_t const byte = codes[k / 4 * 32 + c % 8 * 4 + k % 4];
+                out[k * kPanel + c] = static_cast<int16_t>(c < 8 ? byte & 15 : byte >> 4);
+            }
         }
-        float* out = y + (row * panels + p) * kPanel;
-        for (size_t c = 0; c < kPanel; ++c) {
-          const size_t at = block * kPanel + c;
-          const float zero = weight.zero_points != nullptr ? weight.zero_points[at] : 8.0f;
-          const float centred = static_cast<float>(dots[c]) - zero * x[row].sums[g];
-          out[c] += centred * x[row].scales[g] * weight.scales[at];
+    }
+}
+
+void rounded(
+    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    size_t const group_bytes = weight.panel_bytes() / groups;
+    int16_t codes[kMaxGroup * kPanel];
+    std::fill(y, y + rows * panels * kPanel, 0.0f);
+    for (size_t p = 0; p < panels; ++p)
+    {
+        for (size_t g = 0; g < groups; ++g)
+        {
+            size_t const block = p * groups + g;
+            unpack(weight.codes + block * group_bytes, size, weight.bits, codes);
+            for (size_t row = 0; row < rows; ++row)
+            {
+                int32_t dots[kPanel] = {};
+                for (size_t k = 0; k < size; ++k)
+                {
+                    int32_t const code = x[row].codes[g * size + k];
+                    for (size_t c = 0; c < kPanel; ++c)
+                        dots[c] += code * codes[k * kPanel + c];
+                }
+                float* out = y + (row * panels + p) * kPanel;
+                for (size_t c = 0; c < kPanel; ++c)
+                {
+                    size_t const at = block * kPanel + c;
+                    float const zero =
+                        weight.zero_points != nullptr ? weight.zero_points[at] : 8.0f;
+                    float const centred = static_cast<float>(dots[c]) - zero * x[row].sums[g];
+                    out[c] += centred * x[row].scales[g] * weight.scales[at];
+                }
+            }
         }
-      }
     }
-  }
 }
 
-void widened(const QuantisedPanels& weight, size_t panels, const float* const* x, size_t rows,
-             float* y) {
-  const size_t groups = weight.groups(), size = weight.group_size;
-  const size_t group_bytes = weight.panel_bytes() / groups;
-  int16_t codes[kMaxGroup * kPanel];
-  std::fill(y, y + rows * panels * kPanel, 0.0f);
-  for (size_t p = 0; p < panels; ++p) {
-    for (size_t g = 0; g < groups; ++g) {
-      const size_t block = p * groups + g, last = std::min(weight.inputs, (g + 1) * size);
-      unpack(weight.codes + block * group_bytes, size, weight.bits, codes);
-      for (size_t row = 0; row < rows; ++row) {
-        float sum[kPanel] = {}, total = 0.0f;
-        for (size_t k = g * size; k < last; ++k) {
-          const int16_t* code = codes + (k - g * size) * kPanel;
-          total += x[row][k];
-          for (size_t c = 0; c < kPanel; ++c) sum[c] += x[row][k] * code[c];
+void widened(
+    QuantisedPanels const& weight, size_t panels, float const* const* x, size_t rows, float* y)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    size_t const group_bytes = weight.panel_bytes() / groups;
+    int16_t codes[kMaxGroup * kPanel];
+    std::fill(y, y + rows * panels * kPanel, 0.0f);
+    for (size_t p = 0; p < panels; ++p)
+    {
+        for (size_t g = 0; g < groups; ++g)
+        {
+            size_t const block = p * groups + g, last = std::min(weight.inputs, (g + 1) * size);
+            unpack(weight.codes + block * group_bytes, size, weight.bits, codes);
+            for (size_t row = 0; row < rows; ++row)
+            {
+                float sum[kPanel] = {}, total = 0.0f;
+                for (size_t k = g * size; k < last; ++k)
+                {
+                    int16_t const* code = codes + (k - g * size) * kPanel;
+                    total += x[row][k];
+                    for (size_t c = 0; c < kPanel; ++c)
+                        sum[c] += x[row][k] * code[c];
+                }
+                float* out = y + (row * panels + p) * kPanel;
+                for (size_t c = 0; c < kPanel; ++c)
+                {
+                    size_t const at = block * kPanel + c;
+                    float const zero =
+                        weight.zero_points != nullptr ? weight.zero_points[at] : 8.0f;
+                    out[c] += (sum[c] - zero * total) * weight.scales[at];
+                }
+            }
         }
-        float* out = y + (row * panels + p) * kPanel;
-        for (size_t c = 0; c < kPanel; ++c) {
-          const size_t at = block * kPanel + c;
-          const float zero = weight.zero_points != nullptr ? weight.zero_points[at] : 8.0f;
-          out[c] += (sum[c] - zero * total) * weight.scales[at];
+    }
+}
+
+void round_row(
+    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, float* sums)
+{
+    for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g)
+    {
+        size_t const end = std::min(inputs, start + group_size);
+        float largest = 0.0f;
+        for (size_t k = start; k < end; ++k)
+            largest = std::max(largest, std::fabs(x[k]));
+        float const inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        int32_t sum = 0;
+        for (size_t k = start; k < end; ++k)
+        {
+            codes[k] = static_cast<int8_t>(std::lrintf(x[k] * inverse));
+            sum += codes[k];
         }
-      }
+        std::fill(codes + end, codes + start + group_size, static_cast<int8_t>(0));
+        scales[g] = largest / 127.0f;
+        sums[g] = static_cast<float>(sum);
     }
-  }
 }
 
-void round_row(const float* x, size_t inputs, size_t group_size, int8_t* codes, float* scales,
-               float* sums) {
-  for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g) {
-    const size_t end = std::min(inputs, start + group_size);
-    float largest = 0.0f;
-    for (size_t k = start; k < end; ++k) largest = std::max(largest, std::fabs(x[k]));
-    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
-    for (size_t k = start; k < end; ++k) {
-      codes[k] = static_cast<int8_t>(std::lrintf(x[k] * inverse));
-      sum += codes[k];
+float dot(float const* a, float const* b, size_t size)
+{
+    float sums[8] = {};
+    size_t i = 0;
+    for (; i + 8 <= size; i += 8)
+    {
+        for (size_t j = 0; j < 8; ++j)
+            sums[j] += a[i + j] * b[i + j];
     }
-    std::fill(codes + end, codes + start + group_size, static_cast<int8_t>(0));
-    scales[g] = largest / 127.0f;
-    sums[g] = static_cast<float>(sum);
-  }
+    for (; i < size; ++i)
+        sums[0] += a[i] * b[i];
+    return ((sums[0] + sums[4]) + (sums[1] + sums[5]))
+        + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
 }
 
-float dot(const float* a, const float* b, size_t size) {
-  float sums[8] = {};
-  size_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    for (size_t j = 0; j < 8; ++j) sums[j] += a[i + j] * b[i + j];
-  }
-  for (; i < size; ++i) sums[0] += a[i] * b[i];
-  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+void silu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    for (size_t i = 0; i < size; ++i)
+        out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-void silu_mul(const float* gate, const float* up, size_t size, float* out) {
-  for (size_t i = 0; i < size; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-}
-
-void attend(const float* q, const float* k, const float* v, size_t count, size_t dim, float* out) {
-  float largest = -INFINITY, total = 0.0f, weights[kKeys];
-  std::fill(out, out + dim, 0.0f);
-  for (size_t start = 0; start < count; start += kKeys) {
-    const size_t keys = std::min(kKeys, count - start);
-    float now = largest;
-    for (size_t i = 0; i < keys; ++i) {
-      weights[i] = dot(q, k + (start + i) * dim, dim);
-      now = std::max(now, weights[i]);
+void attend(float const* q, float const* k, float const* v, size_t count, size_t dim, float* out)
+{
+    float largest = -INFINITY, total = 0.0f, weights[kKeys];
+    std::fill(out, out + dim, 0.0f);
+    for (size_t start = 0; start < count; start += kKeys)
+    {
+        size_t const keys = std::min(kKeys, count - start);
+        float now = largest;
+        for (size_t i = 0; i < keys; ++i)
+        {
+            weights[i] = dot(q, k + (start + i) * dim, dim);
+            now = std::max(now, weights[i]);
+        }
+        // What was added up under the old maximum, brought to the new one.
+        float const before = std::exp(largest - now);
+        total *= before;
+        for (size_t d = 0; d < dim; ++d)
+            out[d] *= before;
+        for (size_t i = 0; i < keys; ++i)
+        {
+            float const weight = std::exp(weights[i] - now);
+            total += weight;
+            for (size_t d = 0; d < dim; ++d)
+                out[d] += weight * v[(start + i) * dim + d];
+        }
+        largest = now;
     }
-    // What was added up under the old maximum, brought to the new one.
-    const float before = std::exp(largest - now);
-    total *= before;
-    for (size_t d = 0; d < dim; ++d) out[d] *= before;
-    for (size_t i = 0; i < keys; ++i) {
-      const float weight = std::exp(weights[i] - now);
-      total += weight;
-      for (size_t d = 0; d < dim; ++d) out[d] += weight * v[(start + i) * dim + d];
-    }
-    largest = now;
-  }
-  for (size_t d = 0; d < dim; ++d) out[d] /= total;
+    for (size_t d = 0; d < dim; ++d)
+        out[d] /= total;
 }
 
-}  // namespace
+} // namespace
 
-const Kernels kPortable = {"portable", dense, rounded, widened, round_row, dot, silu_mul, attend};
+Kernels const kPortable = {"portable", dense, rounded, widened, round_row, dot, silu_mul, attend};
 
-}  // namespace river
+} // namespace river

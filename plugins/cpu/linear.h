@@ -9,120 +9,154 @@
 #include "kernels.h"
 #include "weight_memory.h"
 
-namespace river {
+namespace river
+{
 
 // The weights of one bank: floats, or codes.
-struct Bank {
-  DensePanels dense;
-  QuantisedPanels quantised = {};    // codes null: none
-  const float* pre_scale = nullptr;  // [inputs], of its input
+struct Bank
+{
+    DensePanels dense;
+    QuantisedPanels quantised = {};   // codes null: none
+    float const* pre_scale = nullptr; // [inputs], of its input
 
-  bool present() const { return dense.present() || quantised.codes != nullptr; }
+    bool present() const
+    {
+        return dense.present() || quantised.codes != nullptr;
+    }
 
-  // Copies the weights of so many panels.
-  void take(WeightMemory& memory, size_t panels) {
-    const size_t grid = panels * quantised.groups() * kPanel;
-    memory.add(dense.single, panels * dense.inputs * kPanel);
-    memory.add(dense.half, panels * dense.inputs * kPanel);
-    memory.add(quantised.codes, panels * quantised.panel_bytes());
-    memory.add(quantised.scales, grid);
-    memory.add(quantised.zero_points, grid);
-    memory.add(pre_scale, quantised.inputs);
-  }
+    // Copies the weights of so many panels.
+    void take(WeightMemory& memory, size_t panels)
+    {
+        size_t const grid = panels * quantised.groups() * kPanel;
+        memory.add(dense.single, panels * dense.inputs * kPanel);
+        memory.add(dense.half, panels * dense.inputs * kPanel);
+        memory.add(quantised.codes, panels * quantised.panel_bytes());
+        memory.add(quantised.scales, grid);
+        memory.add(quantised.zero_points, grid);
+        memory.add(pre_scale, quantised.inputs);
+    }
 };
 
-constexpr size_t kBackbone = 0, kRiver = 1;  // places of the banks
+constexpr size_t kBackbone = 0, kRiver = 1; // places of the banks
 // Rounded rows a row: the river rounds to 8 bits a group. The backbone adds what that loses, rounded
 // to 8 bits in turn: it is the bank of quality, and the weights are read once for both.
 constexpr size_t kDigits[2] = {2, 1};
 
-struct Linear {
-  size_t inputs = 0;   // K
-  size_t outputs = 0;  // N
-  size_t panels = 0;
-  Bank banks[2];
-  const float* bias = nullptr;  // [panels * 16]
+struct Linear
+{
+    size_t inputs = 0;  // K
+    size_t outputs = 0; // N
+    size_t panels = 0;
+    Bank banks[2];
+    float const* bias = nullptr; // [panels * 16]
 
-  void take(WeightMemory& memory) {
-    for (Bank& bank : banks) bank.take(memory, panels);
-    memory.add(bias, panels * kPanel);
-  }
-
-  bool present() const { return outputs != 0; }
-
-  // Of the quantised banks, which have the same; kMaxGroup where there are none.
-  size_t group_size() const {
-    for (const Bank& bank : banks) {
-      if (bank.quantised.codes != nullptr) return bank.quantised.group_size;
+    void take(WeightMemory& memory)
+    {
+        for (Bank& bank : banks)
+            bank.take(memory, panels);
+        memory.add(bias, panels * kPanel);
     }
-    return kMaxGroup;
-  }
+
+    bool present() const
+    {
+        return outputs != 0;
+    }
+
+    // Of the quantised banks, which have the same; kMaxGroup where there are none.
+    size_t group_size() const
+    {
+        for (Bank const& bank : banks)
+        {
+            if (bank.quantised.codes != nullptr)
+                return bank.quantised.group_size;
+        }
+        return kMaxGroup;
+    }
 };
 
 // Some rows of a linear's input, by the bank that they use.
-struct LinearRows {
-  struct OfBank {
-    std::vector<size_t> numbers;
-    std::vector<const float*> floats;  // the input of each, times pre_scale,
-    std::vector<RoundedRow> rounded;   // and rounded: kDigits each, for quantised banks
-  };
-  OfBank banks[2];
-  bool rounds = true;  // quantised banks take rounded rows
+struct LinearRows
+{
+    struct OfBank
+    {
+        std::vector<size_t> numbers;
+        std::vector<float const*> floats; // the input of each, times pre_scale,
+        std::vector<RoundedRow> rounded;  // and rounded: kDigits each, for quantised banks
+    };
+    OfBank banks[2];
+    bool rounds = true; // quantised banks take rounded rows
 
-  void clear();
+    void clear();
 };
 
 // Panels first .. first + count (at most kMaxChunkPanels) of the linear for all rows:
 // write(row, values) gets each row's values [count * 16], bias added.
 template <typename Write>
-void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows, size_t first,
-           size_t count, Write&& write);
+void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows, size_t first,
+    size_t count, Write&& write);
 
 // ---- implementation
 
 constexpr size_t kMaxChunkPanels = 8;
-constexpr size_t kBlock = 32;  // times kMaxRows rows of one panel: what `apply` holds at a time
+constexpr size_t kBlock = 32; // times kMaxRows rows of one panel: what `apply` holds at a time
 
-inline void LinearRows::clear() {
-  for (OfBank& bank : banks) {
-    bank.numbers.clear();
-    bank.floats.clear();
-    bank.rounded.clear();
-  }
+inline void LinearRows::clear()
+{
+    for (OfBank& bank : banks)
+    {
+        bank.numbers.clear();
+        bank.floats.clear();
+        bank.rounded.clear();
+    }
 }
 
 template <typename Write>
-void apply(const Kernels& kernels, const Linear& linear, const LinearRows& rows, size_t first,
-           size_t count, Write&& write) {
-  float y[kMaxRows * kBlock * kPanel];
-  for (size_t number : {kBackbone, kRiver}) {
-    const Bank& bank = linear.banks[number];
-    const LinearRows::OfBank& chosen = rows.banks[number];
-    const bool rounds = rows.rounds && !bank.dense.present();
-    const size_t digits = rounds ? kDigits[number] : 1;
-    const size_t most = bank.dense.present() ? kBlock / count * kMaxRows : kMaxRows / digits;
-    for (size_t start = 0; start < chosen.numbers.size(); start += most) {
-      const size_t block = std::min(most, chosen.numbers.size() - start);
-      if (bank.dense.present()) {
-        kernels.dense(bank.dense.from(first), count, chosen.floats.data() + start, block, y);
-      } else if (rounds) {
-        kernels.rounded(bank.quantised.from(first), count, chosen.rounded.data() + digits * start,
-                        digits * block, y);
-      } else {
-        kernels.widened(bank.quantised.from(first), count, chosen.floats.data() + start, block, y);
-      }
-      for (size_t r = 0; r < block; ++r) {
-        float* values = y + r * digits * count * kPanel;
-        if (digits == 2) {
-          for (size_t i = 0; i < count * kPanel; ++i) values[i] += values[count * kPanel + i];
+void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows, size_t first,
+    size_t count, Write&& write)
+{
+    float y[kMaxRows * kBlock * kPanel];
+    for (size_t number : {kBackbone, kRiver})
+    {
+        Bank const& bank = linear.banks[number];
+        LinearRows::OfBank const& chosen = rows.banks[number];
+        bool const rounds = rows.rounds && !bank.dense.present();
+        size_t const digits = rounds ? kDigits[number] : 1;
+        size_t const most = bank.dense.present() ? kBlock / count * kMaxRows : kMaxRows / digits;
+        for (size_t start = 0; start < chosen.numbers.size(); start += most)
+        {
+            size_t const block = std::min(most, chosen.numbers.size() - start);
+            if (bank.dense.present())
+            {
+                kernels.dense(
+                    bank.dense.from(first), count, chosen.floats.data() + start, block, y);
+            }
+            else if (rounds)
+            {
+                kernels.rounded(bank.quantised.from(first), count,
+                    chosen.rounded.data() + digits * start, digits * block, y);
+            }
+            else
+            {
+                kernels.widened(
+                    bank.quantised.from(first), count, chosen.floats.data() + start, block, y);
+            }
+            for (size_t r = 0; r < block; ++r)
+            {
+                float* values = y + r * digits * count * kPanel;
+                if (digits == 2)
+                {
+                    for (size_t i = 0; i < count * kPanel; ++i)
+                        values[i] += values[count * kPanel + i];
+                }
+                if (linear.bias != nullptr)
+                {
+                    for (size_t i = 0; i < count * kPanel; ++i)
+                        values[i] += linear.bias[first * kPanel + i];
+                }
+                write(chosen.numbers[start + r], values);
+            }
         }
-        if (linear.bias != nullptr) {
-          for (size_t i = 0; i < count * kPanel; ++i) values[i] += linear.bias[first * kPanel + i];
-        }
-        write(chosen.numbers[start + r], values);
-      }
     }
-  }
 }
 
-}  // namespace river
+} // namespace river

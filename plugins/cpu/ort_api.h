@@ -7,92 +7,100 @@
 #include <cstddef>
 #include <cstdint>
 
-extern "C" {
+extern "C"
+{
 
-struct OrtStatus;
-struct OrtValue;
-struct OrtKernelInfo;
-struct OrtKernelContext;
-struct OrtSessionOptions;
-struct OrtCustomOpDomain;
-struct OrtTensorTypeAndShapeInfo;
+    struct OrtStatus;
+    struct OrtValue;
+    struct OrtKernelInfo;
+    struct OrtKernelContext;
+    struct OrtSessionOptions;
+    struct OrtCustomOpDomain;
+    struct OrtTensorTypeAndShapeInfo;
 
-struct OrtApi {
-  void (*functions[300])();
-};
+    struct OrtApi
+    {
+        void (*functions[300])();
+    };
 
-struct OrtApiBase {
-  const OrtApi* (*GetApi)(uint32_t version);
-  const char* (*GetVersionString)();
-};
+    struct OrtApiBase
+    {
+        OrtApi const* (*GetApi)(uint32_t version);
+        char const* (*GetVersionString)();
+    };
 
-// Fields up to version 18 of the interface. What a custom operator does not use is null.
-struct OrtCustomOp {
-  uint32_t version;
-  void* (*CreateKernel)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*);
-  const char* (*GetName)(const OrtCustomOp*);
-  const char* (*GetExecutionProviderType)(const OrtCustomOp*);
-  int (*GetInputType)(const OrtCustomOp*, size_t);
-  size_t (*GetInputTypeCount)(const OrtCustomOp*);
-  int (*GetOutputType)(const OrtCustomOp*, size_t);
-  size_t (*GetOutputTypeCount)(const OrtCustomOp*);
-  void (*KernelCompute)(void*, OrtKernelContext*);
-  void (*KernelDestroy)(void*);
-  int (*GetInputCharacteristic)(const OrtCustomOp*, size_t);
-  int (*GetOutputCharacteristic)(const OrtCustomOp*, size_t);
-  int (*GetInputMemoryType)(const OrtCustomOp*, size_t);
-  int (*GetVariadicInputMinArity)(const OrtCustomOp*);
-  int (*GetVariadicInputHomogeneity)(const OrtCustomOp*);
-  int (*GetVariadicOutputMinArity)(const OrtCustomOp*);
-  int (*GetVariadicOutputHomogeneity)(const OrtCustomOp*);
-  OrtStatus* (*CreateKernelV2)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*, void**);
-  OrtStatus* (*KernelComputeV2)(void*, OrtKernelContext*);
-  OrtStatus* (*InferOutputShapeFn)(const OrtCustomOp*, void*);
-  int (*GetStartVersion)(const OrtCustomOp*);
-  int (*GetEndVersion)(const OrtCustomOp*);
-  size_t (*GetMayInplace)(int**, int**);
-  void (*ReleaseMayInplace)(int*, int*);
-  size_t (*GetAliasMap)(int**, int**);
-  void (*ReleaseAliasMap)(int*, int*);
-};
+    // Fields up to version 18 of the interface. What a custom operator does not use is null.
+    struct OrtCustomOp
+    {
+        uint32_t version;
+        void* (*CreateKernel)(OrtCustomOp const*, OrtApi const*, OrtKernelInfo const*);
+        char const* (*GetName)(OrtCustomOp const*);
+        char const* (*GetExecutionProviderType)(OrtCustomOp const*);
+        int (*GetInputType)(OrtCustomOp const*, size_t);
+        size_t (*GetInputTypeCount)(OrtCustomOp const*);
+        int (*GetOutputType)(OrtCustomOp const*, size_t);
+        size_t (*GetOutputTypeCount)(OrtCustomOp const*);
+        void (*KernelCompute)(void*, OrtKernelContext*);
+        void (*KernelDestroy)(void*);
+        int (*GetInputCharacteristic)(OrtCustomOp const*, size_t);
+        int (*GetOutputCharacteristic)(OrtCustomOp const*, size_t);
+        int (*GetInputMemoryType)(OrtCustomOp const*, size_t);
+        int (*GetVariadicInputMinArity)(OrtCustomOp const*);
+        int (*GetVariadicInputHomogeneity)(OrtCustomOp const*);
+        int (*GetVariadicOutputMinArity)(OrtCustomOp const*);
+        int (*GetVariadicOutputHomogeneity)(OrtCustomOp const*);
+        OrtStatus* (*CreateKernelV2)(
+            OrtCustomOp const*, OrtApi const*, OrtKernelInfo const*, void**);
+        OrtStatus* (*KernelComputeV2)(void*, OrtKernelContext*);
+        OrtStatus* (*InferOutputShapeFn)(OrtCustomOp const*, void*);
+        int (*GetStartVersion)(OrtCustomOp const*);
+        int (*GetEndVersion)(OrtCustomOp const*);
+        size_t (*GetMayInplace)(int**, int**);
+        void (*ReleaseMayInplace)(int*, int*);
+        size_t (*GetAliasMap)(int**, int**);
+        void (*ReleaseAliasMap)(int*, int*);
+    };
 
-}  // extern "C"
+} // extern "C"
 
-namespace river::ort {
+namespace river::ort
+{
 
-constexpr uint32_t kApiVersion = 17;  // the first with KernelContext_ParallelFor
-constexpr int kFail = 1, kInvalidArgument = 2;               // OrtErrorCode
+constexpr uint32_t kApiVersion = 17;           // the first with KernelContext_ParallelFor
+constexpr int kFail = 1, kInvalidArgument = 2; // OrtErrorCode
 constexpr int kFloat = 1, kUint8 = 2, kInt32 = 6, kBool = 9,
-              kFloat16 = 10;  // ONNXTensorElementDataType
-constexpr int kRequired = 0, kOptional = 1;                  // of an input or output
+              kFloat16 = 10;                // ONNXTensorElementDataType
+constexpr int kRequired = 0, kOptional = 1; // of an input or output
 
 // A function of the table by its place.
 template <size_t kPlace, typename Function>
-struct Entry {
-  template <typename... Arguments>
-  auto operator()(const OrtApi* api, Arguments... arguments) const {
-    return reinterpret_cast<Function>(api->functions[kPlace])(arguments...);
-  }
+struct Entry
+{
+    template <typename... Arguments>
+    auto operator()(OrtApi const* api, Arguments... arguments) const
+    {
+        return reinterpret_cast<Function>(api->functions[kPlace])(arguments...);
+    }
 };
 
-constexpr Entry<0, OrtStatus* (*)(int, const char*)> create_status;
-constexpr Entry<26, OrtStatus* (*)(const char*, OrtCustomOpDomain**)> create_domain;
-constexpr Entry<27, OrtStatus* (*)(OrtCustomOpDomain*, const OrtCustomOp*)> add_operator;
+constexpr Entry<0, OrtStatus* (*)(int, char const*)> create_status;
+constexpr Entry<26, OrtStatus* (*)(char const*, OrtCustomOpDomain**)> create_domain;
+constexpr Entry<27, OrtStatus* (*)(OrtCustomOpDomain*, OrtCustomOp const*)> add_operator;
 constexpr Entry<28, OrtStatus* (*)(OrtSessionOptions*, OrtCustomOpDomain*)> add_domain;
 constexpr Entry<51, OrtStatus* (*)(OrtValue*, void**)> tensor_data;
-constexpr Entry<61, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, size_t*)> dimension_count;
-constexpr Entry<62, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t)> dimensions;
-constexpr Entry<65, OrtStatus* (*)(const OrtValue*, OrtTensorTypeAndShapeInfo**)> type_and_shape;
-constexpr Entry<85, OrtStatus* (*)(const OrtKernelInfo*, const char*, float*)> float_attribute;
-constexpr Entry<86, OrtStatus* (*)(const OrtKernelInfo*, const char*, int64_t*)> int_attribute;
-constexpr Entry<90, OrtStatus* (*)(const OrtKernelContext*, size_t, const OrtValue**)> input;
-constexpr Entry<91, OrtStatus* (*)(OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**)>
+constexpr Entry<61, OrtStatus* (*)(OrtTensorTypeAndShapeInfo const*, size_t*)> dimension_count;
+constexpr Entry<62, OrtStatus* (*)(OrtTensorTypeAndShapeInfo const*, int64_t*, size_t)> dimensions;
+constexpr Entry<65, OrtStatus* (*)(OrtValue const*, OrtTensorTypeAndShapeInfo**)> type_and_shape;
+constexpr Entry<85, OrtStatus* (*)(OrtKernelInfo const*, char const*, float*)> float_attribute;
+constexpr Entry<86, OrtStatus* (*)(OrtKernelInfo const*, char const*, int64_t*)> int_attribute;
+constexpr Entry<90, OrtStatus* (*)(OrtKernelContext const*, size_t, OrtValue const**)> input;
+constexpr Entry<91, OrtStatus* (*)(OrtKernelContext*, size_t, int64_t const*, size_t, OrtValue**)>
     output;
 constexpr Entry<99, void (*)(OrtTensorTypeAndShapeInfo*)> release_shape;
-constexpr Entry<249, OrtStatus* (*)(const OrtKernelInfo*, size_t, int*, const OrtValue**)>
+constexpr Entry<249, OrtStatus* (*)(OrtKernelInfo const*, size_t, int*, OrtValue const**)>
     constant_input;
-constexpr Entry<274, OrtStatus* (*)(const OrtKernelContext*, void (*)(void*, size_t), size_t,
-                                    size_t, void*)>
+constexpr Entry<274,
+    OrtStatus* (*)(OrtKernelContext const*, void (*)(void*, size_t), size_t, size_t, void*)>
     parallel_for;
 
-}  // namespace river::ort
+} // namespace river::ort

@@ -16,96 +16,121 @@
 #include <immintrin.h>
 #endif
 
-namespace river {
+namespace river
+{
 
 // Runs work(argument, i) for every i below count, on any threads, and returns when all are done.
-struct Pool {
-  void (*run)(void* pool, void (*work)(void*, size_t), size_t count, void* argument);
-  void* pool;
-  size_t threads;
+struct Pool
+{
+    void (*run)(void* pool, void (*work)(void*, size_t), size_t count, void* argument);
+    void* pool;
+    size_t threads;
 };
 
-class PhasedWork {
- public:
-  static constexpr size_t kMaxPhases = 12;
-  static constexpr size_t kMaxShares = 16;
+class PhasedWork
+{
+public:
+    static constexpr size_t kMaxPhases = 12;
+    static constexpr size_t kMaxShares = 16;
 
-  virtual ~PhasedWork() = default;
-  virtual void chunk(size_t phase, size_t index) noexcept = 0;
+    virtual ~PhasedWork() = default;
+    virtual void chunk(size_t phase, size_t index) noexcept = 0;
 
-  void add_phase(size_t chunks) {
-    assert(count_ < kMaxPhases);
-    phases_[count_++].chunks = chunks;
-  }
-
-  void run(const Pool& pool) {
-    shares_ = std::min(pool.threads, kMaxShares);
-    for (size_t p = 0; p < count_; ++p) {
-      for (size_t s = 0; s < shares_; ++s) {
-        phases_[p].ranges[s].next = s * phases_[p].chunks / shares_;
-      }
+    void add_phase(size_t chunks)
+    {
+        assert(count_ < kMaxPhases);
+        phases_[count_++].chunks = chunks;
     }
-    const auto work = [](void* self, size_t share) {
-      static_cast<PhasedWork*>(self)->take_part(share);
+
+    void run(Pool const& pool)
+    {
+        shares_ = std::min(pool.threads, kMaxShares);
+        for (size_t p = 0; p < count_; ++p)
+        {
+            for (size_t s = 0; s < shares_; ++s)
+            {
+                phases_[p].ranges[s].next = s * phases_[p].chunks / shares_;
+            }
+        }
+        auto const work = [](void* self, size_t share)
+        {
+            static_cast<PhasedWork*>(self)->take_part(share);
+        };
+        if (shares_ > 1)
+        {
+            pool.run(pool.pool, work, shares_, this);
+        }
+        else
+        {
+            take_part(0);
+        }
+    }
+
+private:
+    struct alignas(64) Range
+    {
+        std::atomic<size_t> next{0};
     };
-    if (shares_ > 1) {
-      pool.run(pool.pool, work, shares_, this);
-    } else {
-      take_part(0);
-    }
-  }
+    struct Phase
+    {
+        size_t chunks = 0;
+        Range ranges[kMaxShares];
+        alignas(64) std::atomic<size_t> done{0};
+    };
 
- private:
-  struct alignas(64) Range {
-    std::atomic<size_t> next{0};
-  };
-  struct Phase {
-    size_t chunks = 0;
-    Range ranges[kMaxShares];
-    alignas(64) std::atomic<size_t> done{0};
-  };
-
-  void take_part(size_t share) noexcept {
-    for (size_t p = 0; p < count_; ++p) {
-      Phase& phase = phases_[p];
-      if (phase.done.load(std::memory_order_acquire) == phase.chunks) continue;
-      size_t ran = 0;
-      for (size_t i = 0; i < shares_; ++i) ran += run_range(p, (share + i) % shares_);
-      if (ran != 0) phase.done.fetch_add(ran, std::memory_order_acq_rel);
-      for (size_t spins = 0; phase.done.load(std::memory_order_acquire) < phase.chunks; ++spins) {
-        pause(spins);
-      }
+    void take_part(size_t share) noexcept
+    {
+        for (size_t p = 0; p < count_; ++p)
+        {
+            Phase& phase = phases_[p];
+            if (phase.done.load(std::memory_order_acquire) == phase.chunks)
+                continue;
+            size_t ran = 0;
+            for (size_t i = 0; i < shares_; ++i)
+                ran += run_range(p, (share + i) % shares_);
+            if (ran != 0)
+                phase.done.fetch_add(ran, std::memory_order_acq_rel);
+            for (size_t spins = 0; phase.done.load(std::memory_order_acquire) < phase.chunks;
+                ++spins)
+            {
+                pause(spins);
+            }
+        }
     }
-  }
 
-  size_t run_range(size_t p, size_t share) noexcept {
-    Phase& phase = phases_[p];
-    std::atomic<size_t>& next = phase.ranges[share].next;
-    const size_t end = (share + 1) * phase.chunks / shares_;
-    size_t ran = 0;
-    while (next.load(std::memory_order_relaxed) < end) {
-      const size_t index = next.fetch_add(1, std::memory_order_relaxed);
-      if (index >= end) break;
-      chunk(p, index);
-      ++ran;
+    size_t run_range(size_t p, size_t share) noexcept
+    {
+        Phase& phase = phases_[p];
+        std::atomic<size_t>& next = phase.ranges[share].next;
+        size_t const end = (share + 1) * phase.chunks / shares_;
+        size_t ran = 0;
+        while (next.load(std::memory_order_relaxed) < end)
+        {
+            size_t const index = next.fetch_add(1, std::memory_order_relaxed);
+            if (index >= end)
+                break;
+            chunk(p, index);
+            ++ran;
+        }
+        return ran;
     }
-    return ran;
-  }
 
-  // The chunk waited for is being run; but its thread may have lost its core.
-  static void pause(size_t spins) noexcept {
-    constexpr size_t kSpins = 20000;
-    if (spins > kSpins) {
-      std::this_thread::yield();
-      return;
-    }
+    // The chunk waited for is being run; but its thread may have lost its core.
+    static void pause(size_t spins) noexcept
+    {
+        constexpr size_t kSpins = 20000;
+        if (spins > kSpins)
+        {
+            std::this_thread::yield();
+            return;
+        }
 #if defined(__x86_64__)
-    _mm_pause();
+        _mm_pause();
 #endif
-  }
+    }
 
-  Phase phases_[kMaxPhases];
-  size_t count_ = 0, shares_ = 1;
+    Phase phases_[kMaxPhases];
+    size_t count_ = 0, shares_ = 1;
 };
 
-}  // namespace river
+} // namespace river

@@ -16,7 +16,8 @@ constexpr AttentionKernel kAttentionKernels[2][3][2] = {
         {&attention_kernel<__nv_bfloat16, 16, 1>, &attention_kernel<__nv_bfloat16, 16, 4>},
         {&attention_kernel<__nv_bfloat16, 32, 1>, &attention_kernel<__nv_bfloat16, 32, 4>}},
 };
-constexpr AttentionKernel kAppendKernels[2] = {&append_kernel<__half>, &append_kernel<__nv_bfloat16>};
+constexpr AttentionKernel kAppendKernels[2] = {
+    &append_kernel<__half>, &append_kernel<__nv_bfloat16>};
 
 constexpr int kFusedAppendTokens = 8; // more new tokens are stored by append_kernel
 constexpr int kBlocksToFill = 264;    // two blocks on each SM of the largest device
@@ -109,14 +110,13 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
     args.chunks = g.chunks;
     args.appended = p.seq > kFusedAppendTokens;
     args.counters = static_cast<uint32_t*>(p.workspace);
-    args.partial
-        = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + g.counter_bytes);
+    args.partial = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + g.counter_bytes);
     int const type = static_cast<int>(p.type);
     if (args.appended)
     {
         dim3 const tokens(static_cast<unsigned>(p.batch) * static_cast<unsigned>(p.seq));
-        cudaError_t const error
-            = launch(kAppendKernels[type], tokens, kAttentionThreads, args, p.programmatic, stream);
+        cudaError_t const error =
+            launch(kAppendKernels[type], tokens, kAttentionThreads, args, p.programmatic, stream);
         if (error != cudaSuccess)
             return error;
     }

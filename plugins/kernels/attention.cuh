@@ -20,11 +20,11 @@ constexpr int kKeysAtOnce = 4; // of a lane group, so that eight loads are under
 struct AttentionArgs
 {
     AttentionParams p;
-    int splits;       // of the keys, the grid's x
-    int chunks;       // of kQueries queries; the grid's y is num_kv_heads * chunks
-    bool appended;    // append_kernel has stored the new keys and values
+    int splits;         // of the keys, the grid's x
+    int chunks;         // of kQueries queries; the grid's y is num_kv_heads * chunks
+    bool appended;      // append_kernel has stored the new keys and values
     uint32_t* counters; // [batch, num_kv_heads, chunks]
-    float* partial;   // [batch, num_kv_heads, chunks, splits, kQueries, 2 + head_dim]
+    float* partial;     // [batch, num_kv_heads, chunks, splits, kQueries, 2 + head_dim]
 };
 
 // Elements at .. at + 7 of a head, rotated for a position: x cos -+ partner sin on the first R.
@@ -61,8 +61,8 @@ __device__ __forceinline__ int usable_slots(AttentionParams const& p)
 
 // Stores the rotated k and the v of every new token. One block a token.
 template <typename T>
-__global__ void __launch_bounds__(kAttentionThreads) append_kernel(
-    __grid_constant__ AttentionArgs const args)
+__global__ void __launch_bounds__(kAttentionThreads)
+    append_kernel(__grid_constant__ AttentionArgs const args)
 {
     AttentionParams const& p = args.p;
     let_successor_start();
@@ -102,8 +102,8 @@ __device__ __forceinline__ float weight_of(float score, float maximum)
 }
 
 template <typename T, int kLanes, int kQueries>
-__global__ void __launch_bounds__(kAttentionThreads, kQueries == 1 ? 4 : 2) attention_kernel(
-    __grid_constant__ AttentionArgs const args)
+__global__ void __launch_bounds__(kAttentionThreads, kQueries == 1 ? 4 : 2)
+    attention_kernel(__grid_constant__ AttentionArgs const args)
 {
     constexpr int kSlots = kAttentionWarps * (kWarpSize / kLanes); // keys of a block at a time
     constexpr int kMaxDim = 8 * kLanes;
@@ -267,7 +267,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kQueries == 1 ? 4 : 2) atte
     }
     __syncthreads();
 
-    auto const write = [&](int q, int d, float out, float sum) {
+    auto const write = [&](int q, int d, float out, float sum)
+    {
         int const index = chunk * kQueries + q;
         if (index >= queries)
             return;
@@ -315,8 +316,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kQueries == 1 ? 4 : 2) atte
         int const d = i % p.head_dim;
         float maximum = -INFINITY;
         for (int s = 0; s < args.splits; ++s)
-            maximum = fmaxf(
-                maximum, load_shared_by_blocks(partial + (s * kQueries + q) * record));
+            maximum = fmaxf(maximum, load_shared_by_blocks(partial + (s * kQueries + q) * record));
         float sum = 0.F;
         float out = 0.F;
         for (int s = 0; s < args.splits; ++s)

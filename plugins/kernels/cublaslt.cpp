@@ -40,19 +40,17 @@ struct Library
     Status (*matmul_create)(Descriptor*, int compute, int scale_type) = nullptr;
     Status (*matmul_set)(Descriptor, int attribute, void const*, size_t) = nullptr;
     Status (*matmul_destroy)(Descriptor) = nullptr;
-    Status (*layout_create)(Descriptor*, int type, uint64_t rows, uint64_t columns, int64_t ld)
-        = nullptr;
+    Status (*layout_create)(
+        Descriptor*, int type, uint64_t rows, uint64_t columns, int64_t ld) = nullptr;
     Status (*layout_destroy)(Descriptor) = nullptr;
     Status (*preference_create)(Descriptor*) = nullptr;
     Status (*preference_set)(Descriptor, int attribute, void const*, size_t) = nullptr;
     Status (*preference_destroy)(Descriptor) = nullptr;
     Status (*heuristic)(Handle, Descriptor, Descriptor, Descriptor, Descriptor, Descriptor,
-        Descriptor, int requested, HeuristicResult*, int* returned)
-        = nullptr;
+        Descriptor, int requested, HeuristicResult*, int* returned) = nullptr;
     Status (*matmul)(Handle, Descriptor, void const* alpha, void const* a, Descriptor,
         void const* b, Descriptor, void const* beta, void const* c, Descriptor, void* d, Descriptor,
-        Algorithm const*, void* workspace, size_t workspace_bytes, cudaStream_t)
-        = nullptr;
+        Algorithm const*, void* workspace, size_t workspace_bytes, cudaStream_t) = nullptr;
 };
 
 template <typename Function>

@@ -48,7 +48,7 @@ cudaError_t launch_gate(GateParams const& p, cudaStream_t stream)
     if (explain_gate(p) != nullptr)
         return cudaErrorInvalidValue;
     dim3 const grid(static_cast<unsigned>(p.batch * p.seq));
-    return launch(kGateKernels[static_cast<int>(p.type)], grid, kGateThreads, p, p.programmatic,
-        stream);
+    return launch(
+        kGateKernels[static_cast<int>(p.type)], grid, kGateThreads, p, p.programmatic, stream);
 }
 } // namespace river

@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kGateThreads, 4) gate_kernel(__grid_constant__
 
     int const row = blockIdx.x;
     size_t const start = static_cast<size_t>(row) * p.hidden;
-    bool const by_direction
-        = p.direction != nullptr && (p.use_direction == nullptr || *p.use_direction);
+    bool const by_direction =
+        p.direction != nullptr && (p.use_direction == nullptr || *p.use_direction);
     float dot = 0.F;
     float norm_reference = 0.F;
     float norm_out = 0.F;

@@ -130,7 +130,7 @@ struct GateParams
     FlagType flag_type = FlagType::kBool;
     bool programmatic = false;
 
-    int32_t batch = 0;  // batch * seq is 1 .. 65536
+    int32_t batch = 0; // batch * seq is 1 .. 65536
     int32_t seq = 0;
     int32_t hidden = 0; // multiple of 8, 8 .. 65536
     int32_t layer = 0;  // 1 .. L, what exit_layer gets
@@ -141,19 +141,19 @@ struct GateParams
     void* h_out = nullptr;          // [batch, seq, hidden] T, written where residual is given; may
                                     // be residual or delta. The score is of the rounded h_out.
 
-    float const* direction = nullptr;     // [hidden] fp32; nullptr: always the block's input
-    bool const* use_direction = nullptr;  // [] device; nullptr: direction is used where given
-    float const* tau = nullptr;           // [] device, this layer's
-    bool const* pinned_next = nullptr;    // [] device, the next layer's; nullptr: not pinned
-    int32_t const* scope = nullptr;       // [] device GateScope; nullptr: token
+    float const* direction = nullptr;    // [hidden] fp32; nullptr: always the block's input
+    bool const* use_direction = nullptr; // [] device; nullptr: direction is used where given
+    float const* tau = nullptr;          // [] device, this layer's
+    bool const* pinned_next = nullptr;   // [] device, the next layer's; nullptr: not pinned
+    int32_t const* scope = nullptr;      // [] device GateScope; nullptr: token
 
-    void const* exited = nullptr;         // [batch, seq] flags; nullptr: none has exited
-    int32_t const* exit_layer = nullptr;  // [batch, seq]; nullptr: num_layers everywhere
-    int32_t num_layers = 0;               // L, used where exit_layer is nullptr
-    void* exited_out = nullptr;           // [batch, seq] flags, may be exited
-    int32_t* exit_layer_out = nullptr;    // [batch, seq], may be exit_layer
-    void* use_river_next = nullptr;       // [batch, seq] flags; nullptr: not wanted
-    float* score = nullptr;               // [batch, seq]; nullptr: not wanted
+    void const* exited = nullptr;        // [batch, seq] flags; nullptr: none has exited
+    int32_t const* exit_layer = nullptr; // [batch, seq]; nullptr: num_layers everywhere
+    int32_t num_layers = 0;              // L, used where exit_layer is nullptr
+    void* exited_out = nullptr;          // [batch, seq] flags, may be exited
+    int32_t* exit_layer_out = nullptr;   // [batch, seq], may be exit_layer
+    void* use_river_next = nullptr;      // [batch, seq] flags; nullptr: not wanted
+    float* score = nullptr;              // [batch, seq]; nullptr: not wanted
 
     // gate_workspace_bytes(), zero before the first launch; every launch leaves its counter zero.
     // Launches that may run at the same time need workspaces of their own.
@@ -175,17 +175,17 @@ struct AttentionParams
     DataType type = DataType::kHalf;
     bool programmatic = false;
 
-    int32_t batch = 0;        // 1 .. 65535
-    int32_t seq = 0;          // new tokens of each sequence, >= 1
-    int32_t num_heads = 0;    // multiple of num_kv_heads
+    int32_t batch = 0;     // 1 .. 65535
+    int32_t seq = 0;       // new tokens of each sequence, >= 1
+    int32_t num_heads = 0; // multiple of num_kv_heads
     int32_t num_kv_heads = 0;
-    int32_t head_dim = 0;     // multiple of 8, 8 .. 256
-    int32_t capacity = 0;     // T, slots of a sequence in the cache
-    int32_t rotary_dim = 0;   // R, even, 0 .. head_dim; the rest of a head is not rotated
+    int32_t head_dim = 0;      // multiple of 8, 8 .. 256
+    int32_t capacity = 0;      // T, slots of a sequence in the cache
+    int32_t rotary_dim = 0;    // R, even, 0 .. head_dim; the rest of a head is not rotated
     int32_t num_positions = 0; // rows of the rotary tables
-    float scale = 0.F;        // of the scores, normally head_dim ** -0.5
-    int32_t window = 0;       // a token sees the last `window` positions, itself included; 0: all
-    float softcap = 0.F;      // score <- softcap * tanh(score / softcap); 0: none
+    float scale = 0.F;         // of the scores, normally head_dim ** -0.5
+    int32_t window = 0;        // a token sees the last `window` positions, itself included; 0: all
+    float softcap = 0.F;       // score <- softcap * tanh(score / softcap); 0: none
 
     void const* q = nullptr; // row r (of batch * seq) begins at q + r * q_stride; so q, k and v may
     void const* k = nullptr; // be parts of one qkv tensor. Strides in elements, multiples of 8.

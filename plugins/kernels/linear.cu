@@ -26,8 +26,8 @@ cudaError_t launch_decode(LinearParams const& p, cudaStream_t stream)
     int const width = p.silu_mul ? p.n / 2 : p.n;
     int const outputs = p.silu_mul ? kTileOutputs : tiles * kTileOutputs;
     dim3 const grid((width + outputs - 1) / outputs, (p.rows + kDecodeRows - 1) / kDecodeRows);
-    LinearKernel const kernel = kLinearKernels[static_cast<int>(p.type)][tiles - 1]
-                                              [p.norm_weight != nullptr ? 1 : 0];
+    LinearKernel const kernel =
+        kLinearKernels[static_cast<int>(p.type)][tiles - 1][p.norm_weight != nullptr ? 1 : 0];
     return launch(kernel, grid, kLinearThreads, p, p.programmatic, stream);
 }
 

@@ -158,8 +158,8 @@ struct RiverStep
                     size_t const group = static_cast<size_t>(n) * groups + at / river.group_size;
                     scale[tile][half][chunk] = Numeric<__half>::load(river.scales, group);
                     if (river.zero_points != nullptr)
-                        zero[tile][half][chunk]
-                            = static_cast<uint8_t const*>(river.zero_points)[group];
+                        zero[tile][half][chunk] =
+                            static_cast<uint8_t const*>(river.zero_points)[group];
                 }
     }
 
@@ -185,13 +185,13 @@ struct RiverStep
                     {
                         uint4 const& row = codes[tile][half][chunk];
                         uint32_t const words[4] = {row.x, row.y, row.z, row.w};
-                        auto const zeros = Numeric<T>::both(
-                            Numeric<T>::kMagicValue + zero[tile][half][chunk]);
+                        auto const zeros =
+                            Numeric<T>::both(Numeric<T>::kMagicValue + zero[tile][half][chunk]);
                         auto const scales = Numeric<T>::both(scale[tile][half][chunk]);
 #pragma unroll
                         for (int e = 0; e < 4; ++e)
-                            a[e / 2][half + 2 * (e % 2)]
-                                = dequantise_pair<T>(words[word], e, zeros, scales);
+                            a[e / 2][half + 2 * (e % 2)] =
+                                dequantise_pair<T>(words[word], e, zeros, scales);
                     }
                     mma_16x8x16<T>(sums[tile], a[0], b[0], b[1]);
                     mma_16x8x16<T>(sums[tile], a[1], b[2], b[3]);
@@ -253,8 +253,8 @@ __device__ __forceinline__ void run_bank(LinearParams const& p, int const (&outp
         measure_rows<T>(p, row0, rows, rms, sums);
     measured = true;
 
-    RowReader<T, kNorm> reader{p.x, p.norm_weight, pre_scale,
-        static_cast<size_t>(row0 + g) * p.k, p.k, 0.F, (rows_of_bank >> g & 1U) != 0};
+    RowReader<T, kNorm> reader{p.x, p.norm_weight, pre_scale, static_cast<size_t>(row0 + g) * p.k,
+        p.k, 0.F, (rows_of_bank >> g & 1U) != 0};
     if (kNorm && reader.active)
         reader.rms = rms[g];
     float c[kTiles][4] = {};
@@ -279,7 +279,8 @@ __device__ __forceinline__ void run_bank(LinearParams const& p, int const (&outp
 
 // kTiles 2 with silu_mul: the second tile is the `up` half of the same outputs.
 template <typename T, int kTiles, bool kNorm>
-__global__ void __launch_bounds__(kLinearThreads, 2) linear_kernel(__grid_constant__ LinearParams const p)
+__global__ void __launch_bounds__(kLinearThreads, 2)
+    linear_kernel(__grid_constant__ LinearParams const p)
 {
     RIVER_SHARED(sums, LinearSums);
     RIVER_SHARED(rms, float[kDecodeRows]);
@@ -316,7 +317,8 @@ __global__ void __launch_bounds__(kLinearThreads, 2) linear_kernel(__grid_consta
             p, outputs, row0, rows, on_river, p.river.pre_scale, measured, rms, sums);
     __syncthreads();
 
-    auto const total = [&](int local, int row, int n) {
+    auto const total = [&](int local, int row, int n)
+    {
         float sum = p.bias == nullptr ? 0.F : Numeric<T>::load(p.bias, n);
         for (int warp = 0; warp < kLinearWarps; ++warp)
             sum += sums[warp][local][row];

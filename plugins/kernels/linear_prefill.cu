@@ -13,12 +13,12 @@ namespace river
 {
 namespace
 {
-constexpr void (*kPrologueKernels[2])(PrologueArgs)
-    = {&prologue_kernel<__half>, &prologue_kernel<__nv_bfloat16>};
-constexpr void (*kDequantiseKernels[2])(DequantiseArgs)
-    = {&dequantise_kernel<__half>, &dequantise_kernel<__nv_bfloat16>};
-constexpr void (*kEpilogueKernels[2])(EpilogueArgs)
-    = {&epilogue_kernel<__half>, &epilogue_kernel<__nv_bfloat16>};
+constexpr void (*kPrologueKernels[2])(PrologueArgs) = {
+    &prologue_kernel<__half>, &prologue_kernel<__nv_bfloat16>};
+constexpr void (*kDequantiseKernels[2])(DequantiseArgs) = {
+    &dequantise_kernel<__half>, &dequantise_kernel<__nv_bfloat16>};
+constexpr void (*kEpilogueKernels[2])(EpilogueArgs) = {
+    &epilogue_kernel<__half>, &epilogue_kernel<__nv_bfloat16>};
 
 constexpr size_t kSliceBytes = size_t{32} << 20; // of dequantised weights at a time
 
@@ -40,14 +40,15 @@ Plan plan_of(LinearParams const& p)
     plan.river = p.banks != Banks::kBackbone;
     bool const norm = p.norm_weight != nullptr;
     plan.own_river_x = plan.river && (p.river.pre_scale != nullptr || (norm && !plan.backbone));
-    plan.direct = plan.backbone != plan.river && p.bias == nullptr && p.residual == nullptr
-        && !p.silu_mul;
+    plan.direct =
+        plan.backbone != plan.river && p.bias == nullptr && p.residual == nullptr && !p.silu_mul;
     size_t const row = sizeof(uint16_t) * static_cast<size_t>(p.k);
     plan.slice = static_cast<int64_t>(kSliceBytes / row / 16 * 16);
     plan.slice = plan.slice < 16 ? 16 : plan.slice > p.n ? p.n : plan.slice;
     size_t const x_bytes = row * p.rows;
     size_t const y_bytes = sizeof(uint16_t) * static_cast<size_t>(p.rows) * p.n;
-    auto const take = [&](bool needed, size_t bytes) {
+    auto const take = [&](bool needed, size_t bytes)
+    {
         size_t const offset = plan.total;
         plan.total += needed ? (bytes + 255) / 256 * 256 : 0;
         return offset;
@@ -90,8 +91,8 @@ cudaError_t launch_prefill(LinearParams const& p, cudaStream_t stream)
     if (plan.own_river_x)
         xr = prologue.river = base + plan.xr;
     if (prologue.backbone != nullptr || prologue.river != nullptr)
-        error = launch(kPrologueKernels[type], dim3(static_cast<unsigned>(p.rows)),
-            kPrefillThreads, prologue, p.programmatic, stream);
+        error = launch(kPrologueKernels[type], dim3(static_cast<unsigned>(p.rows)), kPrefillThreads,
+            prologue, p.programmatic, stream);
 
     Gemm product;
     product.type = p.type;
@@ -111,11 +112,10 @@ cudaError_t launch_prefill(LinearParams const& p, cudaStream_t stream)
     for (int64_t n = 0; error == cudaSuccess && plan.river && n < p.n; n += plan.slice)
     {
         int64_t const count = plan.slice < p.n - n ? plan.slice : p.n - n;
-        DequantiseArgs const slice{
-            p, static_cast<int>(n), static_cast<int>(count), base + plan.w};
+        DequantiseArgs const slice{p, static_cast<int>(n), static_cast<int>(count), base + plan.w};
         unsigned const blocks = blocks_for(count * ((p.k + 31) / 32));
-        error = launch(kDequantiseKernels[type], dim3(blocks), kPrefillThreads, slice,
-            p.programmatic, stream);
+        error = launch(
+            kDequantiseKernels[type], dim3(blocks), kPrefillThreads, slice, p.programmatic, stream);
         product.n = count;
         product.x = xr;
         product.w = base + plan.w;

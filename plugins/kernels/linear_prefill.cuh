@@ -16,8 +16,8 @@ struct PrologueArgs
 
 // One block a row.
 template <typename T>
-__global__ void __launch_bounds__(kPrefillThreads) prologue_kernel(
-    __grid_constant__ PrologueArgs const args)
+__global__ void __launch_bounds__(kPrefillThreads)
+    prologue_kernel(__grid_constant__ PrologueArgs const args)
 {
     RIVER_SHARED(parts, float[kPrefillThreads / kWarpSize]);
     LinearParams const& p = args.p;
@@ -82,8 +82,8 @@ struct DequantiseArgs
 
 // A thread takes 32 codes.
 template <typename T>
-__global__ void __launch_bounds__(kPrefillThreads) dequantise_kernel(
-    __grid_constant__ DequantiseArgs const args)
+__global__ void __launch_bounds__(kPrefillThreads)
+    dequantise_kernel(__grid_constant__ DequantiseArgs const args)
 {
     LinearParams const& p = args.p;
     RiverBank const& river = p.river;
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kPrefillThreads) dequantise_kernel(
     size_t const n = static_cast<size_t>(args.first) + row;
     size_t const group = n * groups + at / river.group_size;
     size_t const row_bytes = static_cast<size_t>(groups) * river.group_size / 2;
-    uint4 const codes
-        = load_stream(static_cast<char const*>(river.qweight) + n * row_bytes + at / 2);
+    uint4 const codes =
+        load_stream(static_cast<char const*>(river.qweight) + n * row_bytes + at / 2);
     float const scale = Numeric<__half>::load(river.scales, group);
     float const zero = river.zero_points == nullptr
         ? 8.F
@@ -128,8 +128,8 @@ struct EpilogueArgs
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kPrefillThreads) epilogue_kernel(
-    __grid_constant__ EpilogueArgs const args)
+__global__ void __launch_bounds__(kPrefillThreads)
+    epilogue_kernel(__grid_constant__ EpilogueArgs const args)
 {
     LinearParams const& p = args.p;
     let_successor_start();
@@ -143,7 +143,8 @@ __global__ void __launch_bounds__(kPrefillThreads) epilogue_kernel(
     bool const on_river = args.backbone == nullptr
         || (args.river != nullptr && load_flag(p.use_river, p.flag_type, row));
     void const* const bank = on_river ? args.river : args.backbone;
-    auto const value_of = [&](int output) {
+    auto const value_of = [&](int output)
+    {
         float const bias = p.bias == nullptr ? 0.F : Numeric<T>::load(p.bias, output);
         return bias + Numeric<T>::load(bank, static_cast<size_t>(row) * p.n + output);
     };

@@ -95,8 +95,9 @@ __device__ __forceinline__ void unpack8(uint4 const& packed, float (&values)[8])
 template <typename T>
 __device__ __forceinline__ uint4 pack8(float const (&values)[8])
 {
-    return make_uint4(Numeric<T>::pack(values[0], values[1]), Numeric<T>::pack(values[2], values[3]),
-        Numeric<T>::pack(values[4], values[5]), Numeric<T>::pack(values[6], values[7]));
+    return make_uint4(Numeric<T>::pack(values[0], values[1]),
+        Numeric<T>::pack(values[2], values[3]), Numeric<T>::pack(values[4], values[5]),
+        Numeric<T>::pack(values[6], values[7]));
 }
 
 // Byte address of element i of an array of T (or of any 2-byte type).

@@ -13,7 +13,7 @@
 #include <cuda_runtime.h>
 
 // RIVER_SHARED(part, float[4][8]): the macro lets the shim give each block its own poisoned copy.
-#define RIVER_SHARED(name, ...) __shared__ ::river::Identity<__VA_ARGS__> name
+#define RIVER_SHARED(name, ...) __shared__::river::Identity<__VA_ARGS__> name
 #endif
 
 #define RIVER_BOTH __host__ __device__ __forceinline__ // on the device and in the host's tests
@@ -54,8 +54,12 @@ T load_shared_by_blocks(T const* p)
 {
     return shim::load<T>(p);
 }
-inline void wait_for_predecessor() {}
-inline void let_successor_start() {}
+inline void wait_for_predecessor()
+{
+}
+inline void let_successor_start()
+{
+}
 
 template <typename Args>
 cudaError_t launch(
@@ -72,8 +76,8 @@ __device__ __forceinline__ uint4 load_stream(void const* p)
 {
     uint4 v;
     asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p));
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p));
     return v;
 }
 __device__ __forceinline__ uint4 load16(void const* p)

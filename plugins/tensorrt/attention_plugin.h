@@ -38,8 +38,9 @@ public:
         nvinfer1::DimsExprs const* shapeInputs, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs,
         int32_t nbOutputs, nvinfer1::IExprBuilder& builder) noexcept override;
     int32_t getAliasedInput(int32_t outputIndex) noexcept override;
-    int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
-        void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
+    int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc,
+        nvinfer1::PluginTensorDesc const* outputDesc, void const* const* inputs,
+        void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
 private:
     int32_t cacheInput() const // k_cache; v_cache follows
@@ -47,8 +48,8 @@ private:
         return mPackedQkv != 0 ? 1 : 3;
     }
     // From the shapes of the first input and the k_cache, and of rotary_cos where there is one.
-    AttentionParams params(nvinfer1::Dims const& q, nvinfer1::Dims const& cache, nvinfer1::Dims const* rotary,
-        nvinfer1::DataType type) const;
+    AttentionParams params(nvinfer1::Dims const& q, nvinfer1::Dims const& cache,
+        nvinfer1::Dims const* rotary, nvinfer1::DataType type) const;
 
     int32_t mNumHeads{0};
     int32_t mNumKvHeads{0};

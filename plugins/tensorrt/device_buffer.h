@@ -13,7 +13,9 @@ class DeviceBuffer
 public:
     DeviceBuffer() = default;
     // A plugin's copy is for another context, whose launches may run at the same time: it starts empty.
-    DeviceBuffer(DeviceBuffer const&) noexcept {}
+    DeviceBuffer(DeviceBuffer const&) noexcept
+    {
+    }
     DeviceBuffer& operator=(DeviceBuffer const&) = delete;
     ~DeviceBuffer()
     {
@@ -39,7 +41,8 @@ public:
         }
         requireCuda(cudaDeviceSynchronize(), "waiting for the device"); // earlier launches use it
         requireCuda(cudaMemset(mData, 0, mBytes), "clearing a plugin's workspace");
-        requireCuda(cudaDeviceSynchronize(), "waiting for the device"); // TensorRT's stream does not
+        requireCuda(
+            cudaDeviceSynchronize(), "waiting for the device"); // TensorRT's stream does not
         mGeometry = geometry;
     }
 

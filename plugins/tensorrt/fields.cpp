@@ -19,7 +19,8 @@ bool isParserField(std::string const& name)
 
 PluginFieldType fieldType(Attribute const& attribute)
 {
-    return attribute.kind == Attribute::Kind::kINT ? PluginFieldType::kINT32 : PluginFieldType::kFLOAT32;
+    return attribute.kind == Attribute::Kind::kINT ? PluginFieldType::kINT32
+                                                   : PluginFieldType::kFLOAT32;
 }
 
 template <typename T>
@@ -38,16 +39,19 @@ void readInt(PluginField const& field, int32_t& out)
     else if (field.type == PluginFieldType::kINT64)
         value = readOne<int64_t>(field);
     else
-        throw Invalid(format("field %s is an integer, but has field type %d", field.name, int(field.type)));
+        throw Invalid(
+            format("field %s is an integer, but has field type %d", field.name, int(field.type)));
     if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max())
-        throw Invalid(format("field %s = %lld does not fit 32 bits", field.name, static_cast<long long>(value)));
+        throw Invalid(format(
+            "field %s = %lld does not fit 32 bits", field.name, static_cast<long long>(value)));
     out = static_cast<int32_t>(value);
 }
 
 void readFloat(PluginField const& field, float& out)
 {
     if (field.type != PluginFieldType::kFLOAT32)
-        throw Invalid(format("field %s is a float32, but has field type %d", field.name, int(field.type)));
+        throw Invalid(
+            format("field %s is a float32, but has field type %d", field.name, int(field.type)));
     out = readOne<float>(field);
     if (!std::isfinite(out))
         throw Invalid(format("field %s = %g is not finite", field.name, double(out)));
@@ -63,7 +67,8 @@ FieldNames::FieldNames(std::vector<Attribute> const& attributes)
     mCollection.fields = mFields.data();
 }
 
-void readFields(nvinfer1::PluginFieldCollection const* fields, std::vector<Attribute> const& attributes)
+void readFields(
+    nvinfer1::PluginFieldCollection const* fields, std::vector<Attribute> const& attributes)
 {
     std::vector<bool> seen(attributes.size(), false);
     for (int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i)
@@ -83,7 +88,8 @@ void readFields(nvinfer1::PluginFieldCollection const* fields, std::vector<Attri
             throw Invalid(format("field %s is given twice", name.c_str()));
         seen[which] = true;
         if (field.length != 1 || field.data == nullptr)
-            throw Invalid(format("field %s has %d values; it takes one", name.c_str(), field.data == nullptr ? 0 : int(field.length)));
+            throw Invalid(format("field %s has %d values; it takes one", name.c_str(),
+                field.data == nullptr ? 0 : int(field.length)));
         Attribute const& attribute = attributes[which];
         if (attribute.kind == Attribute::Kind::kINT)
             readInt(field, *static_cast<int32_t*>(attribute.value));
@@ -112,7 +118,8 @@ void requireChoice(char const* name, int32_t value, std::initializer_list<int32_
 void requireRange(char const* name, int32_t value, int32_t least, int32_t most)
 {
     if (value < least || value > most)
-        throw Invalid(format("%s = %d, but must be %d to %d", name, int(value), int(least), int(most)));
+        throw Invalid(
+            format("%s = %d, but must be %d to %d", name, int(value), int(least), int(most)));
 }
 
 std::vector<PluginField> writeFields(std::vector<Attribute> const& attributes)

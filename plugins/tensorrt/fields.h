@@ -29,7 +29,8 @@ struct Attribute
     char const* name;
     Kind kind;
     Need need;
-    void* value; // int32_t or float in the plugin; keeps its default where an optional one is absent
+    void*
+        value; // int32_t or float in the plugin; keeps its default where an optional one is absent
 };
 
 // Fields of a creator: the names and types that it takes.
@@ -48,7 +49,8 @@ private:
 };
 
 // Reads every attribute. Throws Invalid for a missing, doubled, unknown or ill-typed one.
-void readFields(nvinfer1::PluginFieldCollection const* fields, std::vector<Attribute> const& attributes);
+void readFields(
+    nvinfer1::PluginFieldCollection const* fields, std::vector<Attribute> const& attributes);
 
 // Throws Invalid unless `value` is one of `choices`.
 void requireChoice(char const* name, int32_t value, std::initializer_list<int32_t> choices);

@@ -33,15 +33,16 @@ void GatePlugin::checkAttributes() const
 {
     requireRange("num_layers", mNumLayers, 1, 65536);
     requireRange("layer", mLayer, 1, mNumLayers);
-    for (auto const& [name, value] :
-        {std::pair{"residual", mResidual}, {"direction", mDirection}, {"programmatic", mProgrammatic}})
+    for (auto const& [name, value] : {std::pair{"residual", mResidual}, {"direction", mDirection},
+             {"programmatic", mProgrammatic}})
         requireChoice(name, value, {0, 1});
 }
 
 Signature GatePlugin::signature() const
 {
     Signature tensors;
-    auto const add = [](std::vector<TensorSpec>& list, bool wanted, char const* name, TypeRule type) {
+    auto const add = [](std::vector<TensorSpec>& list, bool wanted, char const* name, TypeRule type)
+    {
         if (wanted)
             list.push_back({name, type});
     };
@@ -69,12 +70,15 @@ void GatePlugin::checkShapes(Dims const* inputs, Dims const* outputs) const
     int64_t const batch = inputs[0].d[0], seq = inputs[0].d[1];
     int64_t const hidden = requireStatic("h_in", inputs[0], 2, "hidden");
     if (hidden % 8 != 0 || hidden > 65536)
-        throw Invalid(
-            format("h_in is %s, but hidden must be a multiple of 8 and at most 65536", shapeText(inputs[0]).c_str()));
+        throw Invalid(format("h_in is %s, but hidden must be a multiple of 8 and at most 65536",
+            shapeText(inputs[0]).c_str()));
     if (batch > 0 && seq > 0 && batch * seq > 65536)
-        throw Invalid(format("h_in is %s, but batch * seq must be at most 65536", shapeText(inputs[0]).c_str()));
-    std::string const why = format("hidden = %lld, num_layers = %d", static_cast<long long>(hidden), int(mNumLayers));
-    auto const require = [&](char const* name, std::vector<int64_t> const& expected) {
+        throw Invalid(format(
+            "h_in is %s, but batch * seq must be at most 65536", shapeText(inputs[0]).c_str()));
+    std::string const why =
+        format("hidden = %lld, num_layers = %d", static_cast<long long>(hidden), int(mNumLayers));
+    auto const require = [&](char const* name, std::vector<int64_t> const& expected)
+    {
         int32_t const i = tensors.input(name);
         if (i >= 0)
             requireShape(name, inputs[i], expected, why);
@@ -105,11 +109,13 @@ void GatePlugin::checkShapes(Dims const* inputs, Dims const* outputs) const
 int32_t GatePlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const*,
     int32_t nbShapeInputs, DimsExprs* outputs, int32_t nbOutputs, nvinfer1::IExprBuilder&) noexcept
 {
-    return guard([&] {
+    return guard([&]
+    {
         Signature const tensors = signature();
         requireCounts(tensors, nbInputs + nbShapeInputs, nbOutputs);
         if (inputs[0].nbDims != 3)
-            throw Invalid(format("h_in has %d dimensions, but must have 3: [batch, seq, hidden]", int(inputs[0].nbDims)));
+            throw Invalid(format("h_in has %d dimensions, but must have 3: [batch, seq, hidden]",
+                int(inputs[0].nbDims)));
         for (int32_t i = 0; i < nbOutputs; ++i)
         {
             outputs[i] = inputs[0];
@@ -139,12 +145,14 @@ void GatePlugin::prepare(PluginTensorDesc const* inputs)
     mWorkspace.prepare(gate_workspace_bytes(params(h, inputs[0].type)), {h.d[0], h.d[1]});
 }
 
-int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*, void const* const* inputs,
-    void* const* outputs, void*, cudaStream_t stream) noexcept
+int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*,
+    void const* const* inputs, void* const* outputs, void*, cudaStream_t stream) noexcept
 {
-    return guard([&] {
+    return guard([&]
+    {
         Signature const tensors = signature();
-        auto const pointer = [&](char const* name) -> void const* {
+        auto const pointer = [&](char const* name) -> void const*
+        {
             int32_t const i = tensors.input(name);
             return i < 0 ? nullptr : inputs[i];
         };

@@ -31,13 +31,15 @@ void LinearPlugin::checkAttributes() const
 {
     requireChoice("banks", mBanks, {0, 1, 2});
     requireChoice("prefill", mPrefill, {0, 1});
-    for (auto const& [name, value] : {std::pair{"zero_points", mZeroPoints}, {"pre_scale", mPreScale}, {"bias", mBias},
-             {"norm", mNorm}, {"residual", mResidual}, {"silu_mul", mSiluMul}, {"programmatic", mProgrammatic}})
+    for (auto const& [name, value] : {std::pair{"zero_points", mZeroPoints},
+             {"pre_scale", mPreScale}, {"bias", mBias}, {"norm", mNorm}, {"residual", mResidual},
+             {"silu_mul", mSiluMul}, {"programmatic", mProgrammatic}})
         requireChoice(name, value, {0, 1});
     if (hasRiver())
         requireChoice("group_size", mGroupSize, {32, 64, 128});
     else if (mZeroPoints != 0 || mPreScale != 0 || mGroupSize != 0)
-        throw Invalid("zero_points, pre_scale and group_size are the river bank's; banks = 1 has none");
+        throw Invalid(
+            "zero_points, pre_scale and group_size are the river bank's; banks = 1 has none");
     if (mNorm != 0 && !(mNormEps > 0.0F))
         throw Invalid(format("norm_eps = %g, but norm = 1 needs one above 0", double(mNormEps)));
     if (mSiluMul != 0 && mResidual != 0)
@@ -47,7 +49,8 @@ void LinearPlugin::checkAttributes() const
 Signature LinearPlugin::signature() const
 {
     std::vector<TensorSpec> inputs{{"x", TypeRule::kACTIVATION}};
-    auto const add = [&inputs](bool wanted, char const* name, TypeRule type) {
+    auto const add = [&inputs](bool wanted, char const* name, TypeRule type)
+    {
         if (wanted)
             inputs.push_back({name, type});
     };
@@ -75,19 +78,23 @@ void LinearPlugin::checkShapes(Dims const* inputs, Dims const* outputs) const
     int64_t const batch = inputs[0].d[0], seq = inputs[0].d[1];
     int64_t const k = requireStatic("x", inputs[0], 2, "K");
     if (k % 8 != 0 || k > 131072)
-        throw Invalid(format("x is %s, but K must be a multiple of 8 and at most 131072", shapeText(inputs[0]).c_str()));
+        throw Invalid(format("x is %s, but K must be a multiple of 8 and at most 131072",
+            shapeText(inputs[0]).c_str()));
     if (batch > 0 && seq > 0 && batch * seq > 65536)
-        throw Invalid(format("x is %s, but batch * seq must be at most 65536", shapeText(inputs[0]).c_str()));
+        throw Invalid(
+            format("x is %s, but batch * seq must be at most 65536", shapeText(inputs[0]).c_str()));
     Dims const& weight = inputs[weightInput()];
     char const* const weightName = tensors.at(weightInput()).name;
     requireRank(weightName, weight, 2, "[N, columns]");
     int64_t const n = requireStatic(weightName, weight, 0, "N");
     if (mSiluMul != 0 && n % 2 != 0)
-        throw Invalid(format("%s is %s, but silu_mul = 1 needs an even N", weightName, shapeText(weight).c_str()));
+        throw Invalid(format(
+            "%s is %s, but silu_mul = 1 needs an even N", weightName, shapeText(weight).c_str()));
     int64_t const groups = hasRiver() ? (k + mGroupSize - 1) / mGroupSize : 0;
     std::string const why = format("N = %lld, K = %lld, groups of %d", static_cast<long long>(n),
         static_cast<long long>(k), int(mGroupSize));
-    auto const require = [&](char const* name, std::vector<int64_t> const& expected) {
+    auto const require = [&](char const* name, std::vector<int64_t> const& expected)
+    {
         int32_t const i = tensors.input(name);
         if (i >= 0)
             requireShape(name, inputs[i], expected, why);
@@ -105,9 +112,11 @@ void LinearPlugin::checkShapes(Dims const* inputs, Dims const* outputs) const
 }
 
 int32_t LinearPlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const*,
-    int32_t nbShapeInputs, DimsExprs* outputs, int32_t nbOutputs, nvinfer1::IExprBuilder& builder) noexcept
+    int32_t nbShapeInputs, DimsExprs* outputs, int32_t nbOutputs,
+    nvinfer1::IExprBuilder& builder) noexcept
 {
-    return guard([&] {
+    return guard([&]
+    {
         requireCounts(signature(), nbInputs + nbShapeInputs, nbOutputs);
         DimsExprs const& weight = inputs[weightInput()];
         if (inputs[0].nbDims != 3 || weight.nbDims != 2)
@@ -137,27 +146,31 @@ LinearParams LinearPlugin::params(Dims const& x, Dims const& weight, nvinfer1::D
     return p;
 }
 
-size_t LinearPlugin::getWorkspaceSize(
-    DynamicPluginTensorDesc const* inputs, int32_t, DynamicPluginTensorDesc const*, int32_t) const noexcept
+size_t LinearPlugin::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t,
+    DynamicPluginTensorDesc const*, int32_t) const noexcept
 {
     size_t bytes = 0;
-    guard([&] {
+    guard([&]
+    {
         bytes = linear_workspace_bytes(
             params(largest(inputs[0]), largest(inputs[weightInput()]), inputs[0].desc.type));
     });
     return bytes;
 }
 
-int32_t LinearPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*, void const* const* inputs,
-    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+int32_t LinearPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*,
+    void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept
 {
-    return guard([&] {
+    return guard([&]
+    {
         Signature const tensors = signature();
-        auto const pointer = [&](char const* name) -> void const* {
+        auto const pointer = [&](char const* name) -> void const*
+        {
             int32_t const i = tensors.input(name);
             return i < 0 ? nullptr : inputs[i];
         };
-        LinearParams p = params(inputDesc[0].dims, inputDesc[weightInput()].dims, inputDesc[0].type);
+        LinearParams p =
+            params(inputDesc[0].dims, inputDesc[weightInput()].dims, inputDesc[0].type);
         p.x = inputs[0];
         p.use_river = pointer("use_river");
         p.weight = pointer("weight");

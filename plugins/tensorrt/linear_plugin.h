@@ -35,9 +35,11 @@ public:
         nvinfer1::DimsExprs const* shapeInputs, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs,
         int32_t nbOutputs, nvinfer1::IExprBuilder& builder) noexcept override;
     size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
-        nvinfer1::DynamicPluginTensorDesc const* outputs, int32_t nbOutputs) const noexcept override;
-    int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
-        void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
+        nvinfer1::DynamicPluginTensorDesc const* outputs,
+        int32_t nbOutputs) const noexcept override;
+    int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc,
+        nvinfer1::PluginTensorDesc const* outputDesc, void const* const* inputs,
+        void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
 private:
     bool hasBackbone() const
@@ -50,7 +52,8 @@ private:
     }
     // Position of the input whose first dimension is N.
     int32_t weightInput() const;
-    LinearParams params(nvinfer1::Dims const& x, nvinfer1::Dims const& weight, nvinfer1::DataType type) const;
+    LinearParams params(
+        nvinfer1::Dims const& x, nvinfer1::Dims const& weight, nvinfer1::DataType type) const;
 
     int32_t mBanks{static_cast<int32_t>(Banks::kByFlag)};
     int32_t mGroupSize{0};

@@ -47,14 +47,18 @@ public:
     }
     PluginBase& operator=(PluginBase const&) = delete;
 
-    nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override
+    nvinfer1::IPluginCapability* getCapabilityInterface(
+        nvinfer1::PluginCapabilityType type) noexcept override
     {
         using nvinfer1::PluginCapabilityType;
         switch (type)
         {
-        case PluginCapabilityType::kCORE: return static_cast<nvinfer1::IPluginV3OneCore*>(this);
-        case PluginCapabilityType::kBUILD: return static_cast<nvinfer1::IPluginV3OneBuildV2*>(this);
-        case PluginCapabilityType::kRUNTIME: return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
+        case PluginCapabilityType::kCORE:
+            return static_cast<nvinfer1::IPluginV3OneCore*>(this);
+        case PluginCapabilityType::kBUILD:
+            return static_cast<nvinfer1::IPluginV3OneBuildV2*>(this);
+        case PluginCapabilityType::kRUNTIME:
+            return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
         }
         return nullptr;
     }
@@ -84,31 +88,38 @@ public:
     int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t nbInputs,
         nvinfer1::DynamicPluginTensorDesc const* out, int32_t nbOutputs) noexcept override
     {
-        return guard([&] {
+        return guard([&]
+        {
             requireCounts(self().signature(), nbInputs, nbOutputs);
             // The smallest and the largest shapes of the profile obey the rules too.
-            checkDescriptions(in, nbInputs, out, nbOutputs, [](auto const& tensor) { return tensor.desc.dims; });
-            checkDescriptions(in, nbInputs, out, nbOutputs, [](auto const& tensor) { return known(tensor.min, tensor); });
-            checkDescriptions(in, nbInputs, out, nbOutputs, [](auto const& tensor) { return known(tensor.max, tensor); });
+            checkDescriptions(
+                in, nbInputs, out, nbOutputs, [](auto const& tensor) { return tensor.desc.dims; });
+            checkDescriptions(in, nbInputs, out, nbOutputs,
+                [](auto const& tensor) { return known(tensor.min, tensor); });
+            checkDescriptions(in, nbInputs, out, nbOutputs,
+                [](auto const& tensor) { return known(tensor.max, tensor); });
         });
     }
 
     int32_t getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t nbOutputs,
         nvinfer1::DataType const* inputTypes, int32_t nbInputs) const noexcept override
     {
-        return guard([&] {
+        return guard([&]
+        {
             Signature const signature = self().signature();
             requireCounts(signature, nbInputs, nbOutputs);
             for (int32_t i = 0; i < nbInputs; ++i)
             {
                 TensorSpec const& tensor = signature.at(i);
                 if (!obeys(tensor.type, inputTypes[i], inputTypes[0]))
-                    throw Invalid(format("%s is %s, but must be %s", tensor.name, typeName(inputTypes[i]), ruleText(tensor.type)));
+                    throw Invalid(format("%s is %s, but must be %s", tensor.name,
+                        typeName(inputTypes[i]), ruleText(tensor.type)));
             }
             for (int32_t i = 0; i < nbOutputs; ++i)
             {
                 TypeRule const rule = signature.outputs[static_cast<size_t>(i)].type;
-                outputTypes[i] = rule == TypeRule::kACTIVATION ? inputTypes[0] : nvinfer1::DataType::kINT32;
+                outputTypes[i] =
+                    rule == TypeRule::kACTIVATION ? inputTypes[0] : nvinfer1::DataType::kINT32;
             }
         });
     }
@@ -120,11 +131,12 @@ public:
         return count;
     }
 
-    bool supportsFormatCombination(int32_t position, nvinfer1::DynamicPluginTensorDesc const* inOut, int32_t nbInputs,
-        int32_t nbOutputs) noexcept override
+    bool supportsFormatCombination(int32_t position, nvinfer1::DynamicPluginTensorDesc const* inOut,
+        int32_t nbInputs, int32_t nbOutputs) noexcept override
     {
         bool supported = false;
-        guard([&] {
+        guard([&]
+        {
             Signature const signature = self().signature();
             requireCounts(signature, nbInputs, nbOutputs);
             nvinfer1::PluginTensorDesc const& tensor = inOut[position].desc;
@@ -139,14 +151,18 @@ public:
         return ""; // one tactic, and shapes and types are in TensorRT's key already
     }
 
-    void prepare(nvinfer1::PluginTensorDesc const*) {}
+    void prepare(nvinfer1::PluginTensorDesc const*)
+    {
+    }
 
     int32_t onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t nbInputs,
         nvinfer1::PluginTensorDesc const* out, int32_t nbOutputs) noexcept override
     {
-        return guard([&] {
+        return guard([&]
+        {
             requireCounts(self().signature(), nbInputs, nbOutputs);
-            checkDescriptions(in, nbInputs, out, nbOutputs, [](auto const& tensor) { return tensor.dims; });
+            checkDescriptions(
+                in, nbInputs, out, nbOutputs, [](auto const& tensor) { return tensor.dims; });
             static_cast<Plugin&>(*this).prepare(in);
         });
     }
@@ -158,7 +174,8 @@ public:
 
     nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override
     {
-        guard([&] {
+        guard([&]
+        {
             mFields = writeFields(static_cast<Plugin&>(*this).attributes());
             mCollection.nbFields = static_cast<int32_t>(mFields.size());
             mCollection.fields = mFields.data();
@@ -180,7 +197,8 @@ private:
     }
 
     // A profile's limit, with what has no profile (a constant's are 0 there) as the network has it.
-    static nvinfer1::Dims known(nvinfer1::Dims const& limit, nvinfer1::DynamicPluginTensorDesc const& tensor)
+    static nvinfer1::Dims known(
+        nvinfer1::Dims const& limit, nvinfer1::DynamicPluginTensorDesc const& tensor)
     {
         nvinfer1::Dims dims = tensor.desc.dims;
         for (int32_t i = 0; i < dims.nbDims && i < limit.nbDims; ++i)
@@ -192,8 +210,8 @@ private:
     }
 
     template <typename Tensor, typename GetDims>
-    void checkDescriptions(
-        Tensor const* in, int32_t nbInputs, Tensor const* out, int32_t nbOutputs, GetDims getDims) const
+    void checkDescriptions(Tensor const* in, int32_t nbInputs, Tensor const* out, int32_t nbOutputs,
+        GetDims getDims) const
     {
         std::vector<nvinfer1::Dims> inputs, outputs;
         for (int32_t i = 0; i < nbInputs; ++i)
@@ -212,12 +230,13 @@ template <typename Plugin>
 class Creator final : public nvinfer1::IPluginCreatorV3One
 {
 public:
-    nvinfer1::IPluginV3* createPlugin(nvinfer1::AsciiChar const* layer, nvinfer1::PluginFieldCollection const* fields,
-        nvinfer1::TensorRTPhase) noexcept override
+    nvinfer1::IPluginV3* createPlugin(nvinfer1::AsciiChar const* layer,
+        nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase) noexcept override
     {
         char const* const name = layer != nullptr ? layer : "";
         Plugin* plugin = nullptr;
-        int32_t const status = guarded(Plugin::kNAME, name, [&] {
+        int32_t const status = guarded(Plugin::kNAME, name, [&]
+        {
             plugin = new Plugin(name);
             readFields(fields, plugin->attributes());
             plugin->checkAttributes();

@@ -19,10 +19,14 @@ bool obeys(TypeRule rule, DataType type, DataType first)
 {
     switch (rule)
     {
-    case TypeRule::kACTIVATION: return type == first && (type == DataType::kHALF || type == DataType::kBF16);
-    case TypeRule::kHALF: return type == DataType::kHALF;
-    case TypeRule::kFLOAT: return type == DataType::kFLOAT;
-    case TypeRule::kINT32: return type == DataType::kINT32;
+    case TypeRule::kACTIVATION:
+        return type == first && (type == DataType::kHALF || type == DataType::kBF16);
+    case TypeRule::kHALF:
+        return type == DataType::kHALF;
+    case TypeRule::kFLOAT:
+        return type == DataType::kFLOAT;
+    case TypeRule::kINT32:
+        return type == DataType::kINT32;
     }
     return false;
 }
@@ -31,15 +35,24 @@ char const* typeName(DataType type)
 {
     switch (type)
     {
-    case DataType::kFLOAT: return "float32";
-    case DataType::kHALF: return "float16";
-    case DataType::kBF16: return "bfloat16";
-    case DataType::kINT8: return "int8";
-    case DataType::kINT32: return "int32";
-    case DataType::kINT64: return "int64";
-    case DataType::kBOOL: return "bool";
-    case DataType::kUINT8: return "uint8";
-    default: return "a type that no plugin of river-trt takes";
+    case DataType::kFLOAT:
+        return "float32";
+    case DataType::kHALF:
+        return "float16";
+    case DataType::kBF16:
+        return "bfloat16";
+    case DataType::kINT8:
+        return "int8";
+    case DataType::kINT32:
+        return "int32";
+    case DataType::kINT64:
+        return "int64";
+    case DataType::kBOOL:
+        return "bool";
+    case DataType::kUINT8:
+        return "uint8";
+    default:
+        return "a type that no plugin of river-trt takes";
     }
 }
 
@@ -47,10 +60,14 @@ char const* ruleText(TypeRule rule)
 {
     switch (rule)
     {
-    case TypeRule::kACTIVATION: return "float16 or bfloat16, the same as the first input";
-    case TypeRule::kHALF: return "float16";
-    case TypeRule::kFLOAT: return "float32";
-    case TypeRule::kINT32: return "int32";
+    case TypeRule::kACTIVATION:
+        return "float16 or bfloat16, the same as the first input";
+    case TypeRule::kHALF:
+        return "float16";
+    case TypeRule::kFLOAT:
+        return "float32";
+    case TypeRule::kINT32:
+        return "int32";
     }
     return "";
 }
@@ -72,11 +89,12 @@ void requireCounts(Signature const& signature, int32_t nbInputs, int32_t nbOutpu
     std::string names;
     for (TensorSpec const& tensor : signature.inputs)
         names += (names.empty() ? "" : ", ") + std::string(tensor.name);
-    throw Invalid(format("has %d inputs and %d outputs; its attributes ask for %d and %d: %s", int(nbInputs),
-        int(nbOutputs), int(inputs), int(outputs), names.c_str()));
+    throw Invalid(format("has %d inputs and %d outputs; its attributes ask for %d and %d: %s",
+        int(nbInputs), int(nbOutputs), int(inputs), int(outputs), names.c_str()));
 }
 
-void requireShape(char const* tensor, Dims const& dims, std::vector<int64_t> const& expected, std::string const& why)
+void requireShape(char const* tensor, Dims const& dims, std::vector<int64_t> const& expected,
+    std::string const& why)
 {
     bool same = dims.nbDims == static_cast<int32_t>(expected.size());
     Dims wanted{};
@@ -87,28 +105,31 @@ void requireShape(char const* tensor, Dims const& dims, std::vector<int64_t> con
         same = same && (dims.d[i] == expected[i] || dims.d[i] == -1 || expected[i] == -1);
     }
     if (!same)
-        throw Invalid(format(
-            "%s is %s, but must be %s: %s", tensor, shapeText(dims).c_str(), shapeText(wanted).c_str(), why.c_str()));
+        throw Invalid(format("%s is %s, but must be %s: %s", tensor, shapeText(dims).c_str(),
+            shapeText(wanted).c_str(), why.c_str()));
 }
 
 void requireRank(char const* tensor, Dims const& dims, int32_t rank, char const* axes)
 {
     if (dims.nbDims != rank)
-        throw Invalid(format("%s is %s, but must have %d dimensions: %s", tensor, shapeText(dims).c_str(), int(rank), axes));
+        throw Invalid(format("%s is %s, but must have %d dimensions: %s", tensor,
+            shapeText(dims).c_str(), int(rank), axes));
 }
 
 void requireScalar(char const* tensor, Dims const& dims)
 {
     bool const one = dims.nbDims == 0 || (dims.nbDims == 1 && (dims.d[0] == 1 || dims.d[0] == -1));
     if (!one)
-        throw Invalid(format("%s is %s, but must be one element: [] or [1]", tensor, shapeText(dims).c_str()));
+        throw Invalid(format(
+            "%s is %s, but must be one element: [] or [1]", tensor, shapeText(dims).c_str()));
 }
 
 int64_t requireStatic(char const* tensor, Dims const& dims, int32_t axis, char const* meaning)
 {
     if (dims.d[axis] < 1)
-        throw Invalid(format("%s is %s, but %s (dimension %d) must be known when the engine is built", tensor,
-            shapeText(dims).c_str(), meaning, int(axis)));
+        throw Invalid(
+            format("%s is %s, but %s (dimension %d) must be known when the engine is built", tensor,
+                shapeText(dims).c_str(), meaning, int(axis)));
     return dims.d[axis];
 }
 

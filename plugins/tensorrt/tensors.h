@@ -37,7 +37,8 @@ struct Signature
     TensorSpec const& at(int32_t position) const // inputs, then outputs
     {
         auto const count = static_cast<int32_t>(inputs.size());
-        return position < count ? inputs[static_cast<size_t>(position)] : outputs[static_cast<size_t>(position - count)];
+        return position < count ? inputs[static_cast<size_t>(position)]
+                                : outputs[static_cast<size_t>(position - count)];
     }
 };
 
@@ -52,8 +53,8 @@ std::string shapeText(nvinfer1::Dims const& dims); // [-1, 8, 576]; -1 is a size
 void requireCounts(Signature const& signature, int32_t nbInputs, int32_t nbOutputs);
 
 // Throws Invalid unless `dims` is `expected`; -1 in either matches all. `why` completes the message.
-void requireShape(
-    char const* tensor, nvinfer1::Dims const& dims, std::vector<int64_t> const& expected, std::string const& why);
+void requireShape(char const* tensor, nvinfer1::Dims const& dims,
+    std::vector<int64_t> const& expected, std::string const& why);
 
 // Throws Invalid unless the tensor has `rank` dimensions.
 void requireRank(char const* tensor, nvinfer1::Dims const& dims, int32_t rank, char const* axes);
@@ -62,6 +63,7 @@ void requireRank(char const* tensor, nvinfer1::Dims const& dims, int32_t rank, c
 void requireScalar(char const* tensor, nvinfer1::Dims const& dims);
 
 // Throws Invalid unless the size is known when the engine is built.
-int64_t requireStatic(char const* tensor, nvinfer1::Dims const& dims, int32_t axis, char const* meaning);
+int64_t requireStatic(
+    char const* tensor, nvinfer1::Dims const& dims, int32_t axis, char const* meaning);
 
 } // namespace river::trt

@@ -12,18 +12,20 @@ namespace
 using at::Tensor;
 
 // out [batch, seq, num_heads * D]; the caches are written in place. Rotary tables are float32 here.
-Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache, Tensor& v_cache,
-    Tensor const& past_lengths, OptionalTensor const& rotary_cos, OptionalTensor const& rotary_sin,
-    int64_t num_heads, int64_t num_kv_heads, double scale, int64_t window, double softcap)
+Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache,
+    Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
+    OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
+    int64_t window, double softcap)
 {
     c10::DeviceGuard const guard(q.device());
-    TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, op, ": q and k_cache have ", q.dim(), " and ", k_cache.dim(),
-        " dimensions, but must have 3 and 4");
+    TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, op, ": q and k_cache have ", q.dim(), " and ",
+        k_cache.dim(), " dimensions, but must have 3 and 4");
     TORCH_CHECK(rotary_cos.has_value() == rotary_sin.has_value(), op,
         ": rotary_cos and rotary_sin go together, but one is missing");
     auto const device = q.device();
     auto const type = q.scalar_type();
-    int64_t const batch = q.size(0), seq = q.size(1), capacity = k_cache.size(2), head_dim = k_cache.size(3);
+    int64_t const batch = q.size(0), seq = q.size(1), capacity = k_cache.size(2),
+                  head_dim = k_cache.size(3);
     checked(op, "k_cache", k_cache, type, {batch, num_kv_heads, capacity, head_dim}, device);
     checked(op, "v_cache", v_cache, type, {batch, num_kv_heads, capacity, head_dim}, device);
 
@@ -51,13 +53,15 @@ Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v,
             checked(op, "rotary_sin", *rotary_sin, at::kFloat, {positions, half}, device));
     }
     // q, k and v may be parts of one qkv tensor: each row is dense, rows lie a stride apart.
-    auto const rows = [&](char const* name, Tensor const& part, int64_t heads) {
+    auto const rows = [&](char const* name, Tensor const& part, int64_t heads)
+    {
         TORCH_CHECK(part.scalar_type() == type && part.device() == device && part.dim() == 3
                 && part.size(0) == batch && part.size(1) == seq && part.size(2) == heads * head_dim,
-            op, ": ", name, " is ", part.scalar_type(), " ", part.sizes(), " on ", part.device(), ", but must be ",
-            type, " [", batch, ", ", seq, ", ", heads * head_dim, "] on ", device);
-        bool const one_stride
-            = part.stride(2) == 1 && (batch == 1 || part.stride(0) == seq * part.stride(1));
+            op, ": ", name, " is ", part.scalar_type(), " ", part.sizes(), " on ", part.device(),
+            ", but must be ", type, " [", batch, ", ", seq, ", ", heads * head_dim, "] on ",
+            device);
+        bool const one_stride =
+            part.stride(2) == 1 && (batch == 1 || part.stride(0) == seq * part.stride(1));
         return one_stride ? part : part.contiguous();
     };
     Tensor const q_rows = rows("q", q, num_heads), k_rows = rows("k", k, num_kv_heads),
@@ -68,8 +72,8 @@ Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v,
     p.q_stride = narrow(op, "q's stride", q_rows.stride(1));
     p.k_stride = narrow(op, "k's stride", k_rows.stride(1));
     p.v_stride = narrow(op, "v's stride", v_rows.stride(1));
-    p.past_lengths
-        = static_cast<int32_t const*>(checked(op, "past_lengths", past_lengths, at::kInt, {batch}, device));
+    p.past_lengths = static_cast<int32_t const*>(
+        checked(op, "past_lengths", past_lengths, at::kInt, {batch}, device));
     Tensor out = at::empty({batch, seq, num_heads * head_dim}, q.options());
     p.k_cache = k_cache.mutable_data_ptr();
     p.v_cache = v_cache.mutable_data_ptr();
@@ -81,23 +85,24 @@ Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v,
     return out;
 }
 
-Tensor attention_in_place(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache, Tensor& v_cache,
-    Tensor const& past_lengths, OptionalTensor const& rotary_cos, OptionalTensor const& rotary_sin,
-    int64_t num_heads, int64_t num_kv_heads, double scale, int64_t window, double softcap)
+Tensor attention_in_place(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache,
+    Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
+    OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
+    int64_t window, double softcap)
 {
-    return attend("river_trt_cuda::attention", q, k, v, k_cache, v_cache, past_lengths, rotary_cos, rotary_sin,
-        num_heads, num_kv_heads, scale, window, softcap);
+    return attend("river_trt_cuda::attention", q, k, v, k_cache, v_cache, past_lengths, rotary_cos,
+        rotary_sin, num_heads, num_kv_heads, scale, window, softcap);
 }
 
 // The dialect's operator is a function: the caches that it returns are copies.
 std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, Tensor const& v,
-    Tensor const& k_cache, Tensor const& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
-    OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale, int64_t window,
-    double softcap)
+    Tensor const& k_cache, Tensor const& v_cache, Tensor const& past_lengths,
+    OptionalTensor const& rotary_cos, OptionalTensor const& rotary_sin, int64_t num_heads,
+    int64_t num_kv_heads, double scale, int64_t window, double softcap)
 {
     Tensor k_out = k_cache.clone(), v_out = v_cache.clone();
-    Tensor out = attend("river_trt::attention", q, k, v, k_out, v_out, past_lengths, rotary_cos, rotary_sin,
-        num_heads, num_kv_heads, scale, window, softcap);
+    Tensor out = attend("river_trt::attention", q, k, v, k_out, v_out, past_lengths, rotary_cos,
+        rotary_sin, num_heads, num_kv_heads, scale, window, softcap);
     return {out, k_out, v_out};
 }
 
@@ -106,7 +111,8 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
 TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
 {
     library.def("attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
-                "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, int num_kv_heads, "
+                "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, int "
+                "num_kv_heads, "
                 "float scale, int window, float softcap) -> Tensor");
 }
 

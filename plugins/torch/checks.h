@@ -45,54 +45,59 @@ inline cudaStream_t currentStream(c10::Device device)
 
 inline DataType activationType(char const* op, at::Tensor const& x)
 {
-    TORCH_CHECK(x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16, op, ": activations are ",
-        x.scalar_type(), "; the kernels take float16 and bfloat16");
+    TORCH_CHECK(x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16, op,
+        ": activations are ", x.scalar_type(), "; the kernels take float16 and bfloat16");
     return x.scalar_type() == at::kHalf ? DataType::kHalf : DataType::kBfloat16;
 }
 
 using OptionalTensor = std::optional<at::Tensor>;
 
 // The data of a dense tensor of that type and shape on the operator's device; -1 matches any size.
-inline void const* checked(char const* op, char const* name, at::Tensor const& tensor, at::ScalarType type,
-    at::IntArrayRef shape, c10::Device device)
+inline void const* checked(char const* op, char const* name, at::Tensor const& tensor,
+    at::ScalarType type, at::IntArrayRef shape, c10::Device device)
 {
-    TORCH_CHECK(tensor.scalar_type() == type, op, ": ", name, " is ", tensor.scalar_type(), ", but must be ", type);
+    TORCH_CHECK(tensor.scalar_type() == type, op, ": ", name, " is ", tensor.scalar_type(),
+        ", but must be ", type);
     bool same = tensor.dim() == static_cast<int64_t>(shape.size());
     for (size_t i = 0; same && i < shape.size(); ++i)
         same = shape[i] == -1 || tensor.sizes()[i] == shape[i];
     TORCH_CHECK(same, op, ": ", name, " is ", tensor.sizes(), ", but must be ", shape);
-    TORCH_CHECK(tensor.device() == device, op, ": ", name, " is on ", tensor.device(), ", x on ", device);
+    TORCH_CHECK(
+        tensor.device() == device, op, ": ", name, " is on ", tensor.device(), ", x on ", device);
     TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " must be contiguous");
     return tensor.const_data_ptr();
 }
 
-inline void const* checked(char const* op, char const* name, OptionalTensor const& tensor, at::ScalarType type,
-    at::IntArrayRef shape, c10::Device device)
+inline void const* checked(char const* op, char const* name, OptionalTensor const& tensor,
+    at::ScalarType type, at::IntArrayRef shape, c10::Device device)
 {
     return tensor.has_value() ? checked(op, name, *tensor, type, shape, device) : nullptr;
 }
 
 inline int32_t narrow(char const* op, char const* name, int64_t value)
 {
-    TORCH_CHECK(value >= 0 && value <= std::numeric_limits<int32_t>::max(), op, ": ", name, " = ", value,
-        ", but must fit 31 bits");
+    TORCH_CHECK(value >= 0 && value <= std::numeric_limits<int32_t>::max(), op, ": ", name, " = ",
+        value, ", but must fit 31 bits");
     return static_cast<int32_t>(value);
 }
 
 inline at::Tensor scratch(size_t bytes, c10::Device device)
 {
-    return at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
+    return at::empty(
+        {static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
 }
 
 inline at::Tensor zeroedScratch(size_t bytes, c10::Device device)
 {
-    return at::zeros({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
+    return at::zeros(
+        {static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
 }
 
 inline void requireLaunched(char const* op, cudaError_t status, char const* explanation)
 {
     TORCH_CHECK(status != cudaErrorInvalidValue || explanation == nullptr, op, ": ", explanation);
-    TORCH_CHECK(status == cudaSuccess, op, ": the kernel was not launched: ", cudaGetErrorString(status));
+    TORCH_CHECK(
+        status == cudaSuccess, op, ": the kernel was not launched: ", cudaGetErrorString(status));
 }
 
 } // namespace river::torch_ops

@@ -12,9 +12,9 @@ namespace
 using at::Tensor;
 
 // Fills in what both operators have in common and launches.
-void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& direction, Tensor const& use_direction,
-    Tensor const& exited, Tensor const& exit_layer, Tensor const& tau, Tensor const& scope, int64_t layer,
-    Tensor& exited_out, Tensor& exit_layer_out)
+void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& direction,
+    Tensor const& use_direction, Tensor const& exited, Tensor const& exit_layer, Tensor const& tau,
+    Tensor const& scope, int64_t layer, Tensor& exited_out, Tensor& exit_layer_out)
 {
     auto const device = h_in.device();
     int64_t const batch = h_in.size(0), seq = h_in.size(1), hidden = h_in.size(2);
@@ -25,13 +25,15 @@ void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& directi
     p.hidden = narrow(op, "hidden", hidden);
     p.layer = narrow(op, "layer", layer);
     p.h_in = checked(op, "h_in", h_in, h_in.scalar_type(), {batch, seq, hidden}, device);
-    p.direction = static_cast<float const*>(checked(op, "direction", direction, at::kFloat, {hidden}, device));
-    p.use_direction = static_cast<bool const*>(checked(op, "use_direction", use_direction, at::kBool, {}, device));
+    p.direction = static_cast<float const*>(
+        checked(op, "direction", direction, at::kFloat, {hidden}, device));
+    p.use_direction = static_cast<bool const*>(
+        checked(op, "use_direction", use_direction, at::kBool, {}, device));
     p.tau = static_cast<float const*>(checked(op, "tau", tau, at::kFloat, {}, device));
     p.scope = static_cast<int32_t const*>(checked(op, "scope", scope, at::kInt, {}, device));
     p.exited = checked(op, "exited", exited, at::kBool, {batch, seq}, device);
-    p.exit_layer
-        = static_cast<int32_t const*>(checked(op, "exit_layer", exit_layer, at::kInt, {batch, seq}, device));
+    p.exit_layer = static_cast<int32_t const*>(
+        checked(op, "exit_layer", exit_layer, at::kInt, {batch, seq}, device));
     p.exited_out = exited_out.mutable_data_ptr();
     p.exit_layer_out = static_cast<int32_t*>(exit_layer_out.mutable_data_ptr());
     Tensor const workspace = zeroedScratch(gate_workspace_bytes(p), device);
@@ -42,7 +44,8 @@ void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& directi
 
 void requireRows(char const* op, Tensor const& h_in)
 {
-    TORCH_CHECK(h_in.dim() == 3, op, ": h_in is ", h_in.sizes(), ", but must be [batch, seq, hidden]");
+    TORCH_CHECK(
+        h_in.dim() == 3, op, ": h_in is ", h_in.sizes(), ", but must be [batch, seq, hidden]");
 }
 
 // (exited [batch, seq] bool, exit_layer [batch, seq] int32), both new tensors.
@@ -57,14 +60,16 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
     Tensor exit_layer_out = at::empty(exit_layer.sizes(), exit_layer.options());
     GateParams p;
     p.delta = checked(kOP, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), h_in.device());
-    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out, exit_layer_out);
+    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
+        exit_layer_out);
     return {exited_out, exit_layer_out};
 }
 
 // h_out = residual + delta, then the gate; with use_river of the next layer.
 std::tuple<Tensor, Tensor, Tensor, Tensor> add_gate(Tensor const& h_in, Tensor const& residual,
     Tensor const& delta, Tensor const& direction, Tensor const& use_direction, Tensor const& exited,
-    Tensor const& exit_layer, Tensor const& tau, Tensor const& pinned_next, Tensor const& scope, int64_t layer)
+    Tensor const& exit_layer, Tensor const& tau, Tensor const& pinned_next, Tensor const& scope,
+    int64_t layer)
 {
     constexpr char const* kOP = "river_trt_cuda::add_gate";
     c10::DeviceGuard const guard(h_in.device());
@@ -77,10 +82,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_gate(Tensor const& h_in, Tensor c
     GateParams p;
     p.residual = checked(kOP, "residual", residual, h_in.scalar_type(), h_in.sizes(), device);
     p.delta = checked(kOP, "delta", delta, h_in.scalar_type(), h_in.sizes(), device);
-    p.pinned_next = static_cast<bool const*>(checked(kOP, "pinned_next", pinned_next, at::kBool, {}, device));
+    p.pinned_next =
+        static_cast<bool const*>(checked(kOP, "pinned_next", pinned_next, at::kBool, {}, device));
     p.h_out = h_out.mutable_data_ptr();
     p.use_river_next = use_river.mutable_data_ptr();
-    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out, exit_layer_out);
+    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
+        exit_layer_out);
     return {h_out, exited_out, exit_layer_out, use_river};
 }
 
@@ -88,10 +95,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_gate(Tensor const& h_in, Tensor c
 
 TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
 {
-    library.def("gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, Tensor exited, "
-                "Tensor exit_layer, Tensor tau, Tensor scope, int layer) -> (Tensor, Tensor)");
-    library.def("add_gate(Tensor h_in, Tensor residual, Tensor delta, Tensor direction, Tensor use_direction, "
-                "Tensor exited, Tensor exit_layer, Tensor tau, Tensor pinned_next, Tensor scope, int layer) "
+    library.def(
+        "gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, Tensor exited, "
+        "Tensor exit_layer, Tensor tau, Tensor scope, int layer) -> (Tensor, Tensor)");
+    library.def("add_gate(Tensor h_in, Tensor residual, Tensor delta, Tensor direction, Tensor "
+                "use_direction, "
+                "Tensor exited, Tensor exit_layer, Tensor tau, Tensor pinned_next, Tensor scope, "
+                "int layer) "
                 "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 

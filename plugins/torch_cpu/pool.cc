@@ -4,22 +4,27 @@
 
 #include "threads.h"
 
-namespace river::torch_cpu {
-namespace {
+namespace river::torch_cpu
+{
+namespace
+{
 
-Threads& threads() {
-  static Threads* threads = new Threads;  // its threads use it until the process ends
-  return *threads;
+Threads& threads()
+{
+    static Threads* threads = new Threads; // its threads use it until the process ends
+    return *threads;
 }
 
-}  // namespace
+} // namespace
 
-Pool pool() {
-  const size_t wanted = static_cast<size_t>(at::get_num_threads());
-  const auto run = [](void*, void (*work)(void*, size_t), size_t count, void* argument) {
-    threads().run(work, count, argument, static_cast<size_t>(at::get_num_threads()));
-  };
-  return {run, nullptr, wanted};
+Pool pool()
+{
+    size_t const wanted = static_cast<size_t>(at::get_num_threads());
+    auto const run = [](void*, void (*work)(void*, size_t), size_t count, void* argument)
+    {
+        threads().run(work, count, argument, static_cast<size_t>(at::get_num_threads()));
+    };
+    return {run, nullptr, wanted};
 }
 
-}  // namespace river::torch_cpu
+} // namespace river::torch_cpu

@@ -10,7 +10,8 @@
 
 #include "parallel.h"
 
-namespace river::torch_cpu {
+namespace river::torch_cpu
+{
 
 // Runs on the calling thread and on those that wake up in time; one caller at a time has the
 // threads, another one meanwhile works alone.
@@ -23,26 +24,33 @@ void parallel_for(size_t items, size_t grain, Work&& work);
 // ---- implementation
 
 template <typename Work>
-void parallel_for(size_t items, size_t grain, Work&& work) {
-  const size_t pieces = (items + grain - 1) / grain;
-  const Pool threads = pool();
-  if (pieces <= 1 || threads.threads <= 1) {
-    if (items != 0) work(size_t{0}, items);
-    return;
-  }
-  struct Call {
-    Work& work;
-    size_t items, grain, pieces;
-    std::atomic<size_t> next{0};
-  } call{work, items, grain, pieces};
-  const auto share = [](void* argument, size_t) {
-    Call& call = *static_cast<Call*>(argument);
-    for (size_t piece; (piece = call.next.fetch_add(1, std::memory_order_relaxed)) < call.pieces;) {
-      const size_t first = piece * call.grain;
-      call.work(first, std::min(call.items, first + call.grain));
+void parallel_for(size_t items, size_t grain, Work&& work)
+{
+    size_t const pieces = (items + grain - 1) / grain;
+    Pool const threads = pool();
+    if (pieces <= 1 || threads.threads <= 1)
+    {
+        if (items != 0)
+            work(size_t{0}, items);
+        return;
     }
-  };
-  threads.run(threads.pool, share, std::min(pieces, threads.threads), &call);
+    struct Call
+    {
+        Work& work;
+        size_t items, grain, pieces;
+        std::atomic<size_t> next{0};
+    } call{work, items, grain, pieces};
+    auto const share = [](void* argument, size_t)
+    {
+        Call& call = *static_cast<Call*>(argument);
+        for (size_t piece;
+            (piece = call.next.fetch_add(1, std::memory_order_relaxed)) < call.pieces;)
+        {
+            size_t const first = piece * call.grain;
+            call.work(first, std::min(call.items, first + call.grain));
+        }
+    };
+    threads.run(threads.pool, share, std::min(pieces, threads.threads), &call);
 }
 
-}  // namespace river::torch_cpu
+} // namespace river::torch_cpu

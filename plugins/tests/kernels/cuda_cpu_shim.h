@@ -98,7 +98,8 @@ void mma_16x8x16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1
         uint32_t b[2];
     };
     Fragments const mine{c, a, {b0, b1}};
-    auto const compute = [&](Block::Posts posts) {
+    auto const compute = [&](Block::Posts posts)
+    {
         if (posts.posters != 0xffffffffU)
             die("mma by a part of a warp");
         static float left[16][16];
@@ -157,7 +158,9 @@ inline void __syncthreads(int line = __builtin_LINE())
 {
     river::shim::Block::current().meet_block(line);
 }
-inline void __threadfence() {}
+inline void __threadfence()
+{
+}
 template <typename T>
 T __shfl_xor_sync(uint32_t mask, T value, int offset, int line = __builtin_LINE())
 {
@@ -184,7 +187,8 @@ inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
     uint64_t const both = static_cast<uint64_t>(high) << 32 | low;
     uint32_t result = 0;
     for (int i = 0; i < 4; ++i)
-        result |= static_cast<uint32_t>(both >> (8 * (selector >> (4 * i) & 7U)) & 0xffU) << (8 * i);
+        result |= static_cast<uint32_t>(both >> (8 * (selector >> (4 * i) & 7U)) & 0xffU)
+            << (8 * i);
     return result;
 }
 template <typename T>

@@ -110,8 +110,8 @@ public:
             for (int i : order)
             {
                 Fiber& fiber = *fibers_[i];
-                bool const waits
-                    = fiber.waits_at != nullptr && fiber.waits_at->round == fiber.waits_in_round;
+                bool const waits =
+                    fiber.waits_at != nullptr && fiber.waits_at->round == fiber.waits_in_round;
                 if (fiber.done || waits)
                     continue;
                 fiber.waits_at = nullptr;
@@ -260,7 +260,7 @@ private:
         __sanitizer_finish_switch_fiber(
             fiber.sanitizer_stack, &scheduler_stack_, &scheduler_stack_bytes_);
 #else
-        (void) for_good;
+        (void)for_good;
         swapcontext(&fiber.context, &scheduler_);
 #endif
     }

@@ -100,7 +100,8 @@ public:
     {
 #if defined(RIVER_CPU_SHIM)
         if (shape.sliced_blocks > 0)
-            shim::block_filter() = [edge = static_cast<unsigned>(shape.sliced_blocks)](unsigned b) {
+            shim::block_filter() = [edge = static_cast<unsigned>(shape.sliced_blocks)](unsigned b)
+            {
                 return b < edge || b + edge >= shim::Block::current().grid[0];
             };
 #endif
@@ -180,8 +181,8 @@ private:
             }
             int const g = k / shape.group_size;
             size_t const group = static_cast<size_t>(n) * shape.groups() + g;
-            uint8_t const byte = qweight.as<uint8_t>()[group * shape.group_size / 2
-                + k % shape.group_size / 2];
+            uint8_t const byte =
+                qweight.as<uint8_t>()[group * shape.group_size / 2 + k % shape.group_size / 2];
             int const code = k % 2 == 0 ? byte & 15 : byte >> 4;
             int const zero = shape.asymmetric ? zero_points.as<uint8_t>()[group] : 8;
             value *= shape.pre_scale ? get<__half>(pre_scale, k) : 1.0;

@@ -38,8 +38,7 @@ public:
         inside_ = (padded + kPage - 1) / kPage * kPage;
         base_ = static_cast<char*>(mmap(nullptr, inside_ + 2 * kPage, PROT_NONE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        if (base_ == MAP_FAILED
-            || mprotect(base_ + kPage, inside_, PROT_READ | PROT_WRITE) != 0)
+        if (base_ == MAP_FAILED || mprotect(base_ + kPage, inside_, PROT_READ | PROT_WRITE) != 0)
             std::abort();
         data_ = base_ + kPage + inside_ - padded;
     }
@@ -99,7 +98,9 @@ inline int status_of_child(std::function<void()> const& body)
 #else
 constexpr bool kOnGpu = true;
 
-inline void set_thread_order(unsigned) {}
+inline void set_thread_order(unsigned)
+{
+}
 inline bool finished(cudaError_t error)
 {
     return error == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess;

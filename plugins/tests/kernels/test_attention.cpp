@@ -153,15 +153,14 @@ private:
     {
         if (position < past(b))
             return get<T>(k_cache, slot(b, head, position) + d);
-        return rounded_to_t(
-            element(b * shape.seq + position - past(b), shape.num_heads + head, d));
+        return rounded_to_t(element(b * shape.seq + position - past(b), shape.num_heads + head, d));
     }
     double value(int b, int head, int position, int d)
     {
         if (position < past(b))
             return get<T>(v_cache, slot(b, head, position) + d);
-        return element(b * shape.seq + position - past(b),
-            shape.num_heads + shape.num_kv_heads + head, d);
+        return element(
+            b * shape.seq + position - past(b), shape.num_heads + shape.num_kv_heads + head, d);
     }
 
     void compare_output(std::string const& name)
@@ -288,11 +287,12 @@ void run_both(AttentionShape const& shape)
 
 void heads_and_head_sizes_of_real_models(bool full)
 {
-    for (int head_dim : full ? std::vector<int>{8, 64, 80, 96, 128, 256} : std::vector<int>{80, 128})
+    for (int head_dim :
+        full ? std::vector<int>{8, 64, 80, 96, 128, 256} : std::vector<int>{80, 128})
         run_both({.head_dim = head_dim, .rotary_dim = head_dim, .past = {37}});
-    run_both({.num_heads = 9, .num_kv_heads = 3, .past = {20}});  // SmolLM2-135M
-    run_both({.num_heads = 8, .num_kv_heads = 1, .past = {20}});  // a group of 8, as in Llama 70B
-    run_both({.num_heads = 3, .num_kv_heads = 3, .past = {20}});  // no groups
+    run_both({.num_heads = 9, .num_kv_heads = 3, .past = {20}}); // SmolLM2-135M
+    run_both({.num_heads = 8, .num_kv_heads = 1, .past = {20}}); // a group of 8, as in Llama 70B
+    run_both({.num_heads = 3, .num_kv_heads = 3, .past = {20}}); // no groups
     run_case<__half>({.head_dim = 128, .rotary_dim = 96, .past = {9}}); // Phi-4-mini
     run_case<__half>({.head_dim = 64, .rotary_dim = 20, .past = {9}});  // no multiple of 8
     run_case<__half>({.rotary_dim = 0, .past = {9}});

@@ -18,9 +18,9 @@ struct GateShape
     int hidden = 64;
     int scope = -1; // -1: no pointer, which is the token scope
     bool residual = false;
-    bool in_place = false;      // h_out is residual; flags and layers are updated where they are
-    int direction = 0;          // 0 none, 1 given, 2 given but use_direction is false
-    bool first_layer = false;   // no exited, no exit_layer
+    bool in_place = false;    // h_out is residual; flags and layers are updated where they are
+    int direction = 0;        // 0 none, 1 given, 2 given but use_direction is false
+    bool first_layer = false; // no exited, no exit_layer
     bool pinned_next = false;
     double quantile = 0.5; // tau lies at this place among the scores; < 0 is -inf, > 1 is +inf
     FlagType flag_type = FlagType::kBool;
@@ -147,8 +147,8 @@ private:
                 out_.push_back(exact);
                 Numeric<T>::store(h_out.as<void>(), at, static_cast<float>(exact));
                 double const out = get<T>(h_out, at); // the score is of what the next layer sees
-                double const reference
-                    = shape.direction == 1 ? direction.as<float>()[i] : get<T>(h_in, at);
+                double const reference =
+                    shape.direction == 1 ? direction.as<float>()[i] : get<T>(h_in, at);
                 dot += reference * out;
                 a += reference * reference;
                 b += out * out;
@@ -161,8 +161,8 @@ private:
             : shape.scope == kBatchScope               ? rows
                                                        : 1;
         for (int row = 0; row < rows; ++row)
-            least[row] = *std::min_element(scores_.begin() + row / span * span,
-                scores_.begin() + row / span * span + span);
+            least[row] = *std::min_element(
+                scores_.begin() + row / span * span, scores_.begin() + row / span * span + span);
         std::vector<double> sorted = least;
         std::sort(sorted.begin(), sorted.end());
         double const place = shape.quantile * rows;
@@ -205,8 +205,8 @@ private:
         params.exited = shape.first_layer ? nullptr : exited.as<void>();
         params.exit_layer = shape.first_layer ? nullptr : exit_layer.as<int32_t>();
         params.exited_out = shape.in_place ? exited.as<void>() : exited_out.as<void>();
-        params.exit_layer_out
-            = shape.in_place ? exit_layer.as<int32_t>() : exit_layer_out.as<int32_t>();
+        params.exit_layer_out =
+            shape.in_place ? exit_layer.as<int32_t>() : exit_layer_out.as<int32_t>();
         params.use_river_next = use_river.as<void>();
         params.score = score.as<float>();
         params.workspace = workspace.as<void>();
@@ -225,12 +225,16 @@ void run_case(GateShape const& shape, int times = 1)
 
 void hidden_sizes_of_real_models(bool full)
 {
-    for (int hidden : full ? std::vector<int>{8, 576, 960, 2048, 4096, 8192} : std::vector<int>{2056})
+    for (int hidden :
+        full ? std::vector<int>{8, 576, 960, 2048, 4096, 8192} : std::vector<int>{2056})
         for (bool residual : {false, true})
         {
             run_case<__half>({.batch = 3, .hidden = hidden, .residual = residual});
-            run_case<__nv_bfloat16>({.batch = 3, .hidden = hidden, .residual = residual,
-                .direction = 1, .flag_type = FlagType::kInt32});
+            run_case<__nv_bfloat16>({.batch = 3,
+                .hidden = hidden,
+                .residual = residual,
+                .direction = 1,
+                .flag_type = FlagType::kInt32});
         }
 }
 
@@ -239,8 +243,13 @@ void scopes_decide_over_their_rows()
     for (int scope : {-1, 0, 1, 2})
         for (double quantile : {0.2, 0.5, 0.9, -1.0, 2.0})
             for (bool in_place : {false, true})
-                run_case<__half>({.batch = 3, .seq = 5, .hidden = 128, .scope = scope,
-                    .residual = true, .in_place = in_place, .quantile = quantile});
+                run_case<__half>({.batch = 3,
+                    .seq = 5,
+                    .hidden = 128,
+                    .scope = scope,
+                    .residual = true,
+                    .in_place = in_place,
+                    .quantile = quantile});
     run_case<__half>({.batch = 2, .seq = 70, .hidden = 16, .scope = 1, .quantile = 0.5});
     run_case<__half>({.batch = 70, .seq = 1, .hidden = 16, .scope = 2, .quantile = 0.0});
     run_case<__half>({.batch = 11, .seq = 1, .hidden = 16, .scope = 1, .quantile = 0.4});
@@ -255,8 +264,11 @@ void the_first_layer_pins_and_directions()
 {
     for (bool pinned : {false, true})
         for (int direction : {0, 1, 2})
-            run_case<__nv_bfloat16>({.batch = 7, .hidden = 96, .direction = direction,
-                .first_layer = true, .pinned_next = pinned});
+            run_case<__nv_bfloat16>({.batch = 7,
+                .hidden = 96,
+                .direction = direction,
+                .first_layer = true,
+                .pinned_next = pinned});
 }
 
 // A zero state scores 0, and a NaN state never exits, whatever tau is.

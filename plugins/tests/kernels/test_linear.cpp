@@ -34,7 +34,10 @@ void every_flag_pattern_takes_each_row_through_its_bank()
 {
     for (int rows : {1, 2, 3, 4})
         for (uint32_t flags = 0; flags <= all_rows(rows); ++flags)
-            run_case<__half>({.rows = rows, .n = 24, .k = 96, .group_size = 32,
+            run_case<__half>({.rows = rows,
+                .n = 24,
+                .k = 96,
+                .group_size = 32,
                 .flag_type = flags % 2 ? FlagType::kInt32 : FlagType::kBool,
                 .river_rows = flags});
     for (uint32_t flags : {0x00U, 0xffU, 0x01U, 0x80U, 0xaaU, 0x3cU})
@@ -47,8 +50,13 @@ void groups_and_part_filled_groups()
         for (int k : {8, 40, 64, 136, 576})
             for (bool asymmetric : {false, true})
             {
-                LinearShape shape{.rows = 2, .n = 16, .k = k, .group_size = group_size,
-                    .asymmetric = asymmetric, .pre_scale = asymmetric, .river_rows = 2};
+                LinearShape shape{.rows = 2,
+                    .n = 16,
+                    .k = k,
+                    .group_size = group_size,
+                    .asymmetric = asymmetric,
+                    .pre_scale = asymmetric,
+                    .river_rows = 2};
                 run_case<__half>(shape);
                 shape.river_rows = 3;
                 run_case<__nv_bfloat16>(shape);
@@ -66,8 +74,14 @@ void fused_forms()
     for (uint32_t flags : {0U, 7U, 2U})
         for (bool norm : {false, true})
             for (int form : {0, 1, 2}) // plain, residual, silu
-                run_both({.rows = 3, .n = 40, .k = 192, .pre_scale = true, .bias = true,
-                    .norm = norm, .silu_mul = form == 2, .residual = form == 1,
+                run_both({.rows = 3,
+                    .n = 40,
+                    .k = 192,
+                    .pre_scale = true,
+                    .bias = true,
+                    .norm = norm,
+                    .silu_mul = form == 2,
+                    .residual = form == 1,
                     .river_rows = flags});
 }
 
@@ -82,7 +96,8 @@ void residual_may_be_the_output()
 
 void more_rows_than_a_tile_by_row_tiles()
 {
-    LinearCase<__half> c({.rows = 19, .n = 24, .k = 96, .norm = true, .river_rows = 0xa5c3}, ++seed);
+    LinearCase<__half> c(
+        {.rows = 19, .n = 24, .k = 96, .norm = true, .river_rows = 0xa5c3}, ++seed);
     c.params.prefill = Prefill::kRowTiles;
     c.run();
     c.compare();
@@ -93,8 +108,14 @@ void more_rows_than_a_tile_by_row_tiles()
 template <typename T>
 void the_other_bank_is_not_touched(bool river, Banks banks)
 {
-    LinearCase<T> c({.rows = 3, .n = 40, .k = 576, .group_size = 128, .pre_scale = true,
-                        .norm = true, .banks = banks, .river_rows = river ? 7U : 0U},
+    LinearCase<T> c({.rows = 3,
+                        .n = 40,
+                        .k = 576,
+                        .group_size = 128,
+                        .pre_scale = true,
+                        .norm = true,
+                        .banks = banks,
+                        .river_rows = river ? 7U : 0U},
         ++seed);
     for (Memory* memory : river
             ? std::vector<Memory*>{&c.weight}
@@ -112,8 +133,10 @@ void the_other_bank_is_not_touched(bool river, Banks banks)
 #if defined(RIVER_CPU_SHIM)
 void a_forbidden_bank_that_is_needed_faults()
 {
-    auto const ends = [](bool river) {
-        return status_of_child([=] {
+    auto const ends = [](bool river)
+    {
+        return status_of_child([=]
+        {
             LinearCase<__half> c({.rows = 1, .river_rows = river ? 1U : 0U}, 1);
             (river ? c.qweight : c.weight).forbid();
             c.run();
@@ -136,12 +159,24 @@ void shapes_of_real_models(bool full)
         if (!full && s.k > 4096)
             continue;
         bool const silu = s.n == 28672 || s.n == 3072;
-        run_case<__half>({.rows = 1, .n = s.n, .k = s.k, .norm = silu, .silu_mul = silu,
-            .river_rows = 1, .sliced_blocks = s.sliced});
-        run_case<__nv_bfloat16>({.rows = 1, .n = s.n, .k = s.k, .group_size = 128,
+        run_case<__half>({.rows = 1,
+            .n = s.n,
+            .k = s.k,
+            .norm = silu,
+            .silu_mul = silu,
+            .river_rows = 1,
             .sliced_blocks = s.sliced});
-        run_case<__half>({.rows = 8, .n = s.n, .k = s.k, .group_size = 128, .asymmetric = false,
-            .pre_scale = true, .norm = silu, .silu_mul = silu, .river_rows = 0x5a,
+        run_case<__nv_bfloat16>(
+            {.rows = 1, .n = s.n, .k = s.k, .group_size = 128, .sliced_blocks = s.sliced});
+        run_case<__half>({.rows = 8,
+            .n = s.n,
+            .k = s.k,
+            .group_size = 128,
+            .asymmetric = false,
+            .pre_scale = true,
+            .norm = silu,
+            .silu_mul = silu,
+            .river_rows = 0x5a,
             .sliced_blocks = s.sliced});
     }
 }

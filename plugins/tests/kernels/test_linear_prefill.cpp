@@ -40,9 +40,16 @@ void mixed_rows_and_single_banks()
             for (bool pre_scale : {false, true})
                 for (int form : {0, 1, 2, 3}) // plain, residual, silu, bias
                 {
-                    LinearShape const shape{.rows = 11, .n = 24, .k = 72, .group_size = 32,
-                        .pre_scale = pre_scale, .bias = form == 3, .norm = norm,
-                        .silu_mul = form == 2, .residual = form == 1, .banks = banks,
+                    LinearShape const shape{.rows = 11,
+                        .n = 24,
+                        .k = 72,
+                        .group_size = 32,
+                        .pre_scale = pre_scale,
+                        .bias = form == 3,
+                        .norm = norm,
+                        .silu_mul = form == 2,
+                        .residual = form == 1,
+                        .banks = banks,
                         .river_rows = 0x2d5};
                     run_case<__half>(shape);
                     run_case<__nv_bfloat16>(shape);
@@ -53,14 +60,23 @@ void groups_and_flags()
 {
     for (int group_size : {32, 64, 128})
         for (int k : {8, 136, 576})
-            run_case<__half>({.rows = 9, .n = 20, .k = k, .group_size = group_size,
-                .asymmetric = k != 136, .flag_type = FlagType::kInt32, .river_rows = 0x1f});
+            run_case<__half>({.rows = 9,
+                .n = 20,
+                .k = k,
+                .group_size = group_size,
+                .asymmetric = k != 136,
+                .flag_type = FlagType::kInt32,
+                .river_rows = 0x1f});
 }
 
 // k so long that only a part of the weight fits the slice that is dequantised at a time.
 void a_weight_of_several_slices()
 {
-    run_case<__half>({.rows = 9, .n = 132, .k = 131072, .group_size = 128, .asymmetric = false,
+    run_case<__half>({.rows = 9,
+        .n = 132,
+        .k = 131072,
+        .group_size = 128,
+        .asymmetric = false,
         .banks = Banks::kRiver});
 }
 
@@ -72,8 +88,8 @@ void the_other_bank_is_not_touched()
     river.run();
     river.compare();
     PrefillCase<__half> backbone({.rows = 12, .n = 16, .k = 64, .banks = Banks::kBackbone});
-    for (Memory* memory : {&backbone.qweight, &backbone.scales, &backbone.zero_points,
-             &backbone.flags})
+    for (Memory* memory :
+        {&backbone.qweight, &backbone.scales, &backbone.zero_points, &backbone.flags})
         memory->forbid();
     backbone.run();
     backbone.compare();

@@ -67,8 +67,10 @@ void a_missing_barrier_changes_the_result()
 
 void mistakes_end_the_process()
 {
-    auto const status = [](int mistake) {
-        return status_of_child([=] {
+    auto const status = [](int mistake)
+    {
+        return status_of_child([=]
+        {
             Memory out(sizeof(int) * kThreads);
             if (mistake == 5)
                 shim::run(&misaligned_kernel, dim3(1), 1, Args{out.as<int>(), 0});
@@ -94,14 +96,17 @@ __global__ void mma_kernel(MmaArgs const args)
 {
     int const g = threadIdx.x / 4;
     int const t = threadIdx.x % 4;
-    auto const pair_a = [&](int row, int column) {
-        return args.a[row * 16 + column] | static_cast<uint32_t>(args.a[row * 16 + column + 1]) << 16;
+    auto const pair_a = [&](int row, int column)
+    {
+        return args.a[row * 16 + column]
+            | static_cast<uint32_t>(args.a[row * 16 + column + 1]) << 16;
     };
-    auto const pair_b = [&](int row) {
+    auto const pair_b = [&](int row)
+    {
         return args.b[row * 8 + g] | static_cast<uint32_t>(args.b[(row + 1) * 8 + g]) << 16;
     };
-    uint32_t const a[4]
-        = {pair_a(g, 2 * t), pair_a(g + 8, 2 * t), pair_a(g, 2 * t + 8), pair_a(g + 8, 2 * t + 8)};
+    uint32_t const a[4] = {
+        pair_a(g, 2 * t), pair_a(g + 8, 2 * t), pair_a(g, 2 * t + 8), pair_a(g + 8, 2 * t + 8)};
     float c[4] = {1.F, 1.F, 1.F, 1.F};
     mma_16x8x16<__half>(c, a, pair_b(2 * t), pair_b(2 * t + 8));
     for (int i = 0; i < 4; ++i)

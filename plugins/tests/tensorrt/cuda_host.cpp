@@ -7,41 +7,42 @@
 extern "C"
 {
 
-cudaError_t cudaMalloc(void** data, size_t bytes)
-{
-    *data = std::malloc(bytes);
-    if (*data == nullptr)
-        return cudaErrorMemoryAllocation;
-    std::memset(*data, 0xA5, bytes); // fresh device memory holds anything
-    return cudaSuccess;
-}
+    cudaError_t cudaMalloc(void** data, size_t bytes)
+    {
+        *data = std::malloc(bytes);
+        if (*data == nullptr)
+            return cudaErrorMemoryAllocation;
+        std::memset(*data, 0xA5, bytes); // fresh device memory holds anything
+        return cudaSuccess;
+    }
 
-cudaError_t cudaFree(void* data)
-{
-    std::free(data);
-    return cudaSuccess;
-}
+    cudaError_t cudaFree(void* data)
+    {
+        std::free(data);
+        return cudaSuccess;
+    }
 
-cudaError_t cudaMemset(void* data, int value, size_t bytes)
-{
-    std::memset(data, value, bytes);
-    return cudaSuccess;
-}
+    cudaError_t cudaMemset(void* data, int value, size_t bytes)
+    {
+        std::memset(data, value, bytes);
+        return cudaSuccess;
+    }
 
-cudaError_t cudaMemcpyAsync(void* to, void const* from, size_t bytes, cudaMemcpyKind, cudaStream_t)
-{
-    std::memcpy(to, from, bytes);
-    return cudaSuccess;
-}
+    cudaError_t cudaMemcpyAsync(
+        void* to, void const* from, size_t bytes, cudaMemcpyKind, cudaStream_t)
+    {
+        std::memcpy(to, from, bytes);
+        return cudaSuccess;
+    }
 
-cudaError_t cudaDeviceSynchronize()
-{
-    return cudaSuccess;
-}
+    cudaError_t cudaDeviceSynchronize()
+    {
+        return cudaSuccess;
+    }
 
-char const* cudaGetErrorString(cudaError_t)
-{
-    return "an error of the CPU shim";
-}
+    char const* cudaGetErrorString(cudaError_t)
+    {
+        return "an error of the CPU shim";
+    }
 
 } // extern "C"

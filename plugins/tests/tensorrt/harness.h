@@ -28,18 +28,18 @@ struct Register
     }
 };
 
-#define RIVER_CASE(name) \
-    static void name(); \
-    static harness::Register const register_##name(#name, name); \
+#define RIVER_CASE(name)                                                                           \
+    static void name();                                                                            \
+    static harness::Register const register_##name(#name, name);                                   \
     static void name()
 
 [[noreturn]] void fail(char const* file, int line, std::string const& text);
 
-#define REQUIRE(condition) \
-    do \
-    { \
-        if (!(condition)) \
-            harness::fail(__FILE__, __LINE__, #condition); \
+#define REQUIRE(condition)                                                                         \
+    do                                                                                             \
+    {                                                                                              \
+        if (!(condition))                                                                          \
+            harness::fail(__FILE__, __LINE__, #condition);                                         \
     } while (false)
 
 template <typename A, typename B>
@@ -70,15 +70,18 @@ void requireLogged(std::vector<std::string> const& parts, std::function<void()> 
 
 inline IPluginV3OneCore& core(IPluginV3& plugin)
 {
-    return *static_cast<IPluginV3OneCore*>(plugin.getCapabilityInterface(PluginCapabilityType::kCORE));
+    return *static_cast<IPluginV3OneCore*>(
+        plugin.getCapabilityInterface(PluginCapabilityType::kCORE));
 }
 inline IPluginV3OneBuildV2& build(IPluginV3& plugin)
 {
-    return *static_cast<IPluginV3OneBuildV2*>(plugin.getCapabilityInterface(PluginCapabilityType::kBUILD));
+    return *static_cast<IPluginV3OneBuildV2*>(
+        plugin.getCapabilityInterface(PluginCapabilityType::kBUILD));
 }
 inline IPluginV3OneRuntime& runtime(IPluginV3& plugin)
 {
-    return *static_cast<IPluginV3OneRuntime*>(plugin.getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    return *static_cast<IPluginV3OneRuntime*>(
+        plugin.getCapabilityInterface(PluginCapabilityType::kRUNTIME));
 }
 
 } // namespace harness

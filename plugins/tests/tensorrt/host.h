@@ -25,7 +25,8 @@ public:
     {
         return Expression(Kind::kFREE, index);
     }
-    static Expression operation(DimensionOperation op, Expression const& left, Expression const& right)
+    static Expression operation(
+        DimensionOperation op, Expression const& left, Expression const& right)
     {
         Expression result(Kind::kOPERATION, 0);
         result.mOperation = op;
@@ -62,22 +63,34 @@ public:
     {
         switch (mKind)
         {
-        case Kind::kCONSTANT: return mValue;
-        case Kind::kFREE: return freeDims.at(static_cast<size_t>(mValue));
-        case Kind::kOPERATION: break;
+        case Kind::kCONSTANT:
+            return mValue;
+        case Kind::kFREE:
+            return freeDims.at(static_cast<size_t>(mValue));
+        case Kind::kOPERATION:
+            break;
         }
         int64_t const left = mLeft->at(freeDims), right = mRight->at(freeDims);
         switch (mOperation)
         {
-        case DimensionOperation::kSUM: return left + right;
-        case DimensionOperation::kPROD: return left * right;
-        case DimensionOperation::kMAX: return std::max(left, right);
-        case DimensionOperation::kMIN: return std::min(left, right);
-        case DimensionOperation::kSUB: return left - right;
-        case DimensionOperation::kEQUAL: return left == right;
-        case DimensionOperation::kLESS: return left < right;
-        case DimensionOperation::kFLOOR_DIV: return left / right;
-        case DimensionOperation::kCEIL_DIV: return (left + right - 1) / right;
+        case DimensionOperation::kSUM:
+            return left + right;
+        case DimensionOperation::kPROD:
+            return left * right;
+        case DimensionOperation::kMAX:
+            return std::max(left, right);
+        case DimensionOperation::kMIN:
+            return std::min(left, right);
+        case DimensionOperation::kSUB:
+            return left - right;
+        case DimensionOperation::kEQUAL:
+            return left == right;
+        case DimensionOperation::kLESS:
+            return left < right;
+        case DimensionOperation::kFLOOR_DIV:
+            return left / right;
+        case DimensionOperation::kCEIL_DIV:
+            return (left + right - 1) / right;
         }
         throw std::logic_error("unknown DimensionOperation");
     }
@@ -120,7 +133,8 @@ public:
         return keep(Expression::operation(
             op, static_cast<Expression const&>(left), static_cast<Expression const&>(right)));
     }
-    IDimensionExpr const* declareSizeTensor(int32_t, IDimensionExpr const&, IDimensionExpr const&) override
+    IDimensionExpr const* declareSizeTensor(
+        int32_t, IDimensionExpr const&, IDimensionExpr const&) override
     {
         throw std::logic_error("no plugin of river-trt has a size tensor");
     }
@@ -130,7 +144,8 @@ public:
         DimsExprs result{};
         result.nbDims = static_cast<int32_t>(sizes.size());
         for (size_t i = 0; i < sizes.size(); ++i)
-            result.d[i] = keep(sizes[i] < 0 ? Expression::free(-1 - sizes[i]) : Expression::constant(sizes[i]));
+            result.d[i] = keep(
+                sizes[i] < 0 ? Expression::free(-1 - sizes[i]) : Expression::constant(sizes[i]));
         return result;
     }
 
@@ -213,7 +228,8 @@ public:
     {
         return addRaw(name, PluginFieldType::kFLOAT32, &value, sizeof value, 1);
     }
-    Fields& addRaw(char const* name, PluginFieldType type, void const* data, size_t bytes, int32_t length)
+    Fields& addRaw(
+        char const* name, PluginFieldType type, void const* data, size_t bytes, int32_t length)
     {
         auto const* first = static_cast<char const*>(data);
         mFields.push_back({name, std::vector<char>(first, first + bytes), type, length});
@@ -227,7 +243,8 @@ public:
         {
             PluginField const& field = collection.fields[i];
             size_t const size = field.type == PluginFieldType::kINT64 ? 8 : 4;
-            copy.addRaw(field.name, field.type, field.data, size * static_cast<size_t>(field.length), field.length);
+            copy.addRaw(field.name, field.type, field.data,
+                size * static_cast<size_t>(field.length), field.length);
         }
         return copy;
     }

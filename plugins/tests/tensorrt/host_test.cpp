@@ -11,7 +11,7 @@ namespace harness
 {
 namespace
 {
-using GetCreators = IPluginCreatorInterface* const* (*) (int32_t&);
+using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
 using SetLoggerFinder = void (*)(ILoggerFinder*);
 
 GetCreators gGetCreators = nullptr;
@@ -69,7 +69,8 @@ host::Logger& logger()
 
 std::unique_ptr<IPluginV3> tryCreate(std::string const& name, host::Fields fields)
 {
-    return std::unique_ptr<IPluginV3>(creator(name).createPlugin("layers.3.x", fields.get(), TensorRTPhase::kBUILD));
+    return std::unique_ptr<IPluginV3>(
+        creator(name).createPlugin("layers.3.x", fields.get(), TensorRTPhase::kBUILD));
 }
 
 std::unique_ptr<IPluginV3> create(std::string const& name, host::Fields fields)
@@ -107,9 +108,10 @@ int main(int argc, char** argv)
         std::fprintf(stderr, "%s\n", dlerror());
         return 2;
     }
-    harness::gGetCreators = reinterpret_cast<harness::GetCreators>(harness::symbol(library, "getCreators"));
-    auto const setFinder
-        = reinterpret_cast<harness::SetLoggerFinder>(harness::symbol(library, "setLoggerFinder"));
+    harness::gGetCreators =
+        reinterpret_cast<harness::GetCreators>(harness::symbol(library, "getCreators"));
+    auto const setFinder =
+        reinterpret_cast<harness::SetLoggerFinder>(harness::symbol(library, "setLoggerFinder"));
     setFinder(&harness::gFinder);
     for (harness::Case const& one : harness::cases())
     {

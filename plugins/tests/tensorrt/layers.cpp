@@ -11,8 +11,9 @@ Layer linearByFlag(DataType t)
 {
     Layer layer{"RiverLinear", "by flag", {}, {}, {}, 0};
     layer.fields.add("group_size", int32_t{kGROUP});
-    layer.inputs = {{"x", {kBATCH, kSEQ, kK}, t}, {"use_river", {kBATCH, kSEQ}, kINT}, {"weight", {kN, kK}, t},
-        {"qweight", {kN, kGROUPS * kGROUP / 8}, kINT}, {"scales", {kN, kGROUPS}, kHALF}};
+    layer.inputs = {{"x", {kBATCH, kSEQ, kK}, t}, {"use_river", {kBATCH, kSEQ}, kINT},
+        {"weight", {kN, kK}, t}, {"qweight", {kN, kGROUPS * kGROUP / 8}, kINT},
+        {"scales", {kN, kGROUPS}, kHALF}};
     layer.outputs = {{"y", {kBATCH, kSEQ, kN}, t}};
     return layer;
 }
@@ -21,11 +22,15 @@ Layer linearWithEverything(DataType t)
 {
     Layer layer = linearByFlag(t);
     layer.form = "zero points, pre_scale, bias, norm, residual";
-    layer.fields.add("zero_points", 1).add("pre_scale", 1).add("bias", 1).add("norm", 1).add("norm_eps", kNORM_EPS);
+    layer.fields.add("zero_points", 1)
+        .add("pre_scale", 1)
+        .add("bias", 1)
+        .add("norm", 1)
+        .add("norm_eps", kNORM_EPS);
     layer.fields.add("residual", 1).add("programmatic", 1).add("prefill", 1);
-    for (Tensor const& tensor : std::vector<Tensor>{{"zero_points", {kN * kGROUPS / 4}, kINT},
-             {"pre_scale", {kK}, kHALF}, {"bias", {kN}, t}, {"norm_weight", {kK}, t},
-             {"residual", {kBATCH, kSEQ, kN}, t}})
+    for (Tensor const& tensor :
+        std::vector<Tensor>{{"zero_points", {kN * kGROUPS / 4}, kINT}, {"pre_scale", {kK}, kHALF},
+            {"bias", {kN}, t}, {"norm_weight", {kK}, t}, {"residual", {kBATCH, kSEQ, kN}, t}})
         layer.inputs.push_back(tensor);
     return layer;
 }
@@ -41,7 +46,8 @@ Layer linearSiluMul(DataType t)
 
 Layer linearOneBank(DataType t, int32_t banks)
 {
-    Layer layer{"RiverLinear", banks == 1 ? "backbone" : "river", {}, {{"x", {kBATCH, kSEQ, kK}, t}}, {}, 0};
+    Layer layer{"RiverLinear", banks == 1 ? "backbone" : "river", {},
+        {{"x", {kBATCH, kSEQ, kK}, t}}, {}, 0};
     layer.fields.add("banks", banks);
     if (banks == 1)
         layer.inputs.push_back({"weight", {kN, kK}, t});
@@ -57,7 +63,8 @@ Layer linearOneBank(DataType t, int32_t banks)
 
 Layer gate(DataType t, int32_t index, bool full)
 {
-    Layer layer{"RiverGate", "layer " + std::to_string(index) + (full ? ", residual, direction" : ""), {}, {}, {},
+    Layer layer{"RiverGate",
+        "layer " + std::to_string(index) + (full ? ", residual, direction" : ""), {}, {}, {},
         index};
     layer.fields.add("layer", index).add("num_layers", int32_t{kLAYERS});
     std::vector<int64_t> const rows{kBATCH, kSEQ}, hidden{kBATCH, kSEQ, kHIDDEN};
@@ -88,16 +95,23 @@ Layer gate(DataType t, int32_t index, bool full)
 
 Layer attention(DataType t, bool packed, bool rotary)
 {
-    Layer layer{"RiverAttention", std::string(packed ? "packed" : "q, k, v") + (rotary ? "" : ", no rotary"), {}, {}, {},
-        0};
-    layer.fields.add("num_heads", int32_t{kHEADS}).add("num_kv_heads", int32_t{kKV_HEADS}).add("scale", kSCALE);
+    Layer layer{"RiverAttention",
+        std::string(packed ? "packed" : "q, k, v") + (rotary ? "" : ", no rotary"), {}, {}, {}, 0};
+    layer.fields.add("num_heads", int32_t{kHEADS})
+        .add("num_kv_heads", int32_t{kKV_HEADS})
+        .add("scale", kSCALE);
     std::vector<int64_t> const cache{kBATCH, kKV_HEADS, kCAPACITY, kHEAD_DIM};
     if (packed)
         layer.inputs = {{"qkv", {kBATCH, kSEQ, (kHEADS + 2 * kKV_HEADS) * kHEAD_DIM}, t}};
     else
     {
-        layer.fields.add("packed_qkv", 0).add("aliased_caches", rotary ? 1 : 0).add("window", kWINDOW).add("softcap", kSOFTCAP).add("programmatic", 1);
-        layer.inputs = {{"q", {kBATCH, kSEQ, kHEADS * kHEAD_DIM}, t}, {"k", {kBATCH, kSEQ, kKV_HEADS * kHEAD_DIM}, t},
+        layer.fields.add("packed_qkv", 0)
+            .add("aliased_caches", rotary ? 1 : 0)
+            .add("window", kWINDOW)
+            .add("softcap", kSOFTCAP)
+            .add("programmatic", 1);
+        layer.inputs = {{"q", {kBATCH, kSEQ, kHEADS * kHEAD_DIM}, t},
+            {"k", {kBATCH, kSEQ, kKV_HEADS * kHEAD_DIM}, t},
             {"v", {kBATCH, kSEQ, kKV_HEADS * kHEAD_DIM}, t}};
     }
     layer.inputs.push_back({"k_cache", cache, t});
@@ -110,7 +124,8 @@ Layer attention(DataType t, bool packed, bool rotary)
     }
     else
         layer.fields.add("rotary", 0);
-    layer.outputs = {{"out", {kBATCH, kSEQ, kHEADS * kHEAD_DIM}, t}, {"k_cache_out", cache, t}, {"v_cache_out", cache, t}};
+    layer.outputs = {{"out", {kBATCH, kSEQ, kHEADS * kHEAD_DIM}, t}, {"k_cache_out", cache, t},
+        {"v_cache_out", cache, t}};
     return layer;
 }
 
@@ -120,8 +135,9 @@ std::vector<Layer> everyLayer(DataType activation)
 {
     return {linearByFlag(activation), linearWithEverything(activation), linearSiluMul(activation),
         linearOneBank(activation, 1), linearOneBank(activation, 2), gate(activation, 1, false),
-        gate(activation, 3, true), gate(activation, int32_t{kLAYERS}, false), attention(activation, true, true),
-        attention(activation, false, true), attention(activation, false, false)};
+        gate(activation, 3, true), gate(activation, int32_t{kLAYERS}, false),
+        attention(activation, true, true), attention(activation, false, true),
+        attention(activation, false, false)};
 }
 
 std::vector<int64_t> resolve(std::vector<int64_t> sizes, std::vector<int64_t> const& freeSizes)
@@ -134,8 +150,8 @@ std::vector<int64_t> resolve(std::vector<int64_t> sizes, std::vector<int64_t> co
     return sizes;
 }
 
-std::vector<DynamicPluginTensorDesc> buildDescriptions(
-    std::vector<Tensor> const& tensors, std::vector<int64_t> const& smallest, std::vector<int64_t> const& largest)
+std::vector<DynamicPluginTensorDesc> buildDescriptions(std::vector<Tensor> const& tensors,
+    std::vector<int64_t> const& smallest, std::vector<int64_t> const& largest)
 {
     std::vector<DynamicPluginTensorDesc> descriptions;
     for (Tensor const& tensor : tensors)

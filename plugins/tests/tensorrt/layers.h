@@ -9,7 +9,8 @@ using namespace nvinfer1;
 struct Tensor
 {
     std::string name;
-    std::vector<int64_t> sizes; // -1: batch, -2: seq, -3: cache capacity; free where the network is dynamic
+    std::vector<int64_t>
+        sizes; // -1: batch, -2: seq, -3: cache capacity; free where the network is dynamic
     DataType type;
 };
 
@@ -52,8 +53,10 @@ std::vector<int64_t> resolve(std::vector<int64_t> sizes, std::vector<int64_t> co
 
 // As descriptions at build time, free sizes -1 with a profile of smallest and largest.
 std::vector<DynamicPluginTensorDesc> buildDescriptions(std::vector<Tensor> const& tensors,
-    std::vector<int64_t> const& smallest = {1, 1, 16}, std::vector<int64_t> const& largest = {8, 64, 128});
+    std::vector<int64_t> const& smallest = {1, 1, 16},
+    std::vector<int64_t> const& largest = {8, 64, 128});
 
-std::vector<PluginTensorDesc> runDescriptions(std::vector<Tensor> const& tensors, std::vector<int64_t> const& freeSizes);
+std::vector<PluginTensorDesc> runDescriptions(
+    std::vector<Tensor> const& tensors, std::vector<int64_t> const& freeSizes);
 
 } // namespace layers

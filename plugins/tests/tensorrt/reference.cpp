@@ -35,7 +35,8 @@ Results linear(Layer const&, Values const& v)
         {
             double& one = in[static_cast<size_t>(i)];
             if (v.has("norm_weight"))
-                one *= v.at("norm_weight", i) / std::sqrt(squares / static_cast<double>(k) + layers::kNORM_EPS);
+                one *= v.at("norm_weight", i)
+                    / std::sqrt(squares / static_cast<double>(k) + layers::kNORM_EPS);
             if (river && v.has("pre_scale"))
                 one *= v.at("pre_scale", i);
         }
@@ -82,10 +83,11 @@ Results gate(Layer const& layer, Values const& v)
         double dot = 0.0, left = 0.0, right = 0.0;
         for (int64_t i = 0; i < hidden; ++i)
         {
-            double const out = v.at("delta", row * hidden + i) + (v.has("residual") ? v.at("residual", row * hidden + i) : 0.0);
+            double const out = v.at("delta", row * hidden + i)
+                + (v.has("residual") ? v.at("residual", row * hidden + i) : 0.0);
             bool const direction = v.has("use_directions") && v.at("use_directions", 0) != 0.0;
-            double const reference
-                = direction ? v.at("directions", (layer.index - 1) * hidden + i) : v.at("h_in", row * hidden + i);
+            double const reference = direction ? v.at("directions", (layer.index - 1) * hidden + i)
+                                               : v.at("h_in", row * hidden + i);
             dot += out * reference;
             left += out * out;
             right += reference * reference;
@@ -93,7 +95,8 @@ Results gate(Layer const& layer, Values const& v)
         }
         score.push_back(dot / std::sqrt(left * right));
     }
-    auto const least = [&score](int64_t first, int64_t last) {
+    auto const least = [&score](int64_t first, int64_t last)
+    {
         double const smallest = *std::min_element(score.begin() + first, score.begin() + last);
         std::fill(score.begin() + first, score.begin() + last, smallest);
     };
@@ -113,7 +116,8 @@ Results gate(Layer const& layer, Values const& v)
         results["exited_out"].push_back(before || passed ? 1.0 : 0.0);
         results["exit_layer_out"].push_back(!before && passed ? layer.index : old);
         if (v.has("use_river"))
-            results["use_river"].push_back((before || passed) && v.at("pinned", layer.index) == 0.0 ? 1.0 : 0.0);
+            results["use_river"].push_back(
+                (before || passed) && v.at("pinned", layer.index) == 0.0 ? 1.0 : 0.0);
     }
     if (v.has("h_out"))
         results["h_out"] = sum;
@@ -123,30 +127,39 @@ Results gate(Layer const& layer, Values const& v)
 Results attention(Layer const&, Values const& v)
 {
     bool const packed = v.has("qkv");
-    int64_t const batch = v.sizes("out")[0], seq = v.sizes("out")[1], capacity = v.sizes("k_cache")[2];
+    int64_t const batch = v.sizes("out")[0], seq = v.sizes("out")[1],
+                  capacity = v.sizes("k_cache")[2];
     int64_t const d = layers::kHEAD_DIM, heads = layers::kHEADS, kvHeads = layers::kKV_HEADS;
     // Part 0 is q, 1 is k, 2 is v.
-    auto const part = [&](int64_t which, int64_t row, int64_t head, int64_t i) {
+    auto const part = [&](int64_t which, int64_t row, int64_t head, int64_t i)
+    {
         if (!packed)
-            return v.at(which == 0 ? "q" : which == 1 ? "k" : "v", (row * (which == 0 ? heads : kvHeads) + head) * d + i);
+            return v.at(which == 0 ? "q"
+                    : which == 1   ? "k"
+                                   : "v",
+                (row * (which == 0 ? heads : kvHeads) + head) * d + i);
         int64_t const first = which == 0 ? 0 : which == 1 ? heads : heads + kvHeads;
         return v.at("qkv", (row * (heads + 2 * kvHeads) + first + head) * d + i);
     };
-    auto const rotated = [&](int64_t which, int64_t row, int64_t head, int64_t i, int64_t position) {
+    auto const rotated = [&](int64_t which, int64_t row, int64_t head, int64_t i, int64_t position)
+    {
         if (!v.has("rotary_cos"))
             return part(which, row, head, i);
         int64_t const half = d / 2, j = position * half + i % half;
-        double const one = part(which, row, head, i), other = part(which, row, head, (i + half) % d);
+        double const one = part(which, row, head, i),
+                     other = part(which, row, head, (i + half) % d);
         return one * v.at("rotary_cos", j) + (i < half ? -other : other) * v.at("rotary_sin", j);
     };
     Results results{{"out", {}}, {"k_cache_out", {}}, {"v_cache_out", {}}};
-    std::vector<double>&keys = results["k_cache_out"], &cached = results["v_cache_out"], &out = results["out"];
+    std::vector<double>&keys = results["k_cache_out"], &cached = results["v_cache_out"],
+    &out = results["out"];
     for (int64_t i = 0; i < v.count("k_cache"); ++i)
     {
         keys.push_back(v.at("k_cache", i));
         cached.push_back(v.at("v_cache", i));
     }
-    auto const slot = [&](int64_t b, int64_t head, int64_t position, int64_t i) {
+    auto const slot = [&](int64_t b, int64_t head, int64_t position, int64_t i)
+    {
         return static_cast<size_t>(((b * kvHeads + head) * capacity + position) * d + i);
     };
     for (int64_t row = 0; row < batch * seq; ++row)
@@ -163,7 +176,8 @@ Results attention(Layer const&, Values const& v)
     }
     for (int64_t row = 0; row < batch * seq; ++row)
     {
-        int64_t const b = row / seq, position = static_cast<int64_t>(v.at("past_lengths", b)) + row % seq;
+        int64_t const b = row / seq,
+                      position = static_cast<int64_t>(v.at("past_lengths", b)) + row % seq;
         int64_t const first = packed ? 0 : std::max(int64_t{0}, position - layers::kWINDOW + 1);
         for (int64_t head = 0; head < heads; ++head)
         {
@@ -196,7 +210,8 @@ Values::Values(Layer const& layer, std::vector<int64_t> const& freeSizes, unsign
 {
     std::mt19937 random(seed);
     std::normal_distribution<double> normal;
-    auto const fill = [&](std::string const& name, auto&& next) {
+    auto const fill = [&](std::string const& name, auto&& next)
+    {
         for (int64_t i = 0; i < count(name); ++i)
             set(name, i, next(i));
     };
@@ -211,7 +226,8 @@ Values::Values(Layer const& layer, std::vector<int64_t> const& freeSizes, unsign
         {
             auto* const words = static_cast<uint32_t*>(memory(name));
             for (int64_t i = 0; i < count(name); ++i)
-                words[i] = static_cast<uint32_t>(random()) & (name == "qweight" ? ~0U : 0x0F0F0F0FU);
+                words[i] =
+                    static_cast<uint32_t>(random()) & (name == "qweight" ? ~0U : 0x0F0F0F0FU);
         }
         else if (name == "scales")
             fill(name, [&](int64_t) { return 0.01 * std::abs(normal(random)) + 0.001; });
@@ -251,10 +267,14 @@ double Values::at(std::string const& name, int64_t i) const
     void const* const memory = mMemory.at(name).get();
     switch (mTypes.at(name))
     {
-    case DataType::kFLOAT: return static_cast<float const*>(memory)[i];
-    case DataType::kINT32: return static_cast<int32_t const*>(memory)[i];
-    case DataType::kHALF: return __half2float(static_cast<__half const*>(memory)[i]);
-    default: return __bfloat162float(static_cast<__nv_bfloat16 const*>(memory)[i]);
+    case DataType::kFLOAT:
+        return static_cast<float const*>(memory)[i];
+    case DataType::kINT32:
+        return static_cast<int32_t const*>(memory)[i];
+    case DataType::kHALF:
+        return __half2float(static_cast<__half const*>(memory)[i]);
+    default:
+        return __bfloat162float(static_cast<__nv_bfloat16 const*>(memory)[i]);
     }
 }
 
@@ -264,10 +284,18 @@ void Values::set(std::string const& name, int64_t i, double value)
     auto const single = static_cast<float>(value);
     switch (mTypes.at(name))
     {
-    case DataType::kFLOAT: static_cast<float*>(memory)[i] = single; break;
-    case DataType::kINT32: static_cast<int32_t*>(memory)[i] = static_cast<int32_t>(value); break;
-    case DataType::kHALF: static_cast<__half*>(memory)[i] = __float2half_rn(single); break;
-    default: static_cast<__nv_bfloat16*>(memory)[i] = __float2bfloat16_rn(single); break;
+    case DataType::kFLOAT:
+        static_cast<float*>(memory)[i] = single;
+        break;
+    case DataType::kINT32:
+        static_cast<int32_t*>(memory)[i] = static_cast<int32_t>(value);
+        break;
+    case DataType::kHALF:
+        static_cast<__half*>(memory)[i] = __float2half_rn(single);
+        break;
+    default:
+        static_cast<__nv_bfloat16*>(memory)[i] = __float2bfloat16_rn(single);
+        break;
     }
 }
 

@@ -42,7 +42,8 @@ private:
             std::free(memory);
         }
     };
-    std::map<std::string, std::unique_ptr<void, Free>> mMemory; // exact sizes: ASan sees what lies beyond
+    std::map<std::string, std::unique_ptr<void, Free>>
+        mMemory; // exact sizes: ASan sees what lies beyond
     std::map<std::string, std::vector<int64_t>> mSizes;
     std::map<std::string, nvinfer1::DataType> mTypes;
 };

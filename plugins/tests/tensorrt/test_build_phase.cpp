@@ -20,7 +20,8 @@ std::vector<Layer> layersOfBothTypes()
     return all;
 }
 
-int32_t configure(IPluginV3& plugin, Layer const& layer, std::vector<DynamicPluginTensorDesc> const& all)
+int32_t configure(
+    IPluginV3& plugin, Layer const& layer, std::vector<DynamicPluginTensorDesc> const& all)
 {
     return build(plugin).configurePlugin(
         all.data(), layer.numInputs(), all.data() + layer.numInputs(), layer.numOutputs());
@@ -60,13 +61,15 @@ RIVER_CASE(a_wrong_input_type_is_named)
                 if (inputs[wrong] == static_cast<DataType>(type))
                     continue;
                 inputs[wrong] = static_cast<DataType>(type);
-                auto const ask = [&] {
-                    REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(
-                                      outputs.data(), layer.numOutputs(), inputs.data(), layer.numInputs()),
+                auto const ask = [&]
+                {
+                    REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(outputs.data(),
+                                      layer.numOutputs(), inputs.data(), layer.numInputs()),
                         -1);
                 };
                 // With another activation type in the first input it is the next one that does not match.
-                bool const activation = inputs[0] == DataType::kHALF || inputs[0] == DataType::kBF16;
+                bool const activation =
+                    inputs[0] == DataType::kHALF || inputs[0] == DataType::kBF16;
                 if (wrong == 0 && activation)
                     continue;
                 requireLogged({layer.inputs[wrong].name + " is ", "but must be "}, ask);
@@ -80,11 +83,13 @@ RIVER_CASE(a_wrong_number_of_tensors_is_named)
     for (Layer& layer : layers::everyLayer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
-        std::vector<DataType> inputs(layer.inputs.size() + 1, DataType::kHALF), outputs(layer.outputs.size());
+        std::vector<DataType> inputs(layer.inputs.size() + 1, DataType::kHALF),
+            outputs(layer.outputs.size());
         std::string const names = layer.inputs[0].name + ", " + layer.inputs[1].name;
-        requireLogged({"its attributes ask for " + std::to_string(layer.inputs.size()), names}, [&] {
-            REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(
-                              outputs.data(), layer.numOutputs(), inputs.data(), layer.numInputs() + 1),
+        requireLogged({"its attributes ask for " + std::to_string(layer.inputs.size()), names}, [&]
+        {
+            REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(outputs.data(), layer.numOutputs(),
+                              inputs.data(), layer.numInputs() + 1),
                 -1);
         });
     }
@@ -100,12 +105,13 @@ RIVER_CASE(output_shapes_keep_free_sizes_free)
         std::vector<DimsExprs> inputs, outputs(layer.outputs.size());
         for (Tensor const& tensor : layer.inputs)
             inputs.push_back(expressions.dims(tensor.sizes));
-        REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.numInputs(), nullptr, 0, outputs.data(),
-                          layer.numOutputs(), expressions),
+        REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.numInputs(), nullptr, 0,
+                          outputs.data(), layer.numOutputs(), expressions),
             0);
         for (size_t i = 0; i < outputs.size(); ++i)
         {
-            REQUIRE(host::evaluate(outputs[i], freeSizes) == layers::resolve(layer.outputs[i].sizes, freeSizes));
+            REQUIRE(host::evaluate(outputs[i], freeSizes)
+                == layers::resolve(layer.outputs[i].sizes, freeSizes));
             REQUIRE(!outputs[i].d[0]->isConstant());
         }
     }
@@ -121,9 +127,10 @@ RIVER_CASE(output_shapes_of_a_wrong_rank_are_refused)
         for (Tensor const& tensor : layer.inputs)
             inputs.push_back(expressions.dims(tensor.sizes));
         inputs[0].nbDims = 2;
-        requireLogged({" has 2 dimensions"}, [&] {
-            REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.numInputs(), nullptr, 0,
-                              outputs.data(), layer.numOutputs(), expressions),
+        requireLogged({" has 2 dimensions"}, [&]
+        {
+            REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.numInputs(), nullptr,
+                              0, outputs.data(), layer.numOutputs(), expressions),
                 -1);
         });
     }
@@ -144,16 +151,20 @@ RIVER_CASE(exactly_the_documented_formats_are_supported)
                 for (int32_t format = 0; format < kNUM_FORMATS; ++format)
                 {
                     std::vector<DynamicPluginTensorDesc> asked(valid.size());
-                    std::memset(static_cast<void*>(asked.data()), 0xA5, asked.size() * sizeof asked[0]);
-                    std::copy(valid.begin(), valid.begin() + static_cast<int64_t>(position) + 1, asked.begin());
+                    std::memset(
+                        static_cast<void*>(asked.data()), 0xA5, asked.size() * sizeof asked[0]);
+                    std::copy(valid.begin(), valid.begin() + static_cast<int64_t>(position) + 1,
+                        asked.begin());
                     asked[position].desc.type = static_cast<DataType>(type);
                     asked[position].desc.format = static_cast<TensorFormat>(format);
                     bool expected = asked[position].desc.type == tensors[position].type;
                     if (position == 0) // the first tensor chooses between the two
-                        expected = asked[0].desc.type == DataType::kHALF || asked[0].desc.type == DataType::kBF16;
+                        expected = asked[0].desc.type == DataType::kHALF
+                            || asked[0].desc.type == DataType::kBF16;
                     expected = expected && asked[position].desc.format == TensorFormat::kLINEAR;
-                    REQUIRE_EQUAL(build(*plugin).supportsFormatCombination(static_cast<int32_t>(position),
-                                      asked.data(), layer.numInputs(), layer.numOutputs()),
+                    REQUIRE_EQUAL(
+                        build(*plugin).supportsFormatCombination(static_cast<int32_t>(position),
+                            asked.data(), layer.numInputs(), layer.numOutputs()),
                         expected);
                 }
             }
@@ -194,16 +205,16 @@ RIVER_CASE(every_wrong_size_is_refused)
                 std::vector<Tensor> changed = tensors;
                 ++changed[wrong].sizes[axis];
                 requireLogged({" is [", ", but "}, [&] {
-                    REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(changed)), -1);
+                    REQUIRE_EQUAL(
+                        configure(*plugin, layer, layers::buildDescriptions(changed)), -1);
                 });
             }
             std::vector<Tensor> changed = tensors;
             changed[wrong].sizes.push_back(1);
             if (changed[wrong].sizes.size() == 1)
                 continue; // [1] is as good a scalar as []
-            requireLogged({" is [", ", but "}, [&] {
-                REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(changed)), -1);
-            });
+            requireLogged({" is [", ", but "}, [&]
+            { REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(changed)), -1); });
         }
     }
 }
@@ -223,7 +234,8 @@ RIVER_CASE(every_wrong_run_time_size_is_refused)
                     continue;
                 std::vector<PluginTensorDesc> run = layers::runDescriptions(tensors, {2, 3, 64});
                 ++run[wrong].dims.d[axis];
-                requireLogged({" is [", ", but "}, [&] {
+                requireLogged({" is [", ", but "}, [&]
+                {
                     REQUIRE_EQUAL(runtime(*plugin).onShapeChange(run.data(), layer.numInputs(),
                                       run.data() + layer.numInputs(), layer.numOutputs()),
                         -1);
@@ -236,7 +248,8 @@ RIVER_CASE(every_wrong_run_time_size_is_refused)
 RIVER_CASE(messages_name_the_tensor_the_value_and_the_rule)
 {
     auto const expect = [](Layer& layer, std::string const& name, std::vector<int64_t> const& sizes,
-                            std::vector<std::string> const& parts) {
+                            std::vector<std::string> const& parts)
+    {
         auto const plugin = create(layer.plugin, layer.fields);
         std::vector<Tensor> tensors = layer.all();
         for (Tensor& tensor : tensors)
@@ -244,20 +257,25 @@ RIVER_CASE(messages_name_the_tensor_the_value_and_the_rule)
             if (tensor.name == name)
                 tensor.sizes = sizes;
         }
-        requireLogged(parts,
-            [&] { REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(tensors)), -1); });
+        requireLogged(parts, [&]
+        { REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(tensors)), -1); });
     };
     std::vector<Layer> all = layers::everyLayer(DataType::kHALF);
     expect(all[0], "qweight", {48, 9},
-        {"RiverLinear 'layers.3.x': qweight is [48, 9], but must be [48, 12]: N = 48, K = 72, groups of 32"});
+        {"RiverLinear 'layers.3.x': qweight is [48, 9], but must be [48, 12]: N = 48, K = 72, "
+         "groups of 32"});
     expect(all[0], "x", {-1, -2, 76}, {"x is [-1, -1, 76], but K must be a multiple of 8"});
     expect(all[0], "weight", {-1, 72}, {"weight is [-1, 72], but N (dimension 0) must be known"});
-    expect(all[5], "h_in", {-1, -2, 60}, {"RiverGate", "h_in is [-1, -1, 60], but hidden must be a multiple of 8"});
+    expect(all[5], "h_in", {-1, -2, 60},
+        {"RiverGate", "h_in is [-1, -1, 60], but hidden must be a multiple of 8"});
     expect(all[5], "scope", {2}, {"scope is [2], but must be one element: [] or [1]"});
     expect(all[5], "tau", {5}, {"tau is [5], but must be [6]: hidden = 64, num_layers = 6"});
-    expect(all[8], "k_cache", {-1, 2, -3, 12}, {"RiverAttention", "k_cache", "12", "multiple of 8"});
-    expect(all[8], "qkv", {-1, -2, 96}, {"qkv is [-1, -1, 96], but must be [-1, -1, 160]: num_heads = 6"});
-    expect(all[8], "rotary_cos", {128, 9}, {"rotary_cos is [128, 9], but R / 2 must be at most head_dim / 2"});
+    expect(
+        all[8], "k_cache", {-1, 2, -3, 12}, {"RiverAttention", "k_cache", "12", "multiple of 8"});
+    expect(all[8], "qkv", {-1, -2, 96},
+        {"qkv is [-1, -1, 96], but must be [-1, -1, 160]: num_heads = 6"});
+    expect(all[8], "rotary_cos", {128, 9},
+        {"rotary_cos is [128, 9], but R / 2 must be at most head_dim / 2"});
 }
 
 RIVER_CASE(too_many_rows_in_a_profile_are_refused)
@@ -266,8 +284,10 @@ RIVER_CASE(too_many_rows_in_a_profile_are_refused)
     for (size_t const i : {size_t{0}, size_t{5}})
     {
         auto const plugin = create(all[i].plugin, all[i].fields);
-        requireLogged({"is [8, 8193, ", "batch * seq must be at most 65536"}, [&] {
-            auto const tensors = layers::buildDescriptions(all[i].all(), {1, 1, 16}, {8, 8193, 128});
+        requireLogged({"is [8, 8193, ", "batch * seq must be at most 65536"}, [&]
+        {
+            auto const tensors =
+                layers::buildDescriptions(all[i].all(), {1, 1, 16}, {8, 8193, 128});
             REQUIRE_EQUAL(configure(*plugin, all[i], tensors), -1);
         });
     }
@@ -296,7 +316,8 @@ RIVER_CASE(workspace_grows_with_the_profile_and_covers_smaller_shapes)
     for (Layer& layer : layers::everyLayer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
-        auto const bytes = [&](std::vector<int64_t> const& largest) {
+        auto const bytes = [&](std::vector<int64_t> const& largest)
+        {
             auto const all = layers::buildDescriptions(layer.all(), {1, 1, 16}, largest);
             return build(*plugin).getWorkspaceSize(
                 all.data(), layer.numInputs(), all.data() + layer.numInputs(), layer.numOutputs());

@@ -60,7 +60,9 @@ RIVER_CASE(creators_list_their_fields)
         REQUIRE(fields.fields[i].type == PluginFieldType::kINT32);
         names.emplace_back(fields.fields[i].name);
     }
-    REQUIRE(names == (std::vector<std::string>{"layer", "num_layers", "residual", "direction", "programmatic"}));
+    REQUIRE(names
+        == (std::vector<std::string>{
+            "layer", "num_layers", "residual", "direction", "programmatic"}));
 }
 
 RIVER_CASE(plugins_have_the_creators_names)
@@ -80,27 +82,35 @@ RIVER_CASE(missing_fields_are_named)
 {
     requireRefused("RiverGate", Fields().add("layer", 2), {"field num_layers is missing"});
     requireRefused("RiverGate", Fields(), {"field layer is missing"});
-    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 2), {"field scale is missing"});
+    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 2),
+        {"field scale is missing"});
     REQUIRE(creator("RiverGate").createPlugin(nullptr, nullptr, TensorRTPhase::kBUILD) == nullptr);
 }
 
 RIVER_CASE(unknown_and_doubled_fields_are_named)
 {
-    requireRefused("RiverLinear", linearFields().add("grup_size", 32), {"unknown field 'grup_size'"});
-    requireRefused("RiverLinear", linearFields().add("group_size", 32), {"field group_size is given twice"});
+    requireRefused(
+        "RiverLinear", linearFields().add("grup_size", 32), {"unknown field 'grup_size'"});
+    requireRefused(
+        "RiverLinear", linearFields().add("group_size", 32), {"field group_size is given twice"});
 }
 
 RIVER_CASE(ill_typed_fields_are_named)
 {
-    requireRefused("RiverLinear", Fields().add("group_size", 32.0F), {"field group_size is an integer"});
-    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 2).add("scale", 1),
+    requireRefused(
+        "RiverLinear", Fields().add("group_size", 32.0F), {"field group_size is an integer"});
+    requireRefused("RiverAttention",
+        Fields().add("num_heads", 6).add("num_kv_heads", 2).add("scale", 1),
         {"field scale is a float32"});
     int32_t const two[2] = {32, 64};
-    requireRefused("RiverLinear", Fields().addRaw("group_size", PluginFieldType::kINT32, two, sizeof two, 2),
+    requireRefused("RiverLinear",
+        Fields().addRaw("group_size", PluginFieldType::kINT32, two, sizeof two, 2),
         {"field group_size has 2 values; it takes one"});
-    requireRefused("RiverLinear", Fields().add("group_size", int64_t{1} << 40), {"group_size", "does not fit 32 bits"});
+    requireRefused("RiverLinear", Fields().add("group_size", int64_t{1} << 40),
+        {"group_size", "does not fit 32 bits"});
     float const nan = std::numeric_limits<float>::quiet_NaN();
-    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 2).add("scale", nan),
+    requireRefused("RiverAttention",
+        Fields().add("num_heads", 6).add("num_kv_heads", 2).add("scale", nan),
         {"field scale = nan is not finite"});
 }
 
@@ -109,29 +119,38 @@ RIVER_CASE(a_field_without_data_is_refused)
     PluginField const field("group_size", nullptr, PluginFieldType::kINT32, 1);
     PluginFieldCollection const fields{1, &field};
     requireLogged({"field group_size has 0 values"}, [&] {
-        REQUIRE(creator("RiverLinear").createPlugin("a", &fields, TensorRTPhase::kBUILD) == nullptr);
+        REQUIRE(
+            creator("RiverLinear").createPlugin("a", &fields, TensorRTPhase::kBUILD) == nullptr);
     });
 }
 
 RIVER_CASE(values_out_of_range_are_named_with_the_rule)
 {
     requireRefused("RiverLinear", Fields(), {"group_size = 0, but must be one of 32, 64, 128"});
-    requireRefused("RiverLinear", Fields().add("group_size", 48), {"group_size = 48", "32, 64, 128"});
+    requireRefused(
+        "RiverLinear", Fields().add("group_size", 48), {"group_size = 48", "32, 64, 128"});
     requireRefused("RiverLinear", linearFields().add("banks", 3), {"banks = 3", "0, 1, 2"});
     requireRefused("RiverLinear", linearFields().add("prefill", 2), {"prefill = 2", "0, 1"});
     requireRefused("RiverLinear", linearFields().add("bias", 2), {"bias = 2", "0, 1"});
-    requireRefused("RiverLinear", Fields().add("banks", 1).add("zero_points", 1), {"banks = 1 has none"});
+    requireRefused(
+        "RiverLinear", Fields().add("banks", 1).add("zero_points", 1), {"banks = 1 has none"});
     requireRefused("RiverLinear", linearFields().add("norm", 1), {"norm_eps = 0", "above 0"});
-    requireRefused("RiverLinear", linearFields().add("silu_mul", 1).add("residual", 1), {"set one of them"});
-    requireRefused("RiverGate", Fields().add("layer", 0).add("num_layers", 6), {"layer = 0, but must be 1 to 6"});
-    requireRefused("RiverGate", Fields().add("layer", 7).add("num_layers", 6), {"layer = 7, but must be 1 to 6"});
+    requireRefused(
+        "RiverLinear", linearFields().add("silu_mul", 1).add("residual", 1), {"set one of them"});
+    requireRefused("RiverGate", Fields().add("layer", 0).add("num_layers", 6),
+        {"layer = 0, but must be 1 to 6"});
+    requireRefused("RiverGate", Fields().add("layer", 7).add("num_layers", 6),
+        {"layer = 7, but must be 1 to 6"});
     requireRefused("RiverGate", Fields().add("layer", 1).add("num_layers", 0), {"num_layers = 0"});
     requireRefused("RiverGate", gateFields().add("direction", -1), {"direction = -1"});
-    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 4).add("scale", 1.0F),
+    requireRefused("RiverAttention",
+        Fields().add("num_heads", 6).add("num_kv_heads", 4).add("scale", 1.0F),
         {"num_heads = 6, but must be a multiple of num_kv_heads = 4"});
-    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 0).add("scale", 1.0F),
+    requireRefused("RiverAttention",
+        Fields().add("num_heads", 6).add("num_kv_heads", 0).add("scale", 1.0F),
         {"num_kv_heads = 0"});
-    requireRefused("RiverAttention", Fields().add("num_heads", 6).add("num_kv_heads", 2).add("scale", 0.0F),
+    requireRefused("RiverAttention",
+        Fields().add("num_heads", 6).add("num_kv_heads", 2).add("scale", 0.0F),
         {"scale = 0, but must be above 0"});
     requireRefused("RiverAttention", attentionFields().add("window", -1), {"window = -1"});
     requireRefused("RiverAttention", attentionFields().add("softcap", -1.0F), {"softcap = -1"});
@@ -158,7 +177,8 @@ RIVER_CASE(serialised_fields_make_the_same_plugin)
         plugin.reset(); // the copies must not point into it
         REQUIRE(clone != nullptr);
         auto& names = creator(layer.plugin);
-        std::unique_ptr<IPluginV3> again(names.createPlugin("layers.3.x", copy.get(), TensorRTPhase::kRUNTIME));
+        std::unique_ptr<IPluginV3> again(
+            names.createPlugin("layers.3.x", copy.get(), TensorRTPhase::kRUNTIME));
         REQUIRE(again != nullptr);
         std::unique_ptr<IPluginV3> attached(runtime(*again).attachToContext(nullptr));
         REQUIRE(attached != nullptr && attached != again);
@@ -171,8 +191,10 @@ RIVER_CASE(serialised_fields_make_the_same_plugin)
             REQUIRE_EQUAL(fields.nbFields, expected.nbFields);
             for (int32_t i = 0; i < fields.nbFields; ++i)
             {
-                REQUIRE_EQUAL(std::string(fields.fields[i].name), std::string(expected.fields[i].name));
-                REQUIRE(fields.fields[i].type == expected.fields[i].type && fields.fields[i].length == 1);
+                REQUIRE_EQUAL(
+                    std::string(fields.fields[i].name), std::string(expected.fields[i].name));
+                REQUIRE(fields.fields[i].type == expected.fields[i].type
+                    && fields.fields[i].length == 1);
                 REQUIRE(std::memcmp(fields.fields[i].data, expected.fields[i].data, 4) == 0);
             }
             REQUIRE_EQUAL(build(*one).getNbOutputs(), layer.numOutputs());
@@ -182,7 +204,8 @@ RIVER_CASE(serialised_fields_make_the_same_plugin)
 
 RIVER_CASE(given_fields_are_serialised_with_their_values)
 {
-    auto const plugin = create("RiverAttention", attentionFields().add("window", int64_t{4096}).add("softcap", 30.0F));
+    auto const plugin = create(
+        "RiverAttention", attentionFields().add("window", int64_t{4096}).add("softcap", 30.0F));
     PluginFieldCollection const& fields = *runtime(*plugin).getFieldsToSerialize();
     int32_t found = 0;
     for (int32_t i = 0; i < fields.nbFields; ++i)

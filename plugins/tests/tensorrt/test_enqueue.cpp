@@ -16,7 +16,8 @@ double tolerance(DataType activation)
     return activation == DataType::kHALF ? 1e-3 : 8e-3;
 }
 
-void run(IPluginV3& plugin, Layer const& layer, Values& values, std::vector<int64_t> const& freeSizes)
+void run(
+    IPluginV3& plugin, Layer const& layer, Values& values, std::vector<int64_t> const& freeSizes)
 {
     auto const inputs = layers::runDescriptions(layer.inputs, freeSizes);
     auto const outputs = layers::runDescriptions(layer.outputs, freeSizes);
@@ -32,9 +33,12 @@ void run(IPluginV3& plugin, Layer const& layer, Values& values, std::vector<int6
         all.data(), layer.numInputs(), all.data() + layer.numInputs(), layer.numOutputs());
     std::unique_ptr<void, void (*)(void*)> const workspace(
         bytes > 0 ? std::aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr, std::free);
-    REQUIRE_EQUAL(runtime(plugin).onShapeChange(inputs.data(), layer.numInputs(), outputs.data(), layer.numOutputs()), 0);
-    REQUIRE_EQUAL(
-        runtime(plugin).enqueue(inputs.data(), outputs.data(), in.data(), out.data(), workspace.get(), nullptr), 0);
+    REQUIRE_EQUAL(runtime(plugin).onShapeChange(
+                      inputs.data(), layer.numInputs(), outputs.data(), layer.numOutputs()),
+        0);
+    REQUIRE_EQUAL(runtime(plugin).enqueue(inputs.data(), outputs.data(), in.data(), out.data(),
+                      workspace.get(), nullptr),
+        0);
 }
 
 void requireResults(Layer const& layer, Values const& values, reference::Results const& expected)
@@ -55,7 +59,8 @@ void requireResults(Layer const& layer, Values const& values, reference::Results
             norm += want[i] * want[i];
         }
         if (tensor.type != DataType::kINT32 && !(std::sqrt(error / norm) <= tolerance(tensor.type)))
-            fail(__FILE__, __LINE__, layer.plugin + " (" + layer.form + "): " + tensor.name + " is off by "
+            fail(__FILE__, __LINE__,
+                layer.plugin + " (" + layer.form + "): " + tensor.name + " is off by "
                     + std::to_string(std::sqrt(error / norm)));
     }
 }
@@ -116,7 +121,8 @@ RIVER_CASE(gates_read_scope_and_direction_on_the_device)
             values.set("scope", 0, scope);
             values.set("use_directions", 0, direction);
             if (scope > 0)
-                values.set("tau", layer.index - 1, -0.1); // low enough for some sequences to pass whole
+                values.set(
+                    "tau", layer.index - 1, -0.1); // low enough for some sequences to pass whole
             auto const expected = reference::compute(layer, values);
             run(*plugin, layer, values, freeSizes);
             requireResults(layer, values, expected);
@@ -138,12 +144,18 @@ RIVER_CASE(caches_in_place)
     std::vector<void const*> in;
     for (layers::Tensor const& tensor : layer.inputs)
         in.push_back(values.memory(tensor.name));
-    std::vector<void*> out{values.memory("out"), values.memory("k_cache"), values.memory("v_cache")};
-    REQUIRE_EQUAL(runtime(*plugin).onShapeChange(inputs.data(), layer.numInputs(), outputs.data(), layer.numOutputs()), 0);
-    REQUIRE_EQUAL(runtime(*plugin).enqueue(inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr), 0);
+    std::vector<void*> out{
+        values.memory("out"), values.memory("k_cache"), values.memory("v_cache")};
+    REQUIRE_EQUAL(runtime(*plugin).onShapeChange(
+                      inputs.data(), layer.numInputs(), outputs.data(), layer.numOutputs()),
+        0);
+    REQUIRE_EQUAL(runtime(*plugin).enqueue(
+                      inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr),
+        0);
     for (char const* name : {"k_cache", "v_cache"})
     {
-        std::memcpy(values.memory(std::string(name) + "_out"), values.memory(name), values.bytes(name));
+        std::memcpy(
+            values.memory(std::string(name) + "_out"), values.memory(name), values.bytes(name));
     }
     requireResults(layer, values, expected);
 }
@@ -183,7 +195,10 @@ RIVER_CASE(a_launch_without_prepared_shapes_is_an_error)
         in.push_back(values.memory(tensor.name));
     for (layers::Tensor const& tensor : layer.outputs)
         out.push_back(values.memory(tensor.name));
-    requireLogged({"RiverAttention 'layers.3.x': ", "workspace"}, [&] {
-        REQUIRE_EQUAL(runtime(*plugin).enqueue(inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr), -1);
+    requireLogged({"RiverAttention 'layers.3.x': ", "workspace"}, [&]
+    {
+        REQUIRE_EQUAL(runtime(*plugin).enqueue(
+                          inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr),
+            -1);
     });
 }

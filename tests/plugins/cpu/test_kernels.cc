@@ -11,289 +11,382 @@
 
 using namespace river;
 
-namespace {
+namespace
+{
 
 std::mt19937 rng(0);
 int failures = 0;
 
-void expect(bool fine, const std::string& what) {
-  if (!fine) {
-    std::printf("FAILED: %s\n", what.c_str());
-    ++failures;
-  }
+void expect(bool fine, std::string const& what)
+{
+    if (!fine)
+    {
+        std::printf("FAILED: %s\n", what.c_str());
+        ++failures;
+    }
 }
 
-std::vector<float> normals(size_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(rng);
-  return values;
+std::vector<float> normals(size_t count)
+{
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& value : values)
+        value = normal(rng);
+    return values;
 }
 
-bool near(float value, double wanted, double tolerance) {
-  return std::abs(value - wanted) <= tolerance * (1.0 + std::abs(wanted));
+bool near(float value, double wanted, double tolerance)
+{
+    return std::abs(value - wanted) <= tolerance * (1.0 + std::abs(wanted));
 }
 
 // A quantised weight, its panels and what they stand for.
-struct Quantised {
-  size_t inputs, panels, group_size;
-  int bits;
-  bool symmetric;
-  std::vector<uint8_t> codes, zero_points;
-  std::vector<float> scales;
-  std::vector<double> values;  // [panels * 16, inputs]
+struct Quantised
+{
+    size_t inputs, panels, group_size;
+    int bits;
+    bool symmetric;
+    std::vector<uint8_t> codes, zero_points;
+    std::vector<float> scales;
+    std::vector<double> values; // [panels * 16, inputs]
 
-  Quantised(size_t inputs, size_t panels, size_t group_size, int bits, bool symmetric, bool extreme)
-      : inputs(inputs), panels(panels), group_size(group_size), bits(bits), symmetric(symmetric) {
-    const size_t groups = (inputs + group_size - 1) / group_size;
-    const int top = (1 << bits) - 1;
-    std::uniform_int_distribution<int> any(0, top);
-    std::uniform_real_distribution<float> scale(0.01f, 0.02f);
-    codes.assign(panels * groups * group_size * kPanel * bits / 8, 0);
-    zero_points.resize(panels * groups * kPanel);
-    scales.resize(panels * groups * kPanel);
-    values.resize(panels * kPanel * inputs);
-    for (size_t i = 0; i < scales.size(); ++i) {
-      scales[i] = scale(rng);
-      zero_points[i] = static_cast<uint8_t>(symmetric ? 8 : any(rng));
-    }
-    for (size_t p = 0; p < panels; ++p) {
-      for (size_t c = 0; c < kPanel; ++c) {
-        for (size_t k = 0; k < groups * group_size; ++k) {
-          const size_t g = k / group_size, block = p * groups + g, q = k % group_size / 4;
-          const int code = extreme ? top : any(rng);
-          uint8_t* at = codes.data() + block * group_size * kPanel * bits / 8 + q * 8 * bits;
-          if (bits == 8) {
-            at[c * 4 + k % 4] = static_cast<uint8_t>(code);
-          } else {
-            at[c % 8 * 4 + k % 4] |= static_cast<uint8_t>(c < 8 ? code : code << 4);
-          }
-          if (k < inputs) {
-            values[(p * kPanel + c) * inputs + k] =
-                (code - int{zero_points[block * kPanel + c]}) * double{scales[block * kPanel + c]};
-          }
+    Quantised(
+        size_t inputs, size_t panels, size_t group_size, int bits, bool symmetric, bool extreme)
+        : inputs(inputs)
+        , panels(panels)
+        , group_size(group_size)
+        , bits(bits)
+        , symmetric(symmetric)
+    {
+        size_t const groups = (inputs + group_size - 1) / group_size;
+        int const top = (1 << bits) - 1;
+        std::uniform_int_distribution<int> any(0, top);
+        std::uniform_real_distribution<float> scale(0.01f, 0.02f);
+        codes.assign(panels * groups * group_size * kPanel * bits / 8, 0);
+        zero_points.resize(panels * groups * kPanel);
+        scales.resize(panels * groups * kPanel);
+        values.resize(panels * kPanel * inputs);
+        for (size_t i = 0; i < scales.size(); ++i)
+        {
+            scales[i] = scale(rng);
+            zero_points[i] = static_cast<uint8_t>(symmetric ? 8 : any(rng));
         }
-      }
+        for (size_t p = 0; p < panels; ++p)
+        {
+            for (size_t c = 0; c < kPanel; ++c)
+            {
+                for (size_t k = 0; k < groups * group_size; ++k)
+                {
+                    size_t const g = k / group_size, block = p * groups + g, q = k % group_size / 4;
+                    int const code = extreme ? top : any(rng);
+                    uint8_t* at =
+                        codes.data() + block * group_size * kPanel * bits / 8 + q * 8 * bits;
+                    if (bits == 8)
+                    {
+                        at[c * 4 + k % 4] = static_cast<uint8_t>(code);
+                    }
+                    else
+                    {
+                        at[c % 8 * 4 + k % 4] |= static_cast<uint8_t>(c < 8 ? code : code << 4);
+                    }
+                    if (k < inputs)
+                    {
+                        values[(p * kPanel + c) * inputs + k] =
+                            (code - int{zero_points[block * kPanel + c]})
+                            * double{scales[block * kPanel + c]};
+                    }
+                }
+            }
+        }
     }
-  }
 
-  QuantisedPanels view() const {
-    return {codes.data(), scales.data(), symmetric ? nullptr : zero_points.data(), inputs,
+    QuantisedPanels view() const
+    {
+        return {codes.data(), scales.data(), symmetric ? nullptr : zero_points.data(), inputs,
             group_size, bits};
-  }
+    }
 };
 
-struct Rounded {
-  std::vector<int8_t> codes;
-  std::vector<float> scales, sums;
+struct Rounded
+{
+    std::vector<int8_t> codes;
+    std::vector<float> scales, sums;
 
-  Rounded(const Kernels& kernels, const float* x, size_t inputs, size_t group_size) {
-    const size_t groups = (inputs + group_size - 1) / group_size;
-    codes.assign(groups * group_size, 99);
-    scales.resize(groups);
-    sums.resize(groups);
-    kernels.round_row(x, inputs, group_size, codes.data(), scales.data(), sums.data());
-  }
+    Rounded(Kernels const& kernels, float const* x, size_t inputs, size_t group_size)
+    {
+        size_t const groups = (inputs + group_size - 1) / group_size;
+        codes.assign(groups * group_size, 99);
+        scales.resize(groups);
+        sums.resize(groups);
+        kernels.round_row(x, inputs, group_size, codes.data(), scales.data(), sums.data());
+    }
 };
 
 // Half-precision numbers of every kind but infinities, and what they are.
-uint16_t any_half() {
-  std::uniform_int_distribution<int> exponent(0, 16), mantissa(0, 1023), sign(0, 1);
-  return static_cast<uint16_t>(sign(rng) << 15 | exponent(rng) << 10 | mantissa(rng));
+uint16_t any_half()
+{
+    std::uniform_int_distribution<int> exponent(0, 16), mantissa(0, 1023), sign(0, 1);
+    return static_cast<uint16_t>(sign(rng) << 15 | exponent(rng) << 10 | mantissa(rng));
 }
 
-double value_of(uint16_t half) {
-  const int exponent = half >> 10 & 31, mantissa = half & 1023;
-  const double size = exponent == 0 ? std::ldexp(mantissa, -24)
-                                    : std::ldexp(1024 + mantissa, exponent - 25);
-  return half & 0x8000 ? -size : size;
+double value_of(uint16_t half)
+{
+    int const exponent = half >> 10 & 31, mantissa = half & 1023;
+    double const size =
+        exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    return half & 0x8000 ? -size : size;
 }
 
-void test_widen_half() {
-  for (uint32_t half = 0; half < 0x10000; ++half) {
-    if ((half >> 10 & 31) == 31) continue;
-    expect(widen_half(static_cast<uint16_t>(half)) == value_of(static_cast<uint16_t>(half)),
-           "widen_half: wrong value");
-  }
-}
-
-void test_dense(const Kernels& kernels, bool halves) {
-  for (size_t inputs : {1, 7, 64, 96, 577}) {
-    for (size_t panels : {1, 2, 3}) {
-      const size_t count = panels * inputs * kPanel;
-      const auto single = normals(count), x = normals((kMaxRows + 2) * inputs);
-      std::vector<uint16_t> half(count);
-      for (uint16_t& value : half) value = any_half();
-      DensePanels weight;
-      weight.inputs = inputs;
-      if (halves) {
-        weight.half = half.data();
-      } else {
-        weight.single = single.data();
-      }
-      for (size_t rows = 1; rows <= kMaxRows + 2; ++rows) {
-        std::vector<const float*> pointers;
-        for (size_t r = 0; r < rows; ++r) pointers.push_back(x.data() + r * inputs);
-        std::vector<float> y(rows * panels * kPanel, NAN), alone(panels * kPanel);
-        kernels.dense(weight, panels, pointers.data(), rows, y.data());
-        for (size_t r = 0; r < rows; ++r) {
-          kernels.dense(weight, panels, &pointers[r], 1, alone.data());
-          const float* row = y.data() + r * panels * kPanel;
-          expect(std::equal(alone.begin(), alone.end(), row), "dense: a row alone differs");
-          kernels.dense(weight.from(panels - 1), 1, &pointers[r], 1, alone.data());
-          expect(std::equal(alone.begin(), alone.begin() + kPanel, row + (panels - 1) * kPanel),
-                 "dense: a panel alone differs");
-          for (size_t n = 0; n < panels * kPanel; ++n) {
-            double wanted = 0.0, size = 1.0;
-            for (size_t k = 0; k < inputs; ++k) {
-              const size_t at = (n / kPanel * inputs + k) * kPanel + n % kPanel;
-              const double term = x[r * inputs + k] * (halves ? value_of(half[at]) : single[at]);
-              wanted += term;
-              size += std::abs(term);
-            }
-            expect(std::abs(row[n] - wanted) <= 1e-5 * size, "dense: wrong sum");
-          }
-        }
-      }
+void test_widen_half()
+{
+    for (uint32_t half = 0; half < 0x10000; ++half)
+    {
+        if ((half >> 10 & 31) == 31)
+            continue;
+        expect(widen_half(static_cast<uint16_t>(half)) == value_of(static_cast<uint16_t>(half)),
+            "widen_half: wrong value");
     }
-  }
 }
 
-void test_quantised(const Kernels& kernels) {
-  for (int bits : {4, 8}) {
-    for (size_t group_size : {32, 64, 96, 128}) {
-      for (size_t inputs : {group_size, 2 * group_size, group_size + 4, group_size - 28}) {
-        for (bool symmetric : {false, true}) {
-          for (bool extreme : {false, true}) {
-            if (symmetric && bits == 8) continue;  // not offered
-            const Quantised weight(inputs, 3, group_size, bits, symmetric, extreme);
-            auto x = normals(kMaxRows * inputs);
-            if (extreme) std::fill(x.begin(), x.begin() + inputs, 3.0f);  // every product largest
-            if (extreme) std::fill(x.begin() + inputs, x.begin() + 2 * inputs, -3.0f);
-            std::vector<Rounded> rounded;
-            std::vector<RoundedRow> views;
-            std::vector<const float*> pointers;
-            for (size_t r = 0; r < kMaxRows; ++r) {
-              pointers.push_back(x.data() + r * inputs);
-              rounded.emplace_back(kernels, pointers[r], inputs, group_size);
+void test_dense(Kernels const& kernels, bool halves)
+{
+    for (size_t inputs : {1, 7, 64, 96, 577})
+    {
+        for (size_t panels : {1, 2, 3})
+        {
+            size_t const count = panels * inputs * kPanel;
+            auto const single = normals(count), x = normals((kMaxRows + 2) * inputs);
+            std::vector<uint16_t> half(count);
+            for (uint16_t& value : half)
+                value = any_half();
+            DensePanels weight;
+            weight.inputs = inputs;
+            if (halves)
+            {
+                weight.half = half.data();
             }
-            for (const Rounded& r : rounded) {
-              views.push_back({r.codes.data(), r.scales.data(), r.sums.data()});
+            else
+            {
+                weight.single = single.data();
             }
-            const size_t columns = 3 * kPanel;
-            for (size_t rows = 1; rows <= kMaxRows; ++rows) {
-              std::vector<float> y(rows * columns, NAN), wide(rows * columns, NAN), alone(columns);
-              kernels.rounded(weight.view(), 3, views.data(), rows, y.data());
-              kernels.widened(weight.view(), 3, pointers.data(), rows, wide.data());
-              for (size_t r = 0; r < rows; ++r) {
-                kernels.rounded(weight.view(), 3, &views[r], 1, alone.data());
-                expect(std::equal(alone.begin(), alone.end(), y.begin() + r * columns),
-                       "rounded: a row alone differs");
-                kernels.widened(weight.view(), 3, &pointers[r], 1, alone.data());
-                expect(std::equal(alone.begin(), alone.end(), wide.begin() + r * columns),
-                       "widened: a row alone differs");
-                for (size_t n = 0; n < columns; ++n) {
-                  double exact = 0.0, coarse = 0.0;
-                  for (size_t k = 0; k < inputs; ++k) {
-                    const double value = weight.values[n * inputs + k];
-                    exact += value * x[r * inputs + k];
-                    coarse += value * rounded[r].codes[k] * rounded[r].scales[k / group_size];
-                  }
-                  expect(near(y[r * columns + n], coarse, 1e-4), "rounded: wrong sum");
-                  expect(near(wide[r * columns + n], exact, 1e-4), "widened: wrong sum");
+            for (size_t rows = 1; rows <= kMaxRows + 2; ++rows)
+            {
+                std::vector<float const*> pointers;
+                for (size_t r = 0; r < rows; ++r)
+                    pointers.push_back(x.data() + r * inputs);
+                std::vector<float> y(rows * panels * kPanel, NAN), alone(panels * kPanel);
+                kernels.dense(weight, panels, pointers.data(), rows, y.data());
+                for (size_t r = 0; r < rows; ++r)
+                {
+                    kernels.dense(weight, panels, &pointers[r], 1, alone.data());
+                    float const* row = y.data() + r * panels * kPanel;
+                    expect(
+                        std::equal(alone.begin(), alone.end(), row), "dense: a row alone differs");
+                    kernels.dense(weight.from(panels - 1), 1, &pointers[r], 1, alone.data());
+                    expect(std::equal(
+                               alone.begin(), alone.begin() + kPanel, row + (panels - 1) * kPanel),
+                        "dense: a panel alone differs");
+                    for (size_t n = 0; n < panels * kPanel; ++n)
+                    {
+                        double wanted = 0.0, size = 1.0;
+                        for (size_t k = 0; k < inputs; ++k)
+                        {
+                            size_t const at = (n / kPanel * inputs + k) * kPanel + n % kPanel;
+                            double const term =
+                                x[r * inputs + k] * (halves ? value_of(half[at]) : single[at]);
+                            wanted += term;
+                            size += std::abs(term);
+                        }
+                        expect(std::abs(row[n] - wanted) <= 1e-5 * size, "dense: wrong sum");
+                    }
                 }
-              }
             }
-          }
         }
-      }
     }
-  }
 }
 
-void test_round_row(const Kernels& kernels) {
-  for (size_t inputs : {3, 32, 40, 100}) {
-    auto x = normals(inputs);
-    if (inputs == 40) std::fill(x.begin(), x.begin() + 32, 0.0f);  // a group of zeros
-    const Rounded rounded(kernels, x.data(), inputs, 32);
-    for (size_t g = 0; g < rounded.scales.size(); ++g) {
-      float largest = 0.0f, sum = 0.0f;
-      for (size_t k = g * 32; k < (g + 1) * 32; ++k) {
-        sum += rounded.codes[k];
-        if (k < inputs) largest = std::max(largest, std::abs(x[k]));
-        const float value = k < inputs ? x[k] : 0.0f;
-        const float error = std::abs(rounded.codes[k] * rounded.scales[g] - value);
-        expect(error <= 0.5001f * rounded.scales[g], "round_row: not the nearest code");
-      }
-      expect(near(rounded.scales[g], largest / 127.0, 1e-6), "round_row: wrong scale");
-      expect(rounded.sums[g] == sum, "round_row: wrong sum");
+void test_quantised(Kernels const& kernels)
+{
+    for (int bits : {4, 8})
+    {
+        for (size_t group_size : {32, 64, 96, 128})
+        {
+            for (size_t inputs : {group_size, 2 * group_size, group_size + 4, group_size - 28})
+            {
+                for (bool symmetric : {false, true})
+                {
+                    for (bool extreme : {false, true})
+                    {
+                        if (symmetric && bits == 8)
+                            continue; // not offered
+                        Quantised const weight(inputs, 3, group_size, bits, symmetric, extreme);
+                        auto x = normals(kMaxRows * inputs);
+                        if (extreme)
+                            std::fill(x.begin(), x.begin() + inputs, 3.0f); // every product largest
+                        if (extreme)
+                            std::fill(x.begin() + inputs, x.begin() + 2 * inputs, -3.0f);
+                        std::vector<Rounded> rounded;
+                        std::vector<RoundedRow> views;
+                        std::vector<float const*> pointers;
+                        for (size_t r = 0; r < kMaxRows; ++r)
+                        {
+                            pointers.push_back(x.data() + r * inputs);
+                            rounded.emplace_back(kernels, pointers[r], inputs, group_size);
+                        }
+                        for (Rounded const& r : rounded)
+                        {
+                            views.push_back({r.codes.data(), r.scales.data(), r.sums.data()});
+                        }
+                        size_t const columns = 3 * kPanel;
+                        for (size_t rows = 1; rows <= kMaxRows; ++rows)
+                        {
+                            std::vector<float> y(rows * columns, NAN), wide(rows * columns, NAN),
+                                alone(columns);
+                            kernels.rounded(weight.view(), 3, views.data(), rows, y.data());
+                            kernels.widened(weight.view(), 3, pointers.data(), rows, wide.data());
+                            for (size_t r = 0; r < rows; ++r)
+                            {
+                                kernels.rounded(weight.view(), 3, &views[r], 1, alone.data());
+                                expect(
+                                    std::equal(alone.begin(), alone.end(), y.begin() + r * columns),
+                                    "rounded: a row alone differs");
+                                kernels.widened(weight.view(), 3, &pointers[r], 1, alone.data());
+                                expect(std::equal(
+                                           alone.begin(), alone.end(), wide.begin() + r * columns),
+                                    "widened: a row alone differs");
+                                for (size_t n = 0; n < columns; ++n)
+                                {
+                                    double exact = 0.0, coarse = 0.0;
+                                    for (size_t k = 0; k < inputs; ++k)
+                                    {
+                                        double const value = weight.values[n * inputs + k];
+                                        exact += value * x[r * inputs + k];
+                                        coarse += value * rounded[r].codes[k]
+                                            * rounded[r].scales[k / group_size];
+                                    }
+                                    expect(near(y[r * columns + n], coarse, 1e-4),
+                                        "rounded: wrong sum");
+                                    expect(near(wide[r * columns + n], exact, 1e-4),
+                                        "widened: wrong sum");
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
-  }
 }
 
-void test_vectors(const Kernels& kernels) {
-  for (size_t size : {1, 8, 31, 64, 576}) {
-    const auto a = normals(size), b = normals(size);
-    double wanted = 0.0;
-    for (size_t i = 0; i < size; ++i) wanted += double{a[i]} * b[i];
-    expect(near(kernels.dot(a.data(), b.data(), size), wanted, 1e-5), "dot: wrong sum");
-  }
-  std::vector<float> gate, up, out;
-  for (float x = -120.0f; x <= 120.0f; x += 0.37f) gate.push_back(x);
-  up.assign(gate.size(), 2.0f);
-  out.resize(gate.size());
-  kernels.silu_mul(gate.data(), up.data(), gate.size(), out.data());
-  for (size_t i = 0; i < gate.size(); ++i) {
-    const double wanted = 2.0 * gate[i] / (1.0 + std::exp(-double{gate[i]}));
-    expect(near(out[i], wanted, 1e-6), "silu_mul: wrong value");
-  }
-}
-
-void test_attend(const Kernels& kernels) {
-  for (size_t dim : {4, 16, 32, 40, 64, 80, 128}) {
-    for (size_t count : {1, 3, 15, 16, 63, 64, 65, 200}) {
-      for (float scale : {1.0f, 30.0f}) {  // of the scores: all keys count, or one
-        auto q = normals(dim);
-        for (float& value : q) value *= scale;
-        const auto k = normals(count * dim), v = normals(count * dim);
-        std::vector<double> weights(count), wanted(dim);
-        double largest = -INFINITY, total = 0.0;
-        for (size_t i = 0; i < count; ++i) {
-          for (size_t d = 0; d < dim; ++d) weights[i] += double{q[d]} * k[i * dim + d];
-          largest = std::max(largest, weights[i]);
+void test_round_row(Kernels const& kernels)
+{
+    for (size_t inputs : {3, 32, 40, 100})
+    {
+        auto x = normals(inputs);
+        if (inputs == 40)
+            std::fill(x.begin(), x.begin() + 32, 0.0f); // a group of zeros
+        Rounded const rounded(kernels, x.data(), inputs, 32);
+        for (size_t g = 0; g < rounded.scales.size(); ++g)
+        {
+            float largest = 0.0f, sum = 0.0f;
+            for (size_t k = g * 32; k < (g + 1) * 32; ++k)
+            {
+                sum += rounded.codes[k];
+                if (k < inputs)
+                    largest = std::max(largest, std::abs(x[k]));
+                float const value = k < inputs ? x[k] : 0.0f;
+                float const error = std::abs(rounded.codes[k] * rounded.scales[g] - value);
+                expect(error <= 0.5001f * rounded.scales[g], "round_row: not the nearest code");
+            }
+            expect(near(rounded.scales[g], largest / 127.0, 1e-6), "round_row: wrong scale");
+            expect(rounded.sums[g] == sum, "round_row: wrong sum");
         }
-        for (double& weight : weights) total += weight = std::exp(weight - largest);
-        for (size_t i = 0; i < count; ++i) {
-          for (size_t d = 0; d < dim; ++d) wanted[d] += weights[i] / total * v[i * dim + d];
-        }
-        std::vector<float> out(dim, NAN);
-        kernels.attend(q.data(), k.data(), v.data(), count, dim, out.data());
-        for (size_t d = 0; d < dim; ++d) {
-          expect(near(out[d], wanted[d], scale * 1e-5), "attend: wrong value");
-        }
-      }
     }
-  }
 }
 
-void test_all(const Kernels& kernels) {
-  test_dense(kernels, false);
-  test_dense(kernels, true);
-  test_quantised(kernels);
-  test_round_row(kernels);
-  test_vectors(kernels);
-  test_attend(kernels);
-  std::printf("tested: %s\n", kernels.name);
+void test_vectors(Kernels const& kernels)
+{
+    for (size_t size : {1, 8, 31, 64, 576})
+    {
+        auto const a = normals(size), b = normals(size);
+        double wanted = 0.0;
+        for (size_t i = 0; i < size; ++i)
+            wanted += double{a[i]} * b[i];
+        expect(near(kernels.dot(a.data(), b.data(), size), wanted, 1e-5), "dot: wrong sum");
+    }
+    std::vector<float> gate, up, out;
+    for (float x = -120.0f; x <= 120.0f; x += 0.37f)
+        gate.push_back(x);
+    up.assign(gate.size(), 2.0f);
+    out.resize(gate.size());
+    kernels.silu_mul(gate.data(), up.data(), gate.size(), out.data());
+    for (size_t i = 0; i < gate.size(); ++i)
+    {
+        double const wanted = 2.0 * gate[i] / (1.0 + std::exp(-double{gate[i]}));
+        expect(near(out[i], wanted, 1e-6), "silu_mul: wrong value");
+    }
 }
 
-}  // namespace
+void test_attend(Kernels const& kernels)
+{
+    for (size_t dim : {4, 16, 32, 40, 64, 80, 128})
+    {
+        for (size_t count : {1, 3, 15, 16, 63, 64, 65, 200})
+        {
+            for (float scale : {1.0f, 30.0f})
+            { // of the scores: all keys count, or one
+                auto q = normals(dim);
+                for (float& value : q)
+                    value *= scale;
+                auto const k = normals(count * dim), v = normals(count * dim);
+                std::vector<double> weights(count), wanted(dim);
+                double largest = -INFINITY, total = 0.0;
+                for (size_t i = 0; i < count; ++i)
+                {
+                    for (size_t d = 0; d < dim; ++d)
+                        weights[i] += double{q[d]} * k[i * dim + d];
+                    largest = std::max(largest, weights[i]);
+                }
+                for (double& weight : weights)
+                    total += weight = std::exp(weight - largest);
+                for (size_t i = 0; i < count; ++i)
+                {
+                    for (size_t d = 0; d < dim; ++d)
+                        wanted[d] += weights[i] / total * v[i * dim + d];
+                }
+                std::vector<float> out(dim, NAN);
+                kernels.attend(q.data(), k.data(), v.data(), count, dim, out.data());
+                for (size_t d = 0; d < dim; ++d)
+                {
+                    expect(near(out[d], wanted[d], scale * 1e-5), "attend: wrong value");
+                }
+            }
+        }
+    }
+}
 
-int main() {
-  test_widen_half();
-  test_all(kPortable);
+void test_all(Kernels const& kernels)
+{
+    test_dense(kernels, false);
+    test_dense(kernels, true);
+    test_quantised(kernels);
+    test_round_row(kernels);
+    test_vectors(kernels);
+    test_attend(kernels);
+    std::printf("tested: %s\n", kernels.name);
+}
+
+} // namespace
+
+int main()
+{
+    test_widen_half();
+    test_all(kPortable);
 #if defined(__x86_64__)
-  if (&kernels() == &kAvx512) test_all(kAvx2);
+    if (&kernels() == &kAvx512)
+        test_all(kAvx2);
 #endif
-  if (&kernels() != &kPortable) test_all(kernels());
-  return failures != 0;
+    if (&kernels() != &kPortable)
+        test_all(kernels());
+    return failures != 0;
 }

@@ -9,74 +9,96 @@
 
 using namespace river;
 
-namespace {
+namespace
+{
 
 int failures = 0;
 
 constexpr size_t kValues = 64;
 
 // Phase p writes row p + 1 from row p, mirrored: what other threads wrote a phase before.
-class Mirrored : public PhasedWork {
- public:
-  explicit Mirrored(const std::vector<size_t>& chunks)
-      : chunks_(chunks), rows_(chunks.size() + 1, std::vector<int>(kValues)) {
-    for (size_t count : chunks) add_phase(count);
-  }
-
-  void chunk(size_t phase, size_t index) noexcept override {
-    const size_t each = kValues / chunks_[phase];
-    for (size_t i = index * each; i < (index + 1) * each; ++i) {
-      rows_[phase + 1][i] += rows_[phase][kValues - 1 - i] + 1;
+class Mirrored : public PhasedWork
+{
+public:
+    explicit Mirrored(std::vector<size_t> const& chunks)
+        : chunks_(chunks)
+        , rows_(chunks.size() + 1, std::vector<int>(kValues))
+    {
+        for (size_t count : chunks)
+            add_phase(count);
     }
-  }
 
-  bool complete() const {
-    const std::vector<int> wanted(kValues, static_cast<int>(chunks_.size()));
-    return rows_.back() == wanted;
-  }
+    void chunk(size_t phase, size_t index) noexcept override
+    {
+        size_t const each = kValues / chunks_[phase];
+        for (size_t i = index * each; i < (index + 1) * each; ++i)
+        {
+            rows_[phase + 1][i] += rows_[phase][kValues - 1 - i] + 1;
+        }
+    }
 
- private:
-  std::vector<size_t> chunks_;
-  std::vector<std::vector<int>> rows_;
+    bool complete() const
+    {
+        std::vector<int> const wanted(kValues, static_cast<int>(chunks_.size()));
+        return rows_.back() == wanted;
+    }
+
+private:
+    std::vector<size_t> chunks_;
+    std::vector<std::vector<int>> rows_;
 };
 
 // Starts some of the shares on threads, late ones too, and leaves the rest to the caller.
-struct Threads {
-  size_t started;
-  bool late;
+struct Threads
+{
+    size_t started;
+    bool late;
 
-  static void run(void* self, void (*work)(void*, size_t), size_t count, void* argument) {
-    const auto& threads = *static_cast<Threads*>(self);
-    std::vector<std::thread> running;
-    for (size_t i = 1; i < count && i <= threads.started; ++i) {
-      running.emplace_back([=, &threads] {
-        if (threads.late) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        work(argument, i);
-      });
+    static void run(void* self, void (*work)(void*, size_t), size_t count, void* argument)
+    {
+        auto const& threads = *static_cast<Threads*>(self);
+        std::vector<std::thread> running;
+        for (size_t i = 1; i < count && i <= threads.started; ++i)
+        {
+            running.emplace_back([=, &threads]
+            {
+                if (threads.late)
+                    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                work(argument, i);
+            });
+        }
+        work(argument, 0);
+        for (size_t i = threads.started + 1; i < count; ++i)
+            work(argument, i);
+        for (std::thread& thread : running)
+            thread.join();
     }
-    work(argument, 0);
-    for (size_t i = threads.started + 1; i < count; ++i) work(argument, i);
-    for (std::thread& thread : running) thread.join();
-  }
 };
 
-}  // namespace
+} // namespace
 
-int main() {
-  for (size_t count : {1, 2, 5}) {
-    for (size_t started : {0, 1, 4}) {
-      for (bool late : {false, true}) {
-        for (int repeat = 0; repeat < 20; ++repeat) {
-          Threads threads = {started, late};
-          Mirrored work({64, 1, 32, 2, 16});
-          work.run({Threads::run, &threads, count});
-          if (!work.complete()) {
-            std::printf("FAILED: %zu shares, %zu threads, late %d\n", count, started, late);
-            ++failures;
-          }
+int main()
+{
+    for (size_t count : {1, 2, 5})
+    {
+        for (size_t started : {0, 1, 4})
+        {
+            for (bool late : {false, true})
+            {
+                for (int repeat = 0; repeat < 20; ++repeat)
+                {
+                    Threads threads = {started, late};
+                    Mirrored work({64, 1, 32, 2, 16});
+                    work.run({Threads::run, &threads, count});
+                    if (!work.complete())
+                    {
+                        std::printf(
+                            "FAILED: %zu shares, %zu threads, late %d\n", count, started, late);
+                        ++failures;
+                    }
+                }
+            }
         }
-      }
     }
-  }
-  return failures != 0;
+    return failures != 0;
 }

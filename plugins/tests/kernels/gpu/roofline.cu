@@ -38,7 +38,7 @@ __global__ void fill_kernel(uint32_t* words, size_t count)
 {
     size_t const stride = static_cast<size_t>(gridDim.x) * blockDim.x;
     for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-         i += stride)
+        i += stride)
         words[i] = (static_cast<uint32_t>(i) * 2654435761U & 0x83ff83ffU) | 0x28002800U;
 }
 
@@ -123,8 +123,8 @@ constexpr Shape kShapes[] = {
 size_t rotated(size_t bytes, int i) // offset of copy i of a bank
 {
     size_t const copies = std::max<size_t>(1, std::min(kSpreadBytes, kPoolBytes) / bytes);
-    return (static_cast<size_t>(i) % copies) * ((bytes + 255) / 256 * 256) % (kPoolBytes - bytes + 1)
-        / 256 * 256;
+    return (static_cast<size_t>(i) % copies) * ((bytes + 255) / 256 * 256)
+        % (kPoolBytes - bytes + 1) / 256 * 256;
 }
 
 void time_linear(Buffers const& b, Shape const& s, int rows, std::string const& flags, FILE* out)
@@ -151,7 +151,8 @@ void time_linear(Buffers const& b, Shape const& s, int rows, std::string const& 
         bytes += 2.0 * elements;
     if (flags != "backbone")
         bytes += elements / 2.0 + 3.0 * groups;
-    double const us = time_launches([&](int i, cudaStream_t stream) {
+    double const us = time_launches([&](int i, cudaStream_t stream)
+    {
         p.weight = b.backbone + rotated(2 * elements, i);
         p.river.qweight = b.river + rotated(elements / 2, i);
         return launch_linear(p, stream);
@@ -174,7 +175,8 @@ void time_cublas(Buffers const& b, Shape const& s, int rows, FILE* out)
     g.y_stride = s.n;
     g.workspace = b.small;
     g.workspace_bytes = kGemmWorkspaceBytes;
-    double const us = time_launches([&](int i, cudaStream_t stream) {
+    double const us = time_launches([&](int i, cudaStream_t stream)
+    {
         g.w = b.backbone + rotated(2 * elements, i);
         return gemm(g, stream);
     });
@@ -207,7 +209,8 @@ void time_attention(Buffers const& b, int batch, int past, FILE* out)
     p.workspace = allocate(p.workspace_bytes + 16);
     REQUIRE(cudaMemset(p.workspace, 0, p.workspace_bytes));
     size_t const cache = 2UL * batch * p.num_kv_heads * p.capacity * p.head_dim;
-    double const us = time_launches([&](int i, cudaStream_t stream) {
+    double const us = time_launches([&](int i, cudaStream_t stream)
+    {
         p.k_cache = b.backbone + rotated(cache, i);
         p.v_cache = b.river + rotated(cache, i);
         return launch_attention(p, stream);
@@ -257,10 +260,10 @@ int main(int argc, char** argv)
     cudaDeviceProp device{};
     REQUIRE(cudaGetDeviceProperties(&device, 0));
     Buffers const b;
-    double const us = time_launches([&](int, cudaStream_t stream) {
-        return cudaMemcpyAsync(b.backbone, b.river, kPoolBytes, cudaMemcpyDeviceToDevice, stream);
-    });
-    std::fprintf(out, "{\"kernel\": \"copy\", \"device\": \"%s\", \"us\": %.3f, \"gb_per_s\": %.1f}\n",
+    double const us = time_launches([&](int, cudaStream_t stream)
+    { return cudaMemcpyAsync(b.backbone, b.river, kPoolBytes, cudaMemcpyDeviceToDevice, stream); });
+    std::fprintf(out,
+        "{\"kernel\": \"copy\", \"device\": \"%s\", \"us\": %.3f, \"gb_per_s\": %.1f}\n",
         device.name, us, 2.0 * kPoolBytes / us / 1000.0);
     bool const cublas = load_prefill_library() == cudaSuccess;
     for (Shape const& shape : kShapes)

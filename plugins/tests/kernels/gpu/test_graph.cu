@@ -76,8 +76,8 @@ struct Layer
         fill<__half>(v_cache, v_cache.bytes() / 2, random, 1.0);
         for (int i = 0; i < kCapacity * kHeadDim; ++i)
             tables.as<float>()[i] = static_cast<float>(random.uniform());
-        attention_workspace
-            = std::make_unique<Memory>(attention_workspace_bytes(attention_params()));
+        attention_workspace =
+            std::make_unique<Memory>(attention_workspace_bytes(attention_params()));
         gate_workspace = std::make_unique<Memory>(gate_workspace_bytes(gate_params()));
     }
 
@@ -141,8 +141,8 @@ struct Layer
         LinearParams first = qkv.params(x.as<void>(), use_river.as<void>(), qkv_out.as<void>());
         first.norm_weight = norm.as<void>();
         first.norm_eps = 1e-5F;
-        LinearParams const second
-            = o.params(attended.as<void>(), use_river.as<void>(), delta.as<void>());
+        LinearParams const second =
+            o.params(attended.as<void>(), use_river.as<void>(), delta.as<void>());
         return launch_linear(first, stream) == cudaSuccess
             && launch_attention(attention_params(), stream) == cudaSuccess
             && launch_linear(second, stream) == cudaSuccess
