@@ -22,7 +22,7 @@ from river_trt.errors import RiverError
 from river_trt.layer_record import LayerRecord, read_record
 from river_trt.manifest import DTYPE_BYTES, Manifest
 from river_trt.tensorrt.inspector import engine_layers
-from river_trt.tokenizer import CHAT_TEMPLATE_FILE
+from river_trt.text.template import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
   river-trt inspect engine/
