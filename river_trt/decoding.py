@@ -13,6 +13,7 @@ import numpy as np
 from river_trt.backends.base import Session, StepOutput
 from river_trt.cache_rows import CacheRows, Group
 from river_trt.errors import EngineError
+from river_trt.faults import row_failure
 from river_trt.lossless.decoding import Given, LosslessDecoder
 from river_trt.results import TokenEvent
 from river_trt.row import Row
@@ -129,8 +130,8 @@ def _accept(row: Row, logits: np.ndarray, exit_layer: int) -> list[str | EngineE
     """The row's new text; an error is the row's own and leaves the others alone."""
     try:
         return [row.accept(logits, exit_layer)]
-    except EngineError as error:
-        return [error]
+    except BaseException as error:  # of the sampler, the tokenizer's decoder
+        return [row_failure(error)]
 
 
 def _goes_on(row: Row, given: list[str | EngineError]) -> bool:

@@ -156,19 +156,23 @@ class Engine:
         """An asyncio server over this engine, with continuous batching: `async with` it.
 
         max_batch_size: requests that decode together, by default as many as the engine takes.
-        max_queue: requests that may wait beyond those; more are rejected. While it is open the
-        engine does nothing else. Raises RiverError for a value out of range or a busy engine.
+        max_queue: requests that may wait beyond those; more are rejected. Raises RiverError for a
+        value out of range. From `async with` to its end the engine does nothing else; entering
+        raises RiverError when it is busy.
         """
         from river_trt.serving.server import Server  # asyncio, for those who serve
 
-        return Server(self.scheduler(max_batch_size=max_batch_size, max_queue=max_queue))
+        options = self._serving_options(max_batch_size, max_queue)
+        return Server(lambda: self._open_scheduler(*options))
 
     def scheduler(
         self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
     ) -> "Scheduler":
         """What `serve` runs on, for threads of one's own: see serving/scheduler.py."""
-        from river_trt.serving.scheduler import Scheduler
+        return self._open_scheduler(*self._serving_options(max_batch_size, max_queue))
 
+    def _serving_options(self, max_batch_size: int | None, max_queue: int) -> tuple[int, int]:
+        """Both, checked."""
         size = self.max_batch_size if max_batch_size is None else max_batch_size
         if not 1 <= size <= self.max_batch_size:
             raise RiverError(
@@ -178,6 +182,11 @@ class Engine:
         if max_queue < 0:
             raise RiverError(f"max_queue must be at least 0, got {max_queue}")
         _ = self._session  # a loop of its own has a scheduler of its own
+        return size, max_queue
+
+    def _open_scheduler(self, size: int, max_queue: int) -> "Scheduler":
+        from river_trt.serving.scheduler import Scheduler
+
         self._acquire()
         return Scheduler(self._decoder(), self._row, self._lock.release, size, max_queue)
 

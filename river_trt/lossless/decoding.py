@@ -16,6 +16,7 @@ import numpy as np
 from river_trt.backends.base import Session
 from river_trt.cache_rows import Group
 from river_trt.errors import EngineError
+from river_trt.faults import row_failure
 from river_trt.lossless.acceptance import verify_token
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.length import shared_length
@@ -132,7 +133,10 @@ class LosslessDecoder:
             )
             for row, logits, exits in zip(covered, out.logits, out.exit_layer, strict=True):
                 if row in wanted:
-                    self._accept(row, logits, exits, given[row])
+                    try:
+                        self._accept(row, logits, exits, given[row])
+                    except BaseException as error:  # the row's own: the others go on
+                        given[row].append(row_failure(error))
         seconds = time.perf_counter() - started
         self.counts.verify_seconds += seconds
         for row in rows:
@@ -153,11 +157,7 @@ class LosslessDecoder:
         draft = _draft_of(row)
         accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
-            try:
-                target = distribution(logits[index], row.config, row.seen)
-            except EngineError as error:  # the row's own: the others go on
-                given.append(error)
-                return
+            target = distribution(logits[index], row.config, row.seen)
             row.past_length += 1  # the slot of the token that these logits come after
             if index == len(draft.token_ids):
                 given.append(row.push(target.draw(row.generator), int(exits[index])))
