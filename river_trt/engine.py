@@ -1,7 +1,7 @@
 """Load an engine directory and generate with it."""
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from river_trt.serving.server import Server
 
 DEFAULT_MAX_QUEUE = 64
+# A token may stand for more than its own characters where a tokenizer folds or drops some.
+LEAST_TOKEN_CHARACTERS = 16
 
 Prompt = str | Sequence[int] | np.ndarray
 Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
@@ -198,7 +200,9 @@ class Engine:
         """
         if self.tokenizer is None:
             raise RiverError("a chat needs a tokenizer, and this engine takes token ids only")
-        return self.tokenizer.chat_prompt(messages)
+        text = self.tokenizer.chat_text(messages)
+        self._check_length(text, self.tokenizer)
+        return self.tokenizer.encode(text, add_special_tokens=False)  # the template writes its own
 
     def forward(
         self,
@@ -318,10 +322,13 @@ class Engine:
                     "this engine has no tokenizer and takes token ids only; "
                     "give lists of ids in place of strings"
                 )
+            self._check_length(prompt, self.tokenizer)
             prompt = self.tokenizer.encode(prompt)
+        elif isinstance(prompt, Sized) and len(prompt) > self.max_seq_len:
+            raise self._too_long(len(prompt))
         try:
             ids = np.asarray(prompt)
-        except ValueError:  # a ragged list
+        except (ValueError, TypeError, OverflowError):  # a ragged list, objects of any kind
             ids = np.zeros((1, 1))
         if ids.size == 0:
             raise PromptError("the prompt is empty; give at least one token")
@@ -332,11 +339,25 @@ class Engine:
             bad = ids[(ids < 0) | (ids >= vocab_size)][0]
             raise PromptError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
         if len(ids) > self.max_seq_len:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens but the cache has {self.max_seq_len} slots; "
-                "shorten it, or load the engine with a larger max_seq_len"
-            )
+            raise self._too_long(len(ids))
         return ids.astype(np.int64)
+
+    def _check_length(self, text: str, tokenizer: Tokenizer) -> None:
+        """Before a text is tokenised, which for megabytes takes seconds."""
+        longest = max(tokenizer.longest_token, LEAST_TOKEN_CHARACTERS)
+        most = self.max_seq_len * longest
+        if len(text) > most:
+            raise PromptError(
+                f"the prompt has {len(text)} characters, and one of more than {most} is not "
+                f"tokenised: the cache has {self.max_seq_len} slots, and no token is longer than "
+                f"{longest} characters"
+            )
+
+    def _too_long(self, tokens: int) -> PromptError:
+        return PromptError(
+            f"the prompt has {tokens} tokens but the cache has {self.max_seq_len} slots; "
+            "shorten it, or load the engine with a larger max_seq_len"
+        )
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

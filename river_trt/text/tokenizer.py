@@ -1,16 +1,19 @@
 """Text to token ids and back."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from river_trt.errors import EngineError, RiverError
+from river_trt.errors import EngineError, PromptError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.text.template import CHAT_TEMPLATE_FILE, ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
+# A single `encode` keeps Python's lock, and with it all other threads, a batch does not.
+SHORT_TEXT = 4096  # characters
 
 
 class Tokenizer:
@@ -56,8 +59,22 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._template is not None
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest piece of text that is one token."""
+        return max(map(len, self.raw.get_vocab(with_added_tokens=True)), default=1)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self.raw.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of a text; PromptError for one that UTF-8 cannot hold."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text holds a lone surrogate at {error.start}") from error
+        if len(text) <= SHORT_TEXT:
+            encoding = self.raw.encode(text, add_special_tokens=add_special_tokens)
+        else:
+            (encoding,) = self.raw.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:

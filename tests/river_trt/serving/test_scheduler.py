@@ -134,7 +134,9 @@ def test_failing_row_and_failing_step_end_their_own_requests(make_engine, monkey
     lost = scheduler.submit([3], GREEDY)
     broken["raise"] = True
     (delivery,) = scheduler.step()
-    assert delivery.request is lost and str(delivery.item).endswith("failed: RuntimeError: out of memory")
+    assert delivery.request is lost and str(delivery.item).endswith(
+        "failed: RuntimeError: out of memory"
+    )
     broken["raise"] = False
     assert not scheduler.has_work
     scheduler.submit([2], GREEDY)
