@@ -25,7 +25,7 @@ from river_trt.manifest import (
     RiverInfo,
 )
 from river_trt.spec import ExitPolicy, ModelShape
-from river_trt.tokenizer import TOKENIZER_FILE
+from river_trt.text import TOKENIZER_FILE
 
 # Called with a stage, the steps done and their total.
 Progress = Callable[[str, int, int], None]

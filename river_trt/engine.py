@@ -24,7 +24,7 @@ from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
 from river_trt.sampling import row_generator
 from river_trt.spec import GATE_SCOPES, ExitPolicy
-from river_trt.tokenizer import TextStream, Tokenizer
+from river_trt.text import TextStream, Tokenizer
 
 if TYPE_CHECKING:
     from river_trt.serving.scheduler import Scheduler

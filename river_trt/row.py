@@ -10,7 +10,7 @@ from river_trt.lossless.draft import Draft
 from river_trt.results import FinishReason, GenerationResult, TokenEvent
 from river_trt.sampling import sample
 from river_trt.spec import GATE_SCOPES, ExitPolicy, backbone_layers
-from river_trt.tokenizer import TextStream
+from river_trt.text import TextStream
 
 StepKey = tuple[bytes, bytes, int, str]
 

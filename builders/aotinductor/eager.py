@@ -26,7 +26,7 @@ from river_trt.engine import Engine
 from river_trt.engine_dir import read_directions, read_engine_dir
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
-from river_trt.tokenizer import Tokenizer
+from river_trt.text import Tokenizer
 
 
 def load_eager(

@@ -17,7 +17,7 @@ from builders.reference import load_reference, policy_inputs
 from builders.source import ModelSource
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
-from river_trt.tokenizer import TOKENIZER_FILE, Tokenizer
+from river_trt.text import TOKENIZER_FILE, Tokenizer
 
 ROWS = 2  # cache rows: the backbone's and the policy's
 

@@ -23,7 +23,7 @@ from river_trt.manifest import Manifest, PrecisionInfo
 from river_trt.spec import ExitPolicy
 from river_trt.tensorrt.cuda import Cuda
 from river_trt.tensorrt.library import LIBRARIES, load_library
-from river_trt.tokenizer import TOKENIZER_FILE
+from river_trt.text import TOKENIZER_FILE
 
 REFERENCE, GRAPH = "torch", "TensorRT's portable graph, by onnxruntime"
 # Of the logits against the reference in float32, by what a backend computes in; int8: a river that

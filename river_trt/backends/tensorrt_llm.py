@@ -56,7 +56,9 @@ def load_plugin() -> None:
 
     registry = trt.get_plugin_registry()
     if registry.get_creator("RiverLinear", "1", "river_trt") is None:
-        registry.load_library(str(built_library("tensorrt", trt.__version__)))
+        library = built_library("tensorrt", trt.__version__)
+        if registry.load_library(str(library)) is None:
+            raise EngineError(f"TensorRT cannot load the plugin library {library}")
 
 
 def gpu_compute_capability() -> str:
@@ -97,8 +99,8 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     config = bindings.ExecutorConfig(
         max_beam_width=1,
         max_batch_size=options.max_batch_size,
-        # Chunks and reused blocks would make prompt tokens look like generated ones to the network.
-        enable_chunked_context=False,
+        enable_chunked_context=True,  # a prompt may be longer than max_num_tokens
+        # Blocks that hold generated tokens would be reused for prompts: the river wrote them.
         kv_cache_config=bindings.KvCacheConfig(
             enable_block_reuse=False, max_attention_window=_windows(directory)
         ),

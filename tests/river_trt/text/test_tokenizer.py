@@ -1,8 +1,8 @@
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from river_trt import EngineError, RiverError
-from river_trt.tokenizer import TextStream, Tokenizer
+from river_trt import RiverError
+from river_trt.text import TextStream, Tokenizer
 
 
 def pieces(raw_tokenizer, text, stop=()):
@@ -119,5 +119,9 @@ def test_template_runs_in_a_sandbox(raw_tokenizer):
 def test_missing_or_broken_template(raw_tokenizer):
     with pytest.raises(RiverError, match="no chat template"):
         Tokenizer(raw_tokenizer).chat_prompt([])
-    with pytest.raises(EngineError, match="no valid template"):
-        Tokenizer(raw_tokenizer, "{% if %}")
+    with pytest.raises(RiverError, match="no valid template"):
+        Tokenizer(raw_tokenizer, "{% if %}").chat_prompt([])
+
+
+def test_broken_template_hinders_only_a_chat(raw_tokenizer):
+    assert Tokenizer(raw_tokenizer, "{% if %}").encode("ab") == raw_tokenizer.encode("ab").ids

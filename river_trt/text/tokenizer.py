@@ -1,0 +1,81 @@
+"""Text to token ids and back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from river_trt.errors import EngineError, RiverError
+from river_trt.manifest import REBUILD, Manifest
+from river_trt.text.template import CHAT_TEMPLATE_FILE, ChatTemplate
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """A tokenizer.json with its chat template, if there is one."""
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        chat_template: str | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        # The file may carry a training-time setting that would cut or fill prompts unseen.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.raw = tokenizer
+        special = {
+            name: tokenizer.id_to_token(token_id)
+            for name, token_id in (("bos_token", bos_token_id), ("eos_token", eos_token_id))
+            if token_id is not None
+        }
+        self._template = None if chat_template is None else ChatTemplate(chat_template, special)
+
+    @classmethod
+    def from_engine_dir(cls, directory: Path, manifest: Manifest) -> "Tokenizer | None":
+        """The engine's tokenizer; None when it takes token ids only."""
+        model = manifest.model
+        if not model.has_tokenizer:
+            return None
+        if TOKENIZER_FILE not in manifest.files:
+            raise EngineError(f"manifest.json: files does not list {TOKENIZER_FILE}; {REBUILD}")
+        template = None
+        if CHAT_TEMPLATE_FILE in manifest.files:
+            template = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+        try:
+            raw = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+        except Exception as error:  # the library raises Exception itself
+            raise EngineError(f"{TOKENIZER_FILE} cannot be read ({error}); {REBUILD}") from error
+        eos = model.eos_token_ids[0] if model.eos_token_ids else None
+        return cls(raw, template, model.bos_token_id, eos)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self.raw.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self.raw.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def chat_prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Token ids of the messages, ready for the assistant's turn.
+
+        Raises RiverError without a chat template, or when the template refuses the messages.
+        """
+        # The template writes its own special tokens.
+        return self.encode(self.chat_text(messages), add_special_tokens=False)
+
+    def chat_text(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True
+    ) -> str:
+        """The text that the chat template makes of the messages; errors as chat_prompt."""
+        if self._template is None:
+            raise RiverError("the model has no chat template; give the prompt as plain text")
+        return self._template.render(messages, add_generation_prompt)
