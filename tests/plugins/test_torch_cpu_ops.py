@@ -131,9 +131,8 @@ def gate_arguments():
     flags = torch.zeros(1, 2, dtype=torch.bool)
     exits = torch.zeros(1, 2, dtype=torch.int32)
     scalars = [torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)]
-    return [torch.ones(1, 2, 8), torch.ones(1, 2, 8), torch.ones(8), torch.tensor(False)] + [
-        *(flags, exits, *scalars, 1)
-    ]
+    rows = [torch.ones(1, 2, 8), torch.ones(1, 2, 8)]
+    return [*rows, torch.ones(8), torch.tensor(False), flags, exits, *scalars, 1]
 
 
 GATE_REFUSED = {
