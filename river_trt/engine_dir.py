@@ -181,8 +181,8 @@ def _write_whole(path: Path, data: bytes) -> None:
 def _check_file(directory: Path, name: str, info: FileInfo, verify: bool) -> None:
     parts = PurePosixPath(name).parts
     file = directory / name
-    inside = file.resolve().is_relative_to(directory.resolve())  # follows symbolic links
-    if not parts or name.startswith("/") or "\\" in name or ".." in parts or not inside:
+    inside = bool(parts) and _is_inside(directory.resolve(), file.resolve())
+    if name.startswith("/") or "\\" in name or ".." in parts or not inside:
         raise EngineError(
             f"manifest.json lists {name!r}, which leaves the engine directory; "
             "do not use this engine"
@@ -199,6 +199,18 @@ def _check_file(directory: Path, name: str, info: FileInfo, verify: bool) -> Non
             f"{name} is damaged: its SHA-256 is not the manifest's; "
             f"copy the engine again or {REBUILD}"
         )
+
+
+def _is_inside(directory: Path, target: Path) -> bool:
+    """Whether a file, its links followed, is the directory's own.
+
+    In the hub's cache a directory's files are links into its repository's blobs:
+    models--org--name/snapshots/<commit>/... beside models--org--name/blobs/<hash>.
+    """
+    if target.is_relative_to(directory):
+        return True
+    repositories = (above.parent for above in directory.parents if above.name == "snapshots")
+    return any(target.parent == repository / "blobs" for repository in repositories)
 
 
 def _check_target(out: Path, force: bool) -> None:

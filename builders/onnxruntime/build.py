@@ -25,12 +25,12 @@ from builders.river_bank import river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from builders.weights import SharedWeights
+from river_trt.backends.onnxruntime import WEIGHTS_FILE
 from river_trt.errors import CheckpointError, RiverError
 from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
 from river_trt.native_library import ABI_VERSION, native_library
 
 ENGINE_FILE = "model.onnx"
-WEIGHTS_FILE = "model.data"
 BACKBONE_NAMES = {8: "int8", 16: "float16", 32: "float32"}
 HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention with rotary embeddings takes no other head_dim
 

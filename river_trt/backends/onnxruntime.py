@@ -6,11 +6,14 @@ import numpy as np
 import onnxruntime as ort
 
 from river_trt.backends.base import SessionOptions, Step, StepOutput
+from river_trt.backends.onnx_location import relocate
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, native_library
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
+
+WEIGHTS_FILE = "model.data"
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "OrtSession":
@@ -38,13 +41,25 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         settings.register_custom_ops_library(str(native_library()))
     model = directory / manifest.engine_file
     try:
-        session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        source = _model_source(model, settings)
+        session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's error classes share no other base
         reason = str(error).splitlines()[0]
         raise EngineError(f"onnxruntime cannot load {model}: {reason}; {REBUILD}") from error
     # GroupQueryAttention takes several tokens over a filled cache for one row at a time.
     row_by_row = manifest.backend.kernels != "native"
     return OrtSession(session, manifest.model.shape, options, row_by_row)
+
+
+def _model_source(model: Path, settings: ort.SessionOptions) -> Path | bytes:
+    """What ONNX Runtime opens: the file, or its content with another name for linked weights."""
+    weights = model.with_name(WEIGHTS_FILE)
+    if not weights.is_symlink():
+        return model
+    stored = weights.resolve()
+    folder = "session.model_external_initializers_file_folder_path"
+    settings.add_session_config_entry(folder, str(stored.parent))
+    return relocate(model.read_bytes(), WEIGHTS_FILE, stored.name)
 
 
 def check_version(built_for: str, installed: str) -> None:
