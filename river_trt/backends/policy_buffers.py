@@ -21,7 +21,10 @@ class PolicyBuffers:
         hidden_size: int,
         places: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """places: arrays to use for some of the inputs, zeroed here; types as in river_trt.spec."""
+        """places: arrays to use for some of the inputs, zeroed here.
+
+        Of the shapes in river_trt.spec; an engine without a boolean type has its flags as int32.
+        """
         arrays = {
             "tau": np.zeros(num_layers, np.float32),
             "pinned": np.zeros(num_layers, np.bool_),
@@ -30,9 +33,8 @@ class PolicyBuffers:
             "gate_scope": np.zeros((), np.int32),
         }
         for name, place in (places or {}).items():
-            own = arrays[name]
-            assert (place.shape, place.dtype) == (own.shape, own.dtype), name
-            place[...] = own
+            assert place.shape == arrays[name].shape, name
+            place[...] = arrays[name]
             arrays[name] = place
         self.arrays = {name: arrays[name] for name in POLICY_INPUTS}
         self._directions: np.ndarray | None = None

@@ -84,10 +84,11 @@ def test_a_policy_changed_in_place_is_seen():
 
 
 def test_buffers_over_memory_of_the_session():
-    place = np.full(LAYERS, 7, np.float32)  # as a device's page-locked memory comes: with anything
-    buffers = PolicyBuffers(LAYERS, HIDDEN, {"tau": place})
-    assert buffers.arrays["tau"] is place and (place == 0).all()
-    buffers.write(FULL, GateScope.TOKEN)
-    assert np.isposinf(place).all()
+    place = np.full(LAYERS, 7, np.int32)  # page-locked memory comes with anything in it
+    buffers = PolicyBuffers(LAYERS, HIDDEN, {"pinned": place})
+    assert buffers.arrays["pinned"] is place and (place == 0).all()
+    river = ExitPolicy.all_river(np.array([False, True, False]))
+    assert "pinned" in buffers.write(river, GateScope.TOKEN) and place.tolist() == [0, 1, 0]
+    assert buffers.write(river, GateScope.TOKEN) == ()
     with pytest.raises(AssertionError):
-        PolicyBuffers(LAYERS, HIDDEN, {"tau": np.zeros(LAYERS, np.float64)})
+        PolicyBuffers(LAYERS, HIDDEN, {"tau": np.zeros(LAYERS + 1, np.float32)})
