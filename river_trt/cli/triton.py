@@ -59,6 +59,25 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         default="copy",
         help="copy the engine, link to it, or name its path (default: %(default)s)",
     )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="GPUs to serve from, one instance on each (default: 0)",
+    )
+    parser.add_argument(
+        "--docker",
+        action="store_true",
+        help="write a Dockerfile for the engine's backend too, with the wheel that it installs",
+    )
+    parser.add_argument(
+        "--wheel",
+        type=Path,
+        metavar="FILE",
+        help="the wheel of river-trt for --docker (default: built from this checkout)",
+    )
     for option, kind, value, text in (
         ("--max-batch-size", int, settings.max_batch_size, "requests that decode together"),
         ("--max-queue", int, settings.max_queue, "requests that may wait beyond those"),
@@ -107,7 +126,16 @@ def _export(args: argparse.Namespace) -> int:
         batch_invariant=not args.no_batch_invariant,
         verify=not args.no_verify,
     )
-    model = export(ExportOptions(settings, args.out, args.name, args.engine_files))
+    options = ExportOptions(
+        settings,
+        args.out,
+        args.name,
+        args.engine_files,
+        tuple(args.gpus),
+        docker=args.docker or args.wheel is not None,
+        wheel=args.wheel,
+    )
+    model = export(options)
     stdout_console().print(f"wrote {model}, layout {args.layout}", soft_wrap=True, highlight=False)
     return 0
 

@@ -28,7 +28,7 @@ LIBRARIES = {
             "tensorrt",
             "TensorRT",
             (10, 14),
-            "pip install tensorrt, or run in nvcr.io/nvidia/tensorrt:25.10-py3",
+            "pip install tensorrt, or run in nvcr.io/nvidia/tensorrt:25.12-py3",
         ),
         TensorRTLibrary(
             "tensorrt-rtx",
