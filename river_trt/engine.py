@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from river_trt.backends import open_session
-from river_trt.backends.base import DecodingLoop, Session, SessionOptions
+from river_trt.backends.base import DecodingLoop, Session, SessionOptions, Step
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.decoding import Decoder
@@ -23,7 +23,7 @@ from river_trt.manifest import Manifest
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
 from river_trt.sampling import row_generator
-from river_trt.spec import GATE_SCOPES, ExitPolicy
+from river_trt.spec import ExitPolicy, GateScope
 from river_trt.text import TextStream, Tokenizer
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Engine:
         token_ids: np.ndarray,  # [batch, seq] integers
         policy: ExitPolicy | None = None,  # None: the engine's own
         logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
-        gate_scope: str = "token",  # a key of spec.GATE_SCOPES
+        gate_scope: str = "token",  # or "sequence", "batch"
         first_row: int = 0,  # the cache row of the first sequence
         past_length: int = 0,  # tokens that each row holds already, from a pass before
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -236,15 +236,14 @@ class Engine:
         policy = policy or self.policy
         if len(policy.tau) != self.num_layers:
             raise RiverError(f"the policy has {len(policy.tau)} layers, not {self.num_layers}")
-        if gate_scope not in GATE_SCOPES:
-            raise RiverError(f"gate_scope must be one of {', '.join(GATE_SCOPES)}: {gate_scope!r}")
+        scope = GateScope.named(gate_scope)
         indices = np.arange(rows.shape[1]) if logit_indices is None else np.asarray(logit_indices)
         if indices.dtype.kind not in "iu" or not np.isin(indices, np.arange(rows.shape[1])).all():
             raise RiverError(f"logit_indices must be positions in 0..{rows.shape[1] - 1}")
         past = np.full(len(rows), past_length, np.int32)
-        scope = GATE_SCOPES[gate_scope]
         with self._exclusive():
-            out = self._session.step(rows, first_row, past, indices.astype(np.int64), policy, scope)
+            step = Step(rows, first_row, past, indices.astype(np.int64), policy, scope)
+            out = self._session.step(step)
             return out.logits.copy(), out.exit_layer.copy()
 
     def read_cache(

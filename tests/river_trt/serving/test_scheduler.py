@@ -115,10 +115,10 @@ def test_failing_row_and_failing_step_end_their_own_requests(make_engine, monkey
     scheduler = engine.scheduler()
     step, broken = engine._session.step, {"nan": False, "raise": False}
 
-    def faulty(ids, first_row, *args):
+    def faulty(asked):
         if broken["raise"]:
             raise RuntimeError("out of memory\nand a long trace")
-        out = step(ids, first_row, *args)
+        out = step(asked)
         if broken["nan"]:
             out.logits[0, :, 3] = np.nan
         return out
