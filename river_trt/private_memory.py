@@ -17,6 +17,7 @@ from river_trt.errors import RiverError
 
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 PROTECTIONS = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
+MAP_FIXED = 0x10
 FAILED = ctypes.c_void_p(-1).value
 
 
@@ -25,6 +26,7 @@ class Mapping:
     start: int
     size: int
     protection: int
+    offset: int  # in the file
     file: tuple[int, int]  # device and inode
 
 
@@ -40,16 +42,35 @@ def make_private(files: Collection[tuple[int, int]]) -> None:
             _replace(mapping)
 
 
+def forget(file: tuple[int, int], kept: Collection[tuple[int, int]]) -> None:
+    """Take a file's mappings away where none of the places, first byte and end, is `kept`.
+
+    Their addresses read as zeros from now on, without memory behind them: for weights that were
+    copied by those who use them.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    fixed = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
+    for mapping in list(_mappings()):
+        end = mapping.offset + mapping.size
+        if mapping.file != file or any(a < end and mapping.offset < b for a, b in kept):
+            continue
+        libc = _libc()
+        if libc.mmap(mapping.start, mapping.size, mapping.protection, fixed, -1, 0) == FAILED:
+            raise _short_of_memory(mapping)
+
+
 def _mappings() -> Iterator[Mapping]:
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            addresses, flags, _, device, inode, *_ = line.split(maxsplit=5)
+            addresses, flags, offset, device, inode, *_ = line.split(maxsplit=5)
             start, end = (int(address, 16) for address in addresses.split("-"))
             major, minor = (int(number, 16) for number in device.split(":"))
             protection = 0
             for letter, value in PROTECTIONS.items():
                 protection |= value if letter in flags else 0
-            yield Mapping(start, end - start, protection, (os.makedev(major, minor), int(inode)))
+            file = os.makedev(major, minor), int(inode)
+            yield Mapping(start, end - start, protection, int(offset, 16), file)
 
 
 def _replace(mapping: Mapping) -> None:
