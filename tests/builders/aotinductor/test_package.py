@@ -74,7 +74,7 @@ def test_eager_mode_generates_the_same(pair):
 def test_rows_move_and_read_back(pair):
     """What continuous batching asks of a session."""
     pair.engine.forward(IDS[:2], ExitPolicy.full_depth(LAYERS))
-    session = pair.engine._session
+    session = pair.engine.stepper.session
     kept = session.read_row(1, 20)
     assert kept.shape == (LAYERS, 2, 2, 20, 16) and kept.any()
     session.move_row(1, 0, 20)
