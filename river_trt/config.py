@@ -14,6 +14,9 @@ from river_trt.spec import ExitPolicy
 PrefillMode = Literal["off", "sequence"]
 DecodeScope = Literal["token", "batch"]
 Mode = Literal["river", "lossless", "full"]
+# What one request's search for its stop strings may cost.
+MAX_STOP_STRINGS = 64
+MAX_STOP_CHARACTERS = 1024  # of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,9 @@ class GenerationConfig:
     repetition_penalty: > 0, 1 is off; counts the prompt's tokens too.
     seed: prompt i of a call draws from the stream of `seed + i`, whatever the other prompts are;
         None draws anew each time.
-    stop: strings that end the text and are cut from it; needs an engine with a tokenizer.
+    stop: strings that end the text and are cut from it, at most MAX_STOP_STRINGS of at most
+        MAX_STOP_CHARACTERS; needs an engine with a tokenizer. Special tokens may be named in them:
+        the text, which does not have them, ends where the token comes.
     stop_token_ids: token ids that end it, beside the model's end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
     mode: "river" leaves the backbone as the exit policy says; "full" is the backbone alone;
@@ -74,18 +79,17 @@ class GenerationConfig:
         _check_choice("prefill", self.prefill, get_args(PrefillMode))
         _check_choice("gate_scope", self.gate_scope, get_args(DecodeScope))
 
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(s, str) and s for s in stop):
-            raise RiverError(f"stop must be strings that are not empty, got {stop!r}")
-        object.__setattr__(self, "stop", stop)
-        for token in self.stop_token_ids:
+        object.__setattr__(self, "stop", _freeze_stop(self.stop))
+        token_ids = _freeze_list("stop_token_ids", self.stop_token_ids)
+        for token in token_ids:
             _check_int("a token id in stop_token_ids", token, 0)
-        object.__setattr__(self, "stop_token_ids", tuple(int(t) for t in self.stop_token_ids))
+        object.__setattr__(self, "stop_token_ids", tuple(map(int, token_ids)))
         object.__setattr__(self, "tau", _freeze_tau(self.tau))
         if self.pinned is not None:
-            for layer in self.pinned:
+            pinned = _freeze_list("pinned", self.pinned)
+            for layer in pinned:
                 _check_int("a layer in pinned", layer, 1)
-            object.__setattr__(self, "pinned", tuple(int(layer) for layer in self.pinned))
+            object.__setattr__(self, "pinned", tuple(map(int, pinned)))
         if self.mode != "river":
             self._check_backbone_output()
 
@@ -147,6 +151,27 @@ def _pinned_layers(layers: Sequence[int], num_layers: int) -> np.ndarray:
             raise RiverError(f"pinned layer {layer} is not one of the layers 1..{num_layers}")
         pinned[layer - 1] = True
     return pinned
+
+
+def _freeze_stop(stop: Any) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else _freeze_list("stop", stop)
+    if not all(isinstance(string, str) and string for string in strings):
+        raise RiverError(f"stop must be strings that are not empty, got {strings!r:.80}")
+    longest = max(map(len, strings), default=0)
+    if len(strings) > MAX_STOP_STRINGS or longest > MAX_STOP_CHARACTERS:
+        raise RiverError(
+            f"stop takes at most {MAX_STOP_STRINGS} strings of at most {MAX_STOP_CHARACTERS} "
+            f"characters, got {len(strings)} of up to {longest}"
+        )
+    return strings
+
+
+def _freeze_list(name: str, values: Any) -> tuple[Any, ...]:
+    """None is no value, as clients send it."""
+    try:
+        return () if values is None else tuple(values)
+    except TypeError as error:
+        raise RiverError(f"{name} must be a list, got {values!r:.80}") from error
 
 
 def _freeze_tau(tau: Any) -> float | tuple[float, ...] | None:
