@@ -1,7 +1,7 @@
 """Load an engine directory and generate with it."""
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from river_trt.backends import open_session
-from river_trt.backends.base import DecodingLoop, Session, SessionOptions
+from river_trt.backends.base import DecodingLoop, Session, SessionOptions, Step
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.decoding import Decoder
@@ -23,7 +23,7 @@ from river_trt.manifest import Manifest
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
 from river_trt.sampling import row_generator
-from river_trt.spec import GATE_SCOPES, ExitPolicy
+from river_trt.spec import ExitPolicy, GateScope
 from river_trt.text import TextStream, Tokenizer
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from river_trt.serving.server import Server
 
 DEFAULT_MAX_QUEUE = 64
+# A token may stand for more than its own characters where a tokenizer folds or drops some.
+LEAST_TOKEN_CHARACTERS = 16
 
 Prompt = str | Sequence[int] | np.ndarray
 Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
@@ -156,19 +158,23 @@ class Engine:
         """An asyncio server over this engine, with continuous batching: `async with` it.
 
         max_batch_size: requests that decode together, by default as many as the engine takes.
-        max_queue: requests that may wait beyond those; more are rejected. While it is open the
-        engine does nothing else. Raises RiverError for a value out of range or a busy engine.
+        max_queue: requests that may wait beyond those; more are rejected. Raises RiverError for a
+        value out of range. From `async with` to its end the engine does nothing else; entering
+        raises RiverError when it is busy.
         """
         from river_trt.serving.server import Server  # asyncio, for those who serve
 
-        return Server(self.scheduler(max_batch_size=max_batch_size, max_queue=max_queue))
+        options = self._serving_options(max_batch_size, max_queue)
+        return Server(lambda: self._open_scheduler(*options))
 
     def scheduler(
         self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
     ) -> "Scheduler":
         """What `serve` runs on, for threads of one's own: see serving/scheduler.py."""
-        from river_trt.serving.scheduler import Scheduler
+        return self._open_scheduler(*self._serving_options(max_batch_size, max_queue))
 
+    def _serving_options(self, max_batch_size: int | None, max_queue: int) -> tuple[int, int]:
+        """Both, checked."""
         size = self.max_batch_size if max_batch_size is None else max_batch_size
         if not 1 <= size <= self.max_batch_size:
             raise RiverError(
@@ -178,6 +184,11 @@ class Engine:
         if max_queue < 0:
             raise RiverError(f"max_queue must be at least 0, got {max_queue}")
         _ = self._session  # a loop of its own has a scheduler of its own
+        return size, max_queue
+
+    def _open_scheduler(self, size: int, max_queue: int) -> "Scheduler":
+        from river_trt.serving.scheduler import Scheduler
+
         self._acquire()
         return Scheduler(self._decoder(), self._row, self._lock.release, size, max_queue)
 
@@ -189,14 +200,16 @@ class Engine:
         """
         if self.tokenizer is None:
             raise RiverError("a chat needs a tokenizer, and this engine takes token ids only")
-        return self.tokenizer.chat_prompt(messages)
+        text = self.tokenizer.chat_text(messages)
+        self._check_length(text, self.tokenizer)
+        return self.tokenizer.encode(text, add_special_tokens=False)  # the template writes its own
 
     def forward(
         self,
         token_ids: np.ndarray,  # [batch, seq] integers
         policy: ExitPolicy | None = None,  # None: the engine's own
         logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
-        gate_scope: str = "token",  # a key of spec.GATE_SCOPES
+        gate_scope: str = "token",  # or "sequence", "batch"
         first_row: int = 0,  # the cache row of the first sequence
         past_length: int = 0,  # tokens that each row holds already, from a pass before
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -223,15 +236,14 @@ class Engine:
         policy = policy or self.policy
         if len(policy.tau) != self.num_layers:
             raise RiverError(f"the policy has {len(policy.tau)} layers, not {self.num_layers}")
-        if gate_scope not in GATE_SCOPES:
-            raise RiverError(f"gate_scope must be one of {', '.join(GATE_SCOPES)}: {gate_scope!r}")
+        scope = GateScope.named(gate_scope)
         indices = np.arange(rows.shape[1]) if logit_indices is None else np.asarray(logit_indices)
         if indices.dtype.kind not in "iu" or not np.isin(indices, np.arange(rows.shape[1])).all():
             raise RiverError(f"logit_indices must be positions in 0..{rows.shape[1] - 1}")
         past = np.full(len(rows), past_length, np.int32)
-        scope = GATE_SCOPES[gate_scope]
         with self._exclusive():
-            out = self._session.step(rows, first_row, past, indices.astype(np.int64), policy, scope)
+            step = Step(rows, first_row, past, indices.astype(np.int64), policy, scope)
+            out = self._session.step(step)
             return out.logits.copy(), out.exit_layer.copy()
 
     def read_cache(
@@ -309,10 +321,13 @@ class Engine:
                     "this engine has no tokenizer and takes token ids only; "
                     "give lists of ids in place of strings"
                 )
+            self._check_length(prompt, self.tokenizer)
             prompt = self.tokenizer.encode(prompt)
+        elif isinstance(prompt, Sized) and len(prompt) > self.max_seq_len:
+            raise self._too_long(len(prompt))
         try:
             ids = np.asarray(prompt)
-        except ValueError:  # a ragged list
+        except (ValueError, TypeError, OverflowError):  # a ragged list, objects of any kind
             ids = np.zeros((1, 1))
         if ids.size == 0:
             raise PromptError("the prompt is empty; give at least one token")
@@ -323,11 +338,25 @@ class Engine:
             bad = ids[(ids < 0) | (ids >= vocab_size)][0]
             raise PromptError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
         if len(ids) > self.max_seq_len:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens but the cache has {self.max_seq_len} slots; "
-                "shorten it, or load the engine with a larger max_seq_len"
-            )
+            raise self._too_long(len(ids))
         return ids.astype(np.int64)
+
+    def _check_length(self, text: str, tokenizer: Tokenizer) -> None:
+        """Before a text is tokenised, which for megabytes takes seconds."""
+        longest = max(tokenizer.longest_token, LEAST_TOKEN_CHARACTERS)
+        most = self.max_seq_len * longest
+        if len(text) > most:
+            raise PromptError(
+                f"the prompt has {len(text)} characters, and one of more than {most} is not "
+                f"tokenised: the cache has {self.max_seq_len} slots, and no token is longer than "
+                f"{longest} characters"
+            )
+
+    def _too_long(self, tokens: int) -> PromptError:
+        return PromptError(
+            f"the prompt has {tokens} tokens but the cache has {self.max_seq_len} slots; "
+            "shorten it, or load the engine with a larger max_seq_len"
+        )
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

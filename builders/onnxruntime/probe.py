@@ -12,9 +12,11 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
+from river_trt.backends.base import Step
+from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.manifest import Manifest
 from river_trt.native_library import DOMAIN, native_library
-from river_trt.spec import cache_names
+from river_trt.spec import ExitPolicy, cache_names
 
 
 class HiddenStates:
@@ -48,16 +50,10 @@ class HiddenStates:
         """float32 [L, seq, hidden]."""
         shape = self.shape
         cache = np.zeros((1, shape.num_kv_heads, len(ids), shape.head_dim), np.float32)
-        inputs = {
-            "input_ids": ids[None],
-            "past_lengths": np.zeros(1, np.int32),
-            "logit_indices": np.zeros(1, np.int64),
-            "tau": np.full(shape.num_layers, np.inf, np.float32),
-            "pinned": np.zeros(shape.num_layers, np.bool_),
-            "use_directions": np.array(False),
-            "directions": np.zeros((shape.num_layers, shape.hidden_size), np.float32),
-            "gate_scope": np.array(0, np.int32),
-        }
+        full_depth = ExitPolicy.full_depth(shape.num_layers)
+        # Logits are of no interest here, and those of one position are the least there is.
+        step = Step(ids[None], 0, np.zeros(1, np.int32), np.zeros(1, np.int64), full_depth)
+        inputs = step.inputs | PolicyBuffers.of(full_depth, shape.hidden_size).arrays
         inputs |= dict.fromkeys(cache_names(shape.num_layers), cache)
         found: list[np.ndarray] = self.session.run(self.names, inputs)
         return np.concatenate(found)

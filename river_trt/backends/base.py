@@ -4,6 +4,7 @@ A backend whose library has a loop of its own, with a scheduler and a cache behi
 rows instead: DecodingLoop.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -12,7 +13,7 @@ import numpy as np
 
 from river_trt.config import GenerationConfig
 from river_trt.results import TokenEvent
-from river_trt.spec import ExitPolicy
+from river_trt.spec import STEP_INPUTS, ExitPolicy, GateScope
 
 if TYPE_CHECKING:
     from river_trt.row import Row
@@ -29,26 +30,82 @@ class SessionOptions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one step runs: seq tokens of each of `rows` neighbouring cache rows, by one policy."""
+
+    input_ids: np.ndarray  # [rows, seq] int64
+    first_row: int  # cache rows first_row .. first_row + rows - 1
+    past_lengths: np.ndarray  # [rows] int32, tokens of each row already in the cache
+    logit_indices: np.ndarray  # [num_logits] int64, positions in 0..seq-1
+    policy: ExitPolicy
+    gate_scope: GateScope = GateScope.TOKEN
+
+    def __post_init__(self) -> None:
+        assert self.input_ids.ndim == 2 and self.input_ids.dtype == np.int64
+        assert self.past_lengths.shape == (self.rows,) and self.past_lengths.dtype == np.int32
+        assert self.logit_indices.ndim == 1 and self.logit_indices.dtype == np.int64
+
+    @classmethod
+    def whole(
+        cls,
+        token_ids: np.ndarray,  # [rows, seq] int64
+        policy: ExitPolicy,
+        *,
+        first_row: int = 0,
+        past_length: int = 0,
+        gate_scope: GateScope = GateScope.TOKEN,
+    ) -> "Step":
+        """Rows of equal length in one pass, with the logits of all their tokens."""
+        rows, seq = token_ids.shape
+        past_lengths = np.full(rows, past_length, np.int32)
+        return cls(token_ids, first_row, past_lengths, np.arange(seq), policy, gate_scope)
+
+    @property
+    def rows(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def seq(self) -> int:
+        return int(self.input_ids.shape[1])
+
+    @property
+    def num_logits(self) -> int:
+        return len(self.logit_indices)
+
+    @property
+    def slots(self) -> int:
+        """Cache slots that the longest row fills, the tokens of this step among them."""
+        return int(self.past_lengths.max()) + self.seq
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """By the names of spec.STEP_INPUTS, in their order."""
+        return {name: getattr(self, name) for name in STEP_INPUTS}
+
+    def row(self, index: int) -> "Step":
+        """The step of one of the rows alone."""
+        one = slice(index, index + 1)
+        return dataclasses.replace(
+            self,
+            input_ids=self.input_ids[one],
+            first_row=self.first_row + index,
+            past_lengths=self.past_lengths[one],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StepOutput:
     """Views of the session's buffers: valid until its next step."""
 
-    logits: np.ndarray  # [batch, num_logits, vocab] float32
-    exit_layer: np.ndarray  # [batch, seq] int32, 1..L
+    logits: np.ndarray  # [rows, num_logits, vocab] float32
+    exit_layer: np.ndarray  # [rows, seq] int32, 1..L
 
 
 class Session(Protocol):
     """An opened engine with a cache of max_batch_size + spare_rows rows, one caller at a time."""
 
-    def step(
-        self,
-        input_ids: np.ndarray,  # [batch, seq] int64
-        first_row: int,  # cache rows first_row .. first_row + batch - 1
-        past_lengths: np.ndarray,  # [batch] int32, tokens of each row already in the cache
-        logit_indices: np.ndarray,  # [num_logits] int64, positions in 0..seq-1
-        policy: ExitPolicy,
-        gate_scope: int,  # a value of spec.GATE_SCOPES
-    ) -> StepOutput:
-        """Run seq tokens of each row, append their K and V to the cache rows."""
+    def step(self, step: Step) -> StepOutput:
+        """Run the tokens, append their K and V to the cache rows."""
         ...
 
     def move_row(self, source: int, target: int, length: int) -> None:

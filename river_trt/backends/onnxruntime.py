@@ -5,20 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.backends.base import SessionOptions, Step, StepOutput
 from river_trt.backends.onnx_location import relocate
+from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, native_library
-from river_trt.spec import (
-    GATE_SCOPES,
-    POLICY_INPUTS,
-    STEP_INPUTS,
-    ExitPolicy,
-    ModelShape,
-    cache_names,
-    policy_arrays,
-)
+from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
 
@@ -127,64 +120,34 @@ class OrtSession:
                 f"the KV cache needs {size / 2**30:.1f} GiB, more than this machine has; "
                 "lower max_seq_len or max_batch_size"
             ) from error
-        self._policy_arrays = policy_arrays(shape)
-        self._directions: np.ndarray | None = None
+        self._policy = PolicyBuffers(shape.num_layers, shape.hidden_size)
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
-    def step(
-        self,
-        input_ids: np.ndarray,
-        first_row: int,
-        past_lengths: np.ndarray,
-        logit_indices: np.ndarray,
-        policy: ExitPolicy,
-        gate_scope: int,
-    ) -> StepOutput:
-        rows, seq = input_ids.shape
-        assert first_row + rows <= len(self.caches[0]) and len(past_lengths) == rows
-        assert past_lengths.max() + seq <= self._cache_length
-        if self._row_by_row and rows > 1 and seq > 1 and past_lengths.any():
-            return self._step_row_by_row(
-                input_ids, first_row, past_lengths, logit_indices, policy, gate_scope
-            )
+    def step(self, step: Step) -> StepOutput:
+        first_row, rows = step.first_row, step.rows
+        assert first_row + rows <= len(self.caches[0]) and step.slots <= self._cache_length
+        if self._row_by_row and rows > 1 and step.seq > 1 and step.past_lengths.any():
+            return self._step_row_by_row(step)
         binding = self._bindings.get((first_row, rows))
         if binding is None:
             binding = self._bindings[first_row, rows] = self._bind(first_row, rows)
-        binding.resize(seq, len(logit_indices), self._vocab_size)
-        self._set_policy(policy, gate_scope)
-        binding.write("input_ids", input_ids)
-        binding.write("past_lengths", past_lengths)
-        binding.write("logit_indices", logit_indices)
+        binding.resize(step.seq, step.num_logits, self._vocab_size)
+        self._policy.write(step.policy, step.gate_scope)
+        for name, values in step.inputs.items():
+            binding.arrays[name][...] = values
         self._session.run_with_iobinding(binding.io)
         return StepOutput(binding.arrays["logits"], binding.arrays["exit_layer"])
 
-    def _step_row_by_row(
-        self,
-        input_ids: np.ndarray,
-        first_row: int,
-        past_lengths: np.ndarray,
-        logit_indices: np.ndarray,
-        policy: ExitPolicy,
-        gate_scope: int,
-    ) -> StepOutput:
-        if gate_scope == GATE_SCOPES["batch"]:
+    def _step_row_by_row(self, step: Step) -> StepOutput:
+        if step.gate_scope is GateScope.BATCH:
             raise RiverError(
                 "gate_scope 'batch' cannot decide for several tokens over a filled cache: "
                 "onnxruntime's own kernels take them row by row; use 'token'"
             )
-        rows, seq = input_ids.shape
-        logits = np.empty((rows, len(logit_indices), self._vocab_size), np.float32)
-        exit_layer = np.empty((rows, seq), np.int32)
-        for row in range(rows):
-            one = slice(row, row + 1)
-            out = self.step(
-                input_ids[one],
-                first_row + row,
-                past_lengths[one],
-                logit_indices,
-                policy,
-                gate_scope,
-            )
+        logits = np.empty((step.rows, step.num_logits, self._vocab_size), np.float32)
+        exit_layer = np.empty((step.rows, step.seq), np.int32)
+        for row in range(step.rows):
+            out = self.step(step.row(row))
             logits[row], exit_layer[row] = out.logits[0], out.exit_layer[0]
         return StepOutput(logits, exit_layer)
 
@@ -203,21 +166,10 @@ class OrtSession:
             view = ort.OrtValue.ortvalue_from_numpy(cache[first_row : first_row + rows])
             binding.io.bind_ortvalue_input(name_in, view)
             binding.io.bind_ortvalue_output(name_out, view)
-        for name, array in self._policy_arrays.items():
+        for name, array in self._policy.arrays.items():
             binding.bind_input(name, array)
         binding.bind_input("past_lengths", np.zeros(rows, np.int32))
         return binding
-
-    def _set_policy(self, policy: ExitPolicy, gate_scope: int) -> None:
-        arrays = self._policy_arrays
-        arrays["tau"][...] = policy.tau
-        arrays["pinned"][...] = policy.pinned
-        arrays["gate_scope"][...] = gate_scope
-        arrays["use_directions"][...] = policy.directions is not None
-        # The one large policy input: written only when another array comes.
-        if policy.directions is not None and policy.directions is not self._directions:
-            arrays["directions"][...] = policy.directions
-            self._directions = policy.directions
 
     def _check_signature(self) -> None:
         expected_in = {*STEP_INPUTS, *POLICY_INPUTS, *self._cache_inputs}
@@ -260,6 +212,3 @@ class _Binding:
     def bind_output(self, name: str, array: np.ndarray) -> None:
         self.arrays[name] = array
         self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-
-    def write(self, name: str, values: np.ndarray) -> None:
-        self.arrays[name][...] = values

@@ -1,6 +1,7 @@
 """`river-trt triton`: export a Triton model repository, and serve it on this machine."""
 
 import argparse
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ EXAMPLES = """\
   river-trt triton serve --repo repo/                on 127.0.0.1:8000 (HTTP) and 8001 (gRPC)
   curl -d '{"text_input": "Water is", "max_tokens": 20}' 127.0.0.1:8000/v2/models/river_llm/generate
 """
+ADMIN_KEY = "RIVER_TRT_ADMIN_KEY"  # of the environment: a command line is for everyone to read
 START_SECONDS = 600.0  # a large engine is hashed and read first
 
 
@@ -149,6 +151,7 @@ def _serve(args: argparse.Namespace) -> int:
         args.metrics_port,
         verbose=args.verbose,
         python=args.python,
+        admin_key=os.environ.get(ADMIN_KEY),
     )
     with LocalServer(options) as server:
         # Whoever started us may end us with SIGTERM: the server must not outlive us.
@@ -161,6 +164,10 @@ def _serve(args: argparse.Namespace) -> int:
             soft_wrap=True,
             highlight=False,
         )
+        for entry in server.index():
+            if entry.get("state") != "READY":
+                line = f"{entry['name']}: {entry.get('state')}: {entry.get('reason', '')}"
+                console.print(" ".join(line.split()), soft_wrap=True, markup=False)
         code = server.wait()
     if code:
         raise RiverError(f"tritonserver ended with code {code}")

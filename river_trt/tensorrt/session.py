@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.backends.base import SessionOptions, Step, StepOutput
+from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
-from river_trt.spec import ExitPolicy, cache_names
+from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, cache_names
 from river_trt.tensorrt.memory import Block, CachePlan
 from river_trt.tensorrt.opening import OpenEngine
 from river_trt.tensorrt.plan import EngineSpec, StepShape, TensorSpec
@@ -18,7 +19,8 @@ from river_trt.tensorrt.runner import Runner
 CAPTURED_TOKENS = 16
 # Left free beside streamed weights, in bytes: for scratch memory and what else runs.
 STREAMING_RESERVE = 1 << 30
-STAGED = ("input_ids", "past_lengths", "logit_indices", "tau", "pinned", "use_directions")
+# Policy inputs that travel with each step; the directions are large and seldom change.
+STAGED = tuple(name for name in POLICY_INPUTS if name != "directions")
 
 
 class TensorRTSession:
@@ -35,7 +37,8 @@ class TensorRTSession:
         self.cache = CachePlan.of(self.spec, shape, rows, slots)
         steps = [profile.most for profile in self.spec.profiles]
         tensors = self.spec.tensors
-        staged = [tensors[name] for name in (*STAGED, "gate_scope") if name in tensors]
+        policy_inputs = STAGED if self.spec.gated else ()
+        staged = [tensors[name] for name in (*STEP_INPUTS, *policy_inputs)]
         self._inputs = Block.of(staged, steps)
         self._outputs = Block.of([tensors["exit_layer"], tensors["logits"]], steps)
         self._stream = cuda.stream()
@@ -49,9 +52,13 @@ class TensorRTSession:
         self._capturable = manifest.backend.mode == "plugin" and not streams
         self._scratch_bytes = max(1, int(opened.engine.device_memory_size_v2))
         self._scratch = cuda.allocate(self._scratch_bytes, "the engine's scratch memory")
-        self._directions: np.ndarray | None = None
+        self._policy: PolicyBuffers | None = None
         self._device_directions = 0
         if self.spec.gated:
+            places = {
+                name: self._inputs.view(self._host_in, tensors[name], steps[0]) for name in STAGED
+            }
+            self._policy = PolicyBuffers(shape.num_layers, shape.hidden_size, places)
             size = tensors["directions"].num_bytes(steps[0])
             self._device_directions = cuda.allocate(size, "the gate's directions")
             cuda.clear(self._device_directions, size, self._stream)
@@ -60,33 +67,18 @@ class TensorRTSession:
         # With the session, but not when Python ends: CUDA may be gone by then.
         weakref.finalize(self, cuda.release).atexit = False
 
-    def step(
-        self,
-        input_ids: np.ndarray,
-        first_row: int,
-        past_lengths: np.ndarray,
-        logit_indices: np.ndarray,
-        policy: ExitPolicy,
-        gate_scope: int,
-    ) -> StepOutput:
-        rows, seq = input_ids.shape
-        shape = StepShape(rows, seq, len(logit_indices))
-        assert first_row + shape.batch <= self.cache.rows
-        assert past_lengths.max() + shape.seq <= self.cache.slots
+    def step(self, step: Step) -> StepOutput:
+        shape = StepShape(step.rows, step.seq, step.num_logits)
+        assert step.first_row + step.rows <= self.cache.rows and step.slots <= self.cache.slots
         runner = self._runner(shape)
-        values: dict[str, Any] = {
-            "input_ids": input_ids,
-            "past_lengths": past_lengths,
-            "logit_indices": logit_indices,
-        }
-        if self.spec.gated:
-            values |= {"tau": policy.tau, "pinned": policy.pinned, "gate_scope": gate_scope}
-            values["use_directions"] = policy.directions is not None
-            self._write_directions(policy.directions)
-        for name, value in values.items():
-            self._inputs.view(self._host_in, self.spec.tensors[name], shape)[...] = value
+        if self._policy is not None:
+            changed = self._policy.write(step.policy, step.gate_scope)
+            if "directions" in changed:
+                self._upload_directions(self._policy.arrays["directions"])
+        for name, values in step.inputs.items():
+            self._inputs.view(self._host_in, self.spec.tensors[name], shape)[...] = values
         self._cuda.upload(self._device_in, self._host_in, self._stream)
-        runner.run(first_row, self._addresses)
+        runner.run(step.first_row, self._addresses)
         logits = self.spec.tensors["logits"]
         used = self._outputs.offsets["logits"] + logits.num_bytes(shape)
         self._cuda.download(self._host_out[:used], self._device_out, self._stream)
@@ -172,13 +164,9 @@ class TensorRTSession:
                 addresses[name] = self._device_cache + self.cache.offset(tensor, first_row)
         return addresses
 
-    def _write_directions(self, directions: np.ndarray | None) -> None:
-        """The one large policy input: copied only when another array comes."""
-        if directions is not None and directions is not self._directions:
-            values = np.ascontiguousarray(directions, np.float32)
-            self._cuda.upload(self._device_directions, values, self._stream)
-            self._cuda.synchronise(self._stream)  # `values` may go before the copy is done
-            self._directions = directions
+    def _upload_directions(self, directions: np.ndarray) -> None:
+        self._cuda.upload(self._device_directions, directions, self._stream)
+        self._cuda.synchronise(self._stream)  # the array may be written again before the copy is
 
 
 def stream_weights(engine: Any, free_bytes: int) -> bool:

@@ -1,6 +1,7 @@
 """Text to token ids and back."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from river_trt.manifest import REBUILD, Manifest
 from river_trt.text.template import CHAT_TEMPLATE_FILE, ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
+# A single `encode` keeps Python's lock, and with it all other threads, a batch does not.
+SHORT_TEXT = 4096  # characters
 
 
 class Tokenizer:
@@ -61,16 +64,22 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._template is not None
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest piece of text that is one token."""
+        return max(map(len, self.raw.get_vocab(with_added_tokens=True)), default=1)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; PromptError for half a surrogate pair, which is no text."""
+        """Token ids of a text; PromptError for one that UTF-8 cannot hold."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the prompt is not UTF-8 text: character {error.start} is "
-                f"{text[error.start]!r}, half of a surrogate pair"
-            ) from error
-        ids: list[int] = self.raw.encode(text, add_special_tokens=add_special_tokens).ids
+            raise PromptError(f"the text holds a lone surrogate at {error.start}") from error
+        if len(text) <= SHORT_TEXT:
+            encoding = self.raw.encode(text, add_special_tokens=add_special_tokens)
+        else:
+            (encoding,) = self.raw.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:

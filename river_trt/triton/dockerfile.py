@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from river_trt.manifest import Manifest
+from river_trt.triton.local_server import ADMIN_APIS, ADMIN_HEADER, STACK_BYTES
 
 TRITON = "nvcr.io/nvidia/tritonserver"
 # The newest image of each kind that was known; 25.12 has CUDA 13 and TensorRT 10.14.1.
@@ -23,6 +24,16 @@ COMPILE_KERNELS = (
     "python3 -c 'from river_trt.native_library import native_library; native_library()'"
 )
 PLUGIN_FOLDER = "/opt/river-trt"
+# As local_server.py starts it: a stack for JSON that nests deeply, and explicit control, so that a
+# model whose worker died turns unready, with the management APIs closed to clients. Without
+# RIVER_TRT_ADMIN_KEY nobody has the key.
+SERVE = f"""\
+CMD ulimit -S -s {STACK_BYTES // 1024}; \\
+    key=${{RIVER_TRT_ADMIN_KEY:-$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n')}}; \\
+    admin={ADMIN_APIS}:{ADMIN_HEADER}=$key; \\
+    exec tritonserver --model-repository=/models --exit-on-error=false \\
+        --model-control-mode=explicit --load-model='*' \\
+        --http-restricted-api=$admin --grpc-restricted-protocol=$admin"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ def dockerfile(
         source = f"--from=plugin /plugin.so {place}" if plugin is None else f"{plugin} {place}"
         lines += [f"COPY {source}", f"ENV RIVER_TRT_PLUGIN={place}"]
     lines += [f"COPY {model} /models/{model}" for model in models]
-    lines.append('CMD ["tritonserver", "--model-repository=/models", "--exit-on-error=false"]')
+    lines.append(SERVE)
     return "\n".join(lines) + "\n"
 
 

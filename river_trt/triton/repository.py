@@ -39,6 +39,11 @@ __all__ = ["TritonPythonModel"]
 RUN_SH = """\
 #!/usr/bin/env bash
 # Serves this repository on this machine with the tritonserver of the wheel nvidia-pytriton.
+#
+# For clients that you do not trust put a proxy in front that bounds a request's body: tritonserver
+# itself does not, and its JSON parser dies (signal 11) of deep nesting. `triton serve` gives it a
+# stack that takes bodies of 1 MiB of brackets, so nginx wants `client_max_body_size 1m;`. A
+# tritonserver that you start by other means has 8 MiB of stack: `client_max_body_size 64k;`.
 set -euo pipefail
 exec river-trt triton serve --repo "$(dirname "${BASH_SOURCE[0]}")" "$@"
 """

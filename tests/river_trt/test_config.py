@@ -3,8 +3,8 @@ import pytest
 
 from river_trt import ExitPolicy, GenerationConfig, RiverError
 from river_trt.config import (
-    MAX_STOP_CHARACTERS,
-    MAX_STOP_STRINGS,
+    LONGEST_STOP_STRING,
+    MOST_STOP_STRINGS,
     resolve_draft_policy,
     resolve_policy,
 )
@@ -35,8 +35,9 @@ ENGINE = ExitPolicy(
         ("stop", ("",)),
         ("stop", (3,)),
         ("stop", 3),
-        ("stop", ["x"] * (MAX_STOP_STRINGS + 1)),
-        ("stop", "x" * (MAX_STOP_CHARACTERS + 1)),
+        ("stop", ["x"] * (MOST_STOP_STRINGS + 1)),
+        ("stop", "x" * (LONGEST_STOP_STRING + 1)),
+        ("stop", ["x" * LONGEST_STOP_STRING] * 17),
         ("stop_token_ids", (-1,)),
         ("stop_token_ids", 3),
         ("ignore_eos", 1),

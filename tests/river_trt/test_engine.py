@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from river_trt import EngineError, ExitPolicy, GenerationConfig, RiverError
-from river_trt.spec import GATE_SCOPES
+from river_trt.spec import GateScope
 
 PROMPTS = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [200, 3]]
 GREEDY = GenerationConfig(max_new_tokens=12, ignore_eos=True)
@@ -64,7 +64,7 @@ def test_sequence_prefill_may_exit_and_is_not_chunked(make_engine):
     config = GenerationConfig(max_new_tokens=2, ignore_eos=True, prefill="sequence")
     assert engine.generate([1, 2, 3, 4, 5], config)[0].exit_layers.tolist() == [1, 1]
     assert engine._session.steps[0] == (0, 1, 5)
-    assert engine._session.scopes[0] == GATE_SCOPES["sequence"]
+    assert engine._session.scopes[0] is GateScope.SEQUENCE
     off = GenerationConfig(max_new_tokens=2, ignore_eos=True)
     assert engine.generate([1, 2, 3, 4, 5], off)[0].exit_layers.tolist() == [4, 1]
 
@@ -73,7 +73,7 @@ def test_batch_scope_reaches_the_session(make_engine):
     engine = make_engine()
     config = GenerationConfig(max_new_tokens=5, ignore_eos=True, gate_scope="batch")
     results = engine.generate(PROMPTS, config)
-    assert engine._session.scopes[-1] == GATE_SCOPES["batch"]
+    assert engine._session.scopes[-1] is GateScope.BATCH
     exits = np.stack([r.exit_layers for r in results])
     assert (exits == exits[0]).all()
 

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import river_trt
 from river_trt.backends import open_session
-from river_trt.backends.base import SessionOptions
+from river_trt.backends.base import SessionOptions, Step
 from river_trt.backends.onnxruntime import check_version
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError
 from river_trt.manifest import BackendInfo, PolicyInfo, PrecisionInfo
-from river_trt.spec import ExitPolicy, cache_names
+from river_trt.spec import ExitPolicy, GateScope, cache_names
 
 LAYERS, VOCAB, HEADS, SLOTS, DIM = 4, 260, 1, 16, 4  # as in conftest's manifest
 
@@ -119,11 +119,11 @@ def policy(tau=0.5, pinned=0, directions=None):
     return ExitPolicy(np.full(LAYERS, tau, np.float32), flags, directions)
 
 
-def step(session, ids, first_row=0, past=None, indices=None, policy_=None, scope=0):
+def step(session, ids, first_row=0, past=None, indices=None, policy_=None, scope=GateScope.TOKEN):
     ids = np.asarray(ids, np.int64)
     past = np.zeros(len(ids), np.int32) if past is None else np.asarray(past, np.int32)
     indices = np.arange(ids.shape[1]) if indices is None else np.asarray(indices, np.int64)
-    return session.step(ids, first_row, past, indices, policy_ or policy(), scope)
+    return session.step(Step(ids, first_row, past, indices, policy_ or policy(), scope))
 
 
 def test_step_writes_the_bound_cache_rows_and_no_others(session):
@@ -146,7 +146,14 @@ def test_cache_is_never_copied(session):
 
 def test_every_input_reaches_the_graph_and_changes_between_steps(session):
     directions = np.full((LAYERS, 8), 0.25, np.float32)
-    out = step(session, [[7, 9]], past=[2], indices=[1, 0], policy_=policy(0.5, 2), scope=1)
+    out = step(
+        session,
+        [[7, 9]],
+        past=[2],
+        indices=[1, 0],
+        policy_=policy(0.5, 2),
+        scope=GateScope.SEQUENCE,
+    )
     assert out.logits.shape == (1, 2, VOCAB)
     assert out.logits[0, :, 3].tolist() == [9 + 3 + 0.5 + 20, 7 + 3 + 0.5 + 20]
     assert out.exit_layer.tolist() == [[1009, 1011]]

@@ -158,9 +158,9 @@ def test_logits_that_are_no_numbers_end_their_row_only(make_lossless_engine, mon
     scheduler.step()
     step = engine._session.step
 
-    def faulty(*arguments):
-        out = step(*arguments)
-        if engine._session.kinds[-1] == kind and arguments[1] == 0:
+    def faulty(asked):
+        out = step(asked)
+        if engine._session.kinds[-1] == kind and asked.first_row == 0:
             out.logits[0, -1] = np.nan
         return out
 

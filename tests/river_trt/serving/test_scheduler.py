@@ -115,10 +115,10 @@ def test_failing_row_and_failing_step_end_their_own_requests(make_engine, monkey
     scheduler = engine.scheduler()
     step, broken = engine._session.step, {"nan": False, "raise": False}
 
-    def faulty(ids, first_row, *args):
+    def faulty(asked):
         if broken["raise"]:
             raise RuntimeError("out of memory\nand a long trace")
-        out = step(ids, first_row, *args)
+        out = step(asked)
         if broken["nan"]:
             out.logits[0, :, 3] = np.nan
         return out
@@ -134,7 +134,9 @@ def test_failing_row_and_failing_step_end_their_own_requests(make_engine, monkey
     lost = scheduler.submit([3], GREEDY)
     broken["raise"] = True
     (delivery,) = scheduler.step()
-    assert delivery.request is lost and str(delivery.item).endswith("failed: out of memory")
+    assert delivery.request is lost and str(delivery.item).endswith(
+        "failed: RuntimeError: out of memory"
+    )
     broken["raise"] = False
     assert not scheduler.has_work
     scheduler.submit([2], GREEDY)

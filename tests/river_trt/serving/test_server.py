@@ -72,10 +72,10 @@ def test_full_server_rejects_and_goes_on(make_engine, monkeypatch):
             await asyncio.sleep(0)
             with pytest.raises(RejectedError, match="full"):
                 await server.generate("b", GREEDY)
-            with pytest.raises(RiverError, match="the prompt is empty"):
-                await server.generate("", GREEDY)
             go_on.set()
             await running
+            with pytest.raises(RiverError, match="the prompt is empty"):
+                await server.generate("", GREEDY)
             return await server.generate("b", GREEDY)
 
     assert asyncio.run(serve()).text == make_engine().generate("b", GREEDY)[0].text

@@ -80,7 +80,7 @@ class FakeCuda:
         return (0,)
 
     def cudaHostAlloc(self, size, flags):
-        self._memory.append(np.zeros(size, np.uint8))
+        self._memory.append(np.full(size, 0xCD, np.uint8))
         return 0, self._memory[-1].ctypes.data
 
     def cudaStreamCreateWithFlags(self, flags):

@@ -77,7 +77,7 @@ def test_token_beyond_the_tokenizer_is_no_text(raw_tokenizer):
 
 
 def test_half_a_surrogate_pair_is_no_text(raw_tokenizer):
-    with pytest.raises(PromptError, match=r"character 1 is '\\ud83e', half of a surrogate"):
+    with pytest.raises(PromptError, match="lone surrogate at 1"):
         Tokenizer(raw_tokenizer).encode("a\ud83e")
 
 

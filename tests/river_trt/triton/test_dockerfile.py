@@ -81,6 +81,8 @@ def test_every_backend_has_an_image(engine_directory, backend, plugin):
     check(text, None)
     assert f"/tmp/{WHEEL}" in text and "COPY one /models/one\nCOPY two /models/two\n" in text
     assert "pip install river-trt" not in text  # it is on no index
+    shell = subprocess.run(["sh", "-n", "-c", instructions(text)[-1][1]], check=False)
+    assert shell.returncode == 0 and "--model-control-mode=explicit" in text
     tensorrt = backend.startswith("tensorrt")
     assert ("RIVER_TRT_PLUGIN" in text) == tensorrt
     assert ("river-trt plugin build" in text) == (tensorrt and plugin is None)
