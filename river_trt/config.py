@@ -31,8 +31,8 @@ class GenerationConfig:
     seed: prompt i of a call draws from the stream of `seed + i`, whatever the other prompts are;
         None draws anew each time.
     stop: strings that end the text and are cut from it; needs an engine with a tokenizer. At most
-        128, of at most 1,024 characters each and 16,384 together. Special tokens may be named in them: the text, which
-        does not show them, ends where the token comes.
+        128, of at most 1,024 characters each and 16,384 together. Special tokens may be named in
+        them: the text, which does not show them, ends where the token comes.
     stop_token_ids: token ids that end it, beside the model's end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
     mode: "river" leaves the backbone as the exit policy says; "full" is the backbone alone;
