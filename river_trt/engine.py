@@ -237,7 +237,7 @@ class Engine:
         if config.repetition_penalty != 1.0:
             seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
             seen[ids] = True
-        text = TextStream(self.tokenizer, config.stop) if self.tokenizer else None
+        text = TextStream(self.tokenizer, config.stop, ids.tolist()) if self.tokenizer else None
         return Row(
             index,
             ids,
