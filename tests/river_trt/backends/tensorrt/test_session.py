@@ -174,6 +174,12 @@ def test_rows_of_the_cache(load):
     assert (engine.read_cache(0, 3)[..., 2, :] == 0).all()  # a fresh cache is zeros
 
 
+def test_no_hidden_states_are_shown(load):
+    engine, *_ = load()
+    with pytest.raises(RiverError, match="the backend tensorrt do not show the hidden states"):
+        engine.stepper.hidden_states(np.array([1, 2]))
+
+
 def test_a_bfloat16_cache_is_read_as_float32(load):
     engine, *_ = load(cache="BF16")
     engine.forward(np.array([[0x3F80]]) % VOCAB)  # the double writes ids as raw bits
