@@ -5,7 +5,11 @@ file that the link means has another name, so the graph is given that name as it
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import onnxruntime as ort
+
+FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 WIDTHS = {FIXED64: 8, FIXED32: 4}
 # The fields on the way from a ModelProto to the places of its tensors' data (onnx.proto):
@@ -19,6 +23,13 @@ PATHS = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
 }
+
+
+def with_weights(model: bytes, weights: Path, settings: ort.SessionOptions) -> bytes:
+    """A ModelProto to open from memory, whose weights are what `weights` is or links to."""
+    stored = weights.resolve()
+    settings.add_session_config_entry(FOLDER_ENTRY, str(stored.parent))
+    return model if stored.name == weights.name else relocate(model, weights.name, stored.name)
 
 
 def relocate(model: bytes, name: str, new_name: str) -> bytes:
