@@ -44,6 +44,7 @@ def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress
     """Choose a policy within the budget. Raises RiverError for bad input, before any work."""
     options = run.check()
     subject = open_subject(run)
+    subject.check_hidden_states()
     budget.check(subject.num_layers)
     split = Split.of(read_pieces(subject, options), str(run.text))
     paper = PaperSearch(subject, split.choose, run.skip, progress)

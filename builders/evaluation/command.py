@@ -81,6 +81,8 @@ def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     """Backbone, all river, the own policy and each tau. Raises RiverError for bad input."""
     options = run.check()
     subject = open_subject(run)
+    if run.report is not None:
+        subject.check_hidden_states()
     policies = compared_policies(subject, run.taus, run.pinned)
     pieces = read_pieces(subject, options)
     results = evaluate_policies(subject, pieces, policies, options, progress)
@@ -102,7 +104,7 @@ def open_subject(run: TextRun) -> Subject:
             threads=run.threads,
             verify=run.verify,
         )
-        return EngineSubject(engine, run.engine)
+        return EngineSubject(engine)
     assert run.model is not None, "the command line asks for one of them"
     changes = {} if run.quantiser is None else {"quantiser": run.quantiser}
     return DecoderSubject.open(run.model, load_recipe(RECIPE, changes), run.piece_tokens)

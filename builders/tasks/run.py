@@ -10,8 +10,9 @@ import numpy as np
 from builders.tasks import gsm8k, humaneval
 from builders.tasks.base import Progress, TaskScore, mean_layers, share_of
 from river_trt.config import GenerationConfig, resolve_policy
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.prompts import Prompt
 
 LM_EVAL = "lm-eval:"
 Tau = float | tuple[float, ...]

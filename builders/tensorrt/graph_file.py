@@ -5,7 +5,7 @@ from pathlib import Path
 
 from builders.calibration_text import Calibration
 from builders.job import BuildJob
-from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
+from builders.layouts.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
 from builders.tensorrt.lowering import GraphOptions, Lowering

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from builders.job import Progress
+from river_trt.backends.tensorrt.library import LIBRARIES
+from river_trt.backends.tensorrt.opening import check_plugin_abi
 from river_trt.errors import RiverError
 from river_trt.plugin import PARTS, BuildOptions, build_library, built_library
 from river_trt.plugin.build import find_built
-from river_trt.tensorrt.library import LIBRARIES
-from river_trt.tensorrt.opening import check_plugin_abi
 
 
 def plugin_library(trt: Any, backend: str, progress: Progress) -> Path:

@@ -9,8 +9,9 @@ import numpy as np
 from river_trt.benchmark.arms import Arm
 from river_trt.benchmark.reads import cache_bytes, weight_bytes
 from river_trt.config import GenerationConfig, resolve_policy
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.prompts import Prompt
 from river_trt.results import GenerationResult
 
 WARM_UP_TOKENS = 4

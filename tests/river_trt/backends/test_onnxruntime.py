@@ -111,7 +111,7 @@ def write_graph(directory, model, make_manifest, **changes):
 
 @pytest.fixture
 def session(directory):
-    return river_trt.load(directory, max_batch_size=4, max_seq_len=SLOTS, threads=1)._session
+    return river_trt.load(directory, max_batch_size=4, max_seq_len=SLOTS, threads=1).stepper.session
 
 
 def policy(tau=0.5, pinned=0, directions=None):
@@ -277,7 +277,7 @@ def test_cache_larger_than_memory_is_one_sentence(directory, make_manifest, monk
         raise MemoryError
 
     manifest = make_manifest(files=hash_files(directory))
-    monkeypatch.setattr("river_trt.backends.onnxruntime.np.zeros", no_memory)
+    monkeypatch.setattr("river_trt.backends.onnxruntime.session.np.zeros", no_memory)
     with pytest.raises(river_trt.RiverError, match="KV cache needs"):
         open_session(directory, manifest, SessionOptions(4, SLOTS))
 

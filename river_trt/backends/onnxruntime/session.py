@@ -1,15 +1,16 @@
 """ONNX Runtime on the CPU: one session, every buffer bound once and written in place."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from river_trt.backends.base import SessionOptions, Step, StepOutput
-from river_trt.backends.onnx_location import relocate
-from river_trt.backends.onnx_rules import MOST_BYTES, check_graph, places_in_use
+from river_trt.backends.onnxruntime.location import with_weights
+from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
 from river_trt.backends.policy_buffers import PolicyBuffers
-from river_trt.errors import EngineError, RiverError
+from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, native_library
 from river_trt.plain_file import read_plain
@@ -17,13 +18,15 @@ from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
+# Token ids [seq] to h_0 .. h_(L-1), [L, seq, hidden].
+HiddenStates = Callable[[np.ndarray], np.ndarray]
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "OrtSession":
     """Open model.onnx; its weights are mapped where no operator has copied them.
 
     Raises EngineError for an onnxruntime older than the engine, a file it cannot load, a graph
-    that breaks a rule (onnx_rules.py) or has other inputs and outputs than the spec's; RiverError
+    that breaks a rule (rules.py) or has other inputs and outputs than the spec's; RiverError
     when the cache does not fit memory.
     """
     check_version(manifest.backend.version, ort.__version__)
@@ -36,38 +39,56 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
                 f"manifest.json: {name} is {found!r}, and this river-trt runs only {known!r} "
                 "with onnxruntime; upgrade with `pip install -U river-trt`"
             )
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
     if manifest.backend.kernels == "native":
         check_abi(manifest.backend.kernels_abi)
-        settings.register_custom_ops_library(str(native_library()))
-    name = manifest.engine_file
+    settings = session_settings(manifest, options.threads)
+    file, weights = directory / manifest.engine_file, directory / WEIGHTS_FILE
     try:
-        model = read_plain(directory / name, MOST_BYTES)
+        model = read_plain(file, MOST_BYTES)
     except OSError as error:
-        raise EngineError(f"{name} cannot be read: {error.strerror}; {REBUILD}") from error
+        raise EngineError(f"{file.name} cannot be read: {error.strerror}; {REBUILD}") from error
     graph = check_graph(model, manifest.files)
-    weights = (directory / WEIGHTS_FILE).resolve()  # in the hub's cache it is a link
-    folder = "session.model_external_initializers_file_folder_path"
-    settings.add_session_config_entry(folder, str(weights.parent))
     try:
-        if weights.name != WEIGHTS_FILE:
-            model = relocate(model, WEIGHTS_FILE, weights.name)
-        session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        source = with_weights(model, weights, settings)
+        session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's error classes share no other base
         reason = str(error).splitlines()[0]
-        raise EngineError(
-            f"onnxruntime cannot load {directory / name}: {reason}; {REBUILD}"
-        ) from error
+        raise EngineError(f"onnxruntime cannot load {file}: {reason}; {REBUILD}") from error
     if WEIGHTS_FILE in manifest.files:
         status = weights.stat()
-        kept = places_in_use(graph, Path(WEIGHTS_FILE))
-        forget((status.st_dev, status.st_ino), kept)
+        forget((status.st_dev, status.st_ino), places_in_use(graph, WEIGHTS_FILE))
     # GroupQueryAttention takes several tokens over a filled cache for one row at a time.
     row_by_row = manifest.backend.kernels != "native"
-    return OrtSession(session, manifest.model.shape, options, row_by_row)
+    return OrtSession(
+        session,
+        manifest.model.shape,
+        options,
+        row_by_row,
+        lambda: _open_hidden_states(file, manifest, options),
+    )
+
+
+def session_settings(manifest: Manifest, threads: int | None) -> ort.SessionOptions:
+    """Of whatever runs the engine's operators."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    if manifest.backend.kernels == "native":
+        settings.register_custom_ops_library(str(native_library()))
+    return settings
+
+
+def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions) -> HiddenStates:
+    try:
+        from river_trt.backends.onnxruntime.hidden_states import GraphHiddenStates
+    except ImportError as error:
+        raise MissingDependencyError(
+            "an engine's hidden states need onnx, which is not installed: "
+            'pip install "river-trt[build]"'
+        ) from error
+    settings = session_settings(manifest, options.threads)
+    return GraphHiddenStates(model, model.with_name(WEIGHTS_FILE), manifest.model.shape, settings)
 
 
 def check_version(built_for: str, installed: str) -> None:
@@ -105,10 +126,16 @@ class OrtSession:
         shape: ModelShape,
         options: SessionOptions,
         row_by_row: bool,
+        open_hidden_states: Callable[[], HiddenStates],
     ) -> None:
-        """row_by_row: rows take their steps of several tokens over a filled cache one by one."""
+        """row_by_row: rows take their steps of several tokens over a filled cache one by one.
+
+        open_hidden_states: called where they are asked for, because it opens the graph again.
+        """
         self._session = session
         self._row_by_row = row_by_row
+        self._open_hidden_states = open_hidden_states
+        self._hidden_states: HiddenStates | None = None
         self._vocab_size = shape.vocab_size
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
@@ -170,6 +197,11 @@ class OrtSession:
     def read_row(self, row: int, length: int) -> np.ndarray:
         slots = np.stack([cache[row, :, :length] for cache in self.caches])
         return slots.reshape(-1, 2, *slots.shape[1:])
+
+    def hidden_states(self, token_ids: np.ndarray) -> np.ndarray:
+        if self._hidden_states is None:
+            self._hidden_states = self._open_hidden_states()
+        return self._hidden_states(token_ids)
 
     def _bind(self, first_row: int, rows: int) -> "_Binding":
         binding = _Binding(self._session, rows)

@@ -6,9 +6,8 @@ libraries, tensors that lie anywhere on the disk.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
-from river_trt.backends.onnx_graph import Graph, Node, Tensor, read_graph
+from river_trt.backends.onnxruntime.graph import Graph, Node, Tensor, read_graph
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, FileInfo
 from river_trt.native_library import DOMAIN
@@ -50,7 +49,7 @@ def check_graph(model: bytes, files: Mapping[str, FileInfo]) -> Graph:
     return graph
 
 
-def places_in_use(graph: Graph, file: Path) -> list[tuple[int, int]]:
+def places_in_use(graph: Graph, file: str) -> list[tuple[int, int]]:
     """First byte and end of the file's tensors that are read after the session was made.
 
     The native operators copy their weights; all others are read where they lie.
@@ -65,7 +64,7 @@ def places_in_use(graph: Graph, file: Path) -> list[tuple[int, int]]:
         (int(tensor.place.get("offset", 0)), int(tensor.place.get("offset", 0)) + _bytes_of(tensor))
         for tensor in graph.all_initializers()
         if tensor.is_external
-        and tensor.place["location"] == file.name
+        and tensor.place["location"] == file
         and (tensor.name in used or tensor.name not in copied)
     ]
 

@@ -1,13 +1,13 @@
 """What a file of ONNX says it will do, read before a library does it.
 
-Only the parts that the rules look at (onnx_rules.py) are read: operators with their inputs and
+Only the parts that the rules look at (rules.py) are read: operators with their inputs and
 outputs, branches, and where tensors lie. Numbers of fields are those of onnx.proto.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from river_trt.backends.protobuf import Field, fields, varints
+from river_trt.backends.onnxruntime.protobuf import Field, fields, varints
 
 MOST_NODES, MOST_TENSORS, MOST_DEPTH = 200_000, 200_000, 8
 # Message -> what must not be in it, for nothing that this project builds has it.

@@ -4,8 +4,13 @@ ONNX Runtime refuses weights behind a symbolic link, and in the hub's cache ever
 file that the link means has another name, so the graph is given that name as it is read.
 """
 
-from river_trt.backends.protobuf import BYTES, fields
+from pathlib import Path
 
+import onnxruntime as ort
+
+from river_trt.backends.onnxruntime.protobuf import BYTES, fields
+
+FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 # The fields on the way from a ModelProto to the places of its tensors' data (onnx.proto):
 # message -> field number -> message of that field.
 PATHS = {
@@ -17,6 +22,13 @@ PATHS = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
 }
+
+
+def with_weights(model: bytes, weights: Path, settings: ort.SessionOptions) -> bytes:
+    """A ModelProto to open from memory, whose weights are what `weights` is or links to."""
+    stored = weights.resolve()
+    settings.add_session_config_entry(FOLDER_ENTRY, str(stored.parent))
+    return model if stored.name == weights.name else relocate(model, weights.name, stored.name)
 
 
 def relocate(model: bytes, name: str, new_name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from river_trt import EngineError
-from river_trt.backends.onnx_graph import read_graph
-from river_trt.backends.onnx_rules import check_graph, places_in_use
+from river_trt.backends.onnxruntime.graph import read_graph
+from river_trt.backends.onnxruntime.rules import check_graph, places_in_use
 from river_trt.manifest import FileInfo
 from river_trt.native_library import DOMAIN
 
@@ -185,6 +184,6 @@ def test_weights_that_native_operators_copy_are_not_in_use():
     ]
     head.input.append("both")
     graph = checked(model([block, head, add("embedding", "both")], tensors))
-    places = places_in_use(graph, Path("model.data"))
+    places = places_in_use(graph, "model.data")
     assert places == [(0, 40), (300, 340), (400, 440), (500, 540)]
     assert dataclasses.is_dataclass(read_graph(model([block]).SerializeToString()))
