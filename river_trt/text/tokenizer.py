@@ -52,10 +52,15 @@ class Tokenizer:
             raise EngineError(f"manifest.json: files does not list {TOKENIZER_FILE}; {REBUILD}")
         template = None
         if CHAT_TEMPLATE_FILE in manifest.files:
-            template = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+            try:
+                template = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise EngineError(f"{CHAT_TEMPLATE_FILE} is not UTF-8 text; {REBUILD}") from error
         try:
             raw = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-        except Exception as error:  # the library raises Exception itself
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises Exception itself; a panic is none
             raise EngineError(f"{TOKENIZER_FILE} cannot be read ({error}); {REBUILD}") from error
         eos = model.eos_token_ids[0] if model.eos_token_ids else None
         return cls(raw, template, model.bos_token_id, eos)
