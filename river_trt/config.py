@@ -16,6 +16,7 @@ DecodeScope = Literal["token", "batch"]
 Mode = Literal["river", "lossless", "full"]
 # What every token of a generation is compared with, and every other request waits for.
 MOST_STOP_STRINGS, LONGEST_STOP_STRING = 128, 1024  # strings, characters of one
+MOST_STOP_CHARACTERS = 16384  # of all strings: the states of a search for them
 MOST_VALUES = 4096  # of stop_token_ids, tau and pinned
 
 
@@ -30,7 +31,8 @@ class GenerationConfig:
     seed: prompt i of a call draws from the stream of `seed + i`, whatever the other prompts are;
         None draws anew each time.
     stop: strings that end the text and are cut from it; needs an engine with a tokenizer. At most
-        128, of at most 1,024 characters each.
+        128, of at most 1,024 characters each and 16,384 together. Special tokens may be named in
+        them: the text, which does not show them, ends where the token comes.
     stop_token_ids: token ids that end it, beside the model's end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
     mode: "river" leaves the backbone as the exit policy says; "full" is the backbone alone;
@@ -78,6 +80,7 @@ class GenerationConfig:
         _check_choice("prefill", self.prefill, get_args(PrefillMode))
         _check_choice("gate_scope", self.gate_scope, get_args(DecodeScope))
 
+        # None is no value, as clients send it.
         stop = _items("stop", self.stop, MOST_STOP_STRINGS)
         for text in stop:
             if not isinstance(text, str) or not text:
@@ -86,6 +89,11 @@ class GenerationConfig:
                 raise RiverError(
                     f"a string in stop may have {LONGEST_STOP_STRING} characters, got {len(text)}"
                 )
+        if sum(map(len, stop)) > MOST_STOP_CHARACTERS:
+            raise RiverError(
+                f"the strings in stop may have {MOST_STOP_CHARACTERS} characters together, "
+                f"got {sum(map(len, stop))}"
+            )
         object.__setattr__(self, "stop", stop)
         ids = _items("stop_token_ids", self.stop_token_ids, MOST_VALUES)
         for token in ids:
@@ -177,6 +185,8 @@ def _freeze_tau(tau: Any) -> float | tuple[float, ...] | None:
 def _items(name: str, values: Any, most: int) -> tuple[Any, ...]:
     if isinstance(values, str):
         return (values,)
+    if values is None:
+        return ()
     if not isinstance(values, Iterable) or not isinstance(values, Sized):
         raise RiverError(f"{name} must be a list, got {_shown(values)}")
     if len(values) > most:

@@ -384,7 +384,7 @@ def test_file_that_the_file_system_cannot_hold(work: Path, refused: Refused) -> 
 # A build that stops in the middle of the weights, so that a signal meets it there.
 STALLED_BUILD = """
 import signal, sys, time
-from builders.onnxruntime.weights_file import WeightsWriter
+from builders.layouts.weights_file import WeightsWriter
 from river_trt.cli.main import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it

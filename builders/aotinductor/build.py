@@ -12,8 +12,8 @@ from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
 from builders.aotinductor.program import Device, Planned, rewrite
 from builders.aotinductor.weights_file import WeightsWriter
-from builders.byte_counts import mean_layer_bytes
 from builders.job import BuildJob
+from builders.layouts.byte_counts import mean_layer_bytes
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
 from builders.torch.recording import write_program

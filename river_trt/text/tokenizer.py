@@ -30,6 +30,11 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.raw = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_tokens = {i: token.content for i, token in added.items() if token.special}
+        decoder = tokenizer.decoder
+        # <0x41> is the byte, as SentencePiece writes what its vocabulary lacks.
+        self.has_byte_tokens = decoder is not None and b"ByteFallback" in decoder.__getstate__()
         special = {
             name: tokenizer.id_to_token(token_id)
             for name, token_id in (("bos_token", bos_token_id), ("eos_token", eos_token_id))
@@ -80,6 +85,16 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self.raw.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def special_token(self, token_id: int) -> str | None:
+        """What a special token is called; None for any other. `decode` leaves them out."""
+        return self._special_tokens.get(token_id)
+
+    def has_text(self, token_id: int) -> bool:
+        """Whether `decode` looks at a token: it is not special, and in the tokenizer at all."""
+        if token_id in self._special_tokens:
+            return False
+        return self.raw.id_to_token(token_id) is not None
 
     def chat_prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """Token ids of the messages, ready for the assistant's turn.

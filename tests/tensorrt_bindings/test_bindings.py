@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.river_trt.backends.tensorrt import doubles
 from tests.tensorrt_bindings.uses import ABSENT, ENUMS, LACKING, OVERRIDDEN, USES
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +108,16 @@ def test_a_call_that_the_bindings_do_not_take_is_noticed(stubs, tmp_path, monkey
         "IBuilderConfig.set_timing_cache",
         "ExecutionContextAllocationStrategy.USERS",
     }
+
+
+def test_the_runtimes_doubles_have_the_bindings_names():
+    """A double that has a method too many, or lacks one that we use, would hide a fault."""
+    table = {"ICudaEngine": doubles.FakeEngine, "IExecutionContext": doubles.FakeContext}
+    ours = {"compute", "cuda", "failure", "contexts", "tensors", "engine", "shapes", "addresses"}
+    for name, double in table.items():
+        made = double.__new__(double)
+        names = {n for n in dir(made) if not n.startswith("_")} | {"error_recorder"}
+        missing = USES[name].keys() - names - {"weight_streaming_budget_v2"}
+        assert missing == set(), f"the double of {name} lacks {missing}"
+        extra = names - USES[name].keys() - ours - {"profile"}
+        assert extra == set(), f"the double of {name} has {extra}, which we do not use"

@@ -2,6 +2,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from river_trt import RiverError
+from river_trt.errors import PromptError
 from river_trt.text import TextStream, Tokenizer
 
 
@@ -26,13 +27,13 @@ def test_broken_utf8_is_never_emitted(raw_tokenizer):
     assert "".join(out) == stream.text == text
 
 
-def test_half_a_character_at_the_end_is_dropped(raw_tokenizer):
+def test_half_a_character_at_the_end_is_what_decode_makes_of_it(raw_tokenizer):
     tokenizer = Tokenizer(raw_tokenizer)
     stream = TextStream(tokenizer)
     for token in tokenizer.encode("ab🦊")[:-1]:
         stream.push(token)
     stream.flush()
-    assert stream.text == "ab"
+    assert stream.text == "ab\ufffd"
 
 
 def test_stop_string_across_token_boundary(raw_tokenizer):
@@ -73,6 +74,11 @@ def test_token_beyond_the_tokenizer_is_no_text(raw_tokenizer):
     """A model's vocabulary is often padded beyond its tokenizer's."""
     stream = TextStream(Tokenizer(raw_tokenizer))
     assert stream.push(99999) == ""
+
+
+def test_half_a_surrogate_pair_is_no_text(raw_tokenizer):
+    with pytest.raises(PromptError, match="lone surrogate at 1"):
+        Tokenizer(raw_tokenizer).encode("a\ud83e")
 
 
 def test_stored_truncation_and_padding_are_off(raw_tokenizer):
