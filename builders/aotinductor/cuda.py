@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from builders.aotinductor.program import LinearNode, Shape, Weights
 from builders.decoder import NORM_PATHS
 from builders.job import Banks
-from builders.onnxruntime.layer_tensors import MODULES
+from builders.layouts.modules import MODULES
 from builders.river_bank import LayerBanks
 from builders.weights import SharedWeights
 

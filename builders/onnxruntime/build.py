@@ -4,11 +4,13 @@ from importlib.metadata import version
 
 import torch
 
-from builders.byte_counts import mean_layer_bytes
 from builders.job import Banks, BuildJob
+from builders.layouts.byte_counts import mean_layer_bytes
+from builders.layouts.modules import BackboneFormat
+from builders.layouts.panels import panel_head_tensors, panel_layer_tensors
+from builders.layouts.weights_file import WeightsLayout, WeightsWriter
 from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.layer_tensors import (
-    BackboneFormat,
     head_tensors,
     layer_tensors,
     stored,
@@ -16,8 +18,6 @@ from builders.onnxruntime.layer_tensors import (
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import LoweringOptions, lower
 from builders.onnxruntime.native import choose_kernels, lower_native
-from builders.onnxruntime.panels import panel_head_tensors, panel_layer_tensors
-from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
 from builders.quantisers.integer import quantise_integer
 from builders.recipes import Recipe

@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from onnx import TensorProto
 
+from builders.graph.linear import Bank
+from builders.graph.program import Operation, Program
+from builders.graph.scope import Scope
 from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation, Program
-from builders.onnxruntime.scope import Scope
 
-Bank = Literal["backbone", "river"]
 RiverActivation = Literal["int8", "float32"]
 
 # MatMulNBits: 4 rounds the activations of each group to 8 bits, 1 computes in float32.

@@ -18,10 +18,14 @@ import numpy as np
 import onnx_ir
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from builders.graph.linear import Bank
+from builders.graph.program import MICROSOFT, Operation, Program, consumers, read_program
+from builders.graph.regions import LayerRegions, Regions, find_regions
+from builders.graph.scope import Scope
 from builders.job import Banks
+from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.emit import (
     ACCURACY_LEVELS,
-    Bank,
     RegionEmitter,
     RiverActivation,
     emit_attention,
@@ -38,10 +42,6 @@ from builders.onnxruntime.gate import (
     emit_river_state,
 )
 from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
-from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumers, read_program
-from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
-from builders.onnxruntime.scope import Scope
-from builders.onnxruntime.weights_file import WeightsLayout
 
 OPSET_VERSION = 24
 IR_VERSION = 10

@@ -11,13 +11,13 @@ import onnx_ir
 from onnx import ModelProto
 
 from builders.families import ModelConfig
-from builders.onnxruntime.fusions import pack_qkv
+from builders.graph.fusions import pack_qkv
+from builders.graph.program import Operation, read_program
+from builders.graph.regions import LayerRegions, find_regions
+from builders.layouts.panels import PANEL, num_panels
+from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
 from builders.onnxruntime.lowering import Lowering, LoweringOptions
-from builders.onnxruntime.panels import PANEL, num_panels
-from builders.onnxruntime.program import Operation, read_program
-from builders.onnxruntime.regions import LayerRegions, find_regions
-from builders.onnxruntime.weights_file import WeightsLayout
 from river_trt.errors import CheckpointError
 from river_trt.manifest import Kernels
 from river_trt.native_library import ABI_VERSION, DOMAIN

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from builders.evaluation.texts import read_records
 from builders.tasks.sandbox import run_restricted
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
+from river_trt.prompts import Prompt
 
 FIELDS = {"task_id": str, "prompt": str, "entry_point": str, "test": str}
 MAX_NEW_TOKENS = 384

@@ -132,7 +132,7 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             chunk = ids[start : start + CHUNK]
             asked = np.arange(max(0, first - start), len(chunk))
             indices = asked if len(asked) else np.zeros(1, np.int64)
-            logits, exit_layer = self.engine.forward(
+            logits, exit_layer = self.engine.stepper.forward(
                 chunk[None], self.policy, indices, past_length=start
             )
             self.depths.append(backbone_layers(exit_layer[0], self.policy.pinned))

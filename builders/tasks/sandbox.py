@@ -53,12 +53,12 @@ UNSHARE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramOutcome:
     passed: bool
     error: str  # the last line of stderr, or why it was stopped
 
 
-def run_restricted(source: str, wall_seconds: float = WALL_SECONDS) -> Outcome:
+def run_restricted(source: str, wall_seconds: float = WALL_SECONDS) -> ProgramOutcome:
     """Run a program; it passes if it comes to its end without an exception."""
     word = os.urandom(16).hex()
     with tempfile.TemporaryDirectory(prefix="river-trt-code-") as work:
@@ -76,12 +76,12 @@ def run_restricted(source: str, wall_seconds: float = WALL_SECONDS) -> Outcome:
         try:
             out, err = process.communicate(f"{word}\n".encode(), timeout=wall_seconds)
         except subprocess.TimeoutExpired:
-            return Outcome(False, f"stopped after {wall_seconds:g} s")
+            return ProgramOutcome(False, f"stopped after {wall_seconds:g} s")
         finally:
             _kill_group(process)
     lines = err.decode(errors="replace").strip().splitlines()
     passed = process.returncode == 0 and out.decode(errors="replace").strip().endswith(word)
-    return Outcome(passed, "" if passed else (lines[-1] if lines else "ended early"))
+    return ProgramOutcome(passed, "" if passed else (lines[-1] if lines else "ended early"))
 
 
 @functools.cache

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders.calibration_text import Calibration
+from builders.calibration_text import CalibrationText
 from builders.job import BuildJob
-from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
+from builders.layouts.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
 from builders.tensorrt.lowering import GraphOptions, Lowering
@@ -35,7 +35,7 @@ class WrittenGraph:
     """What the files hold, and the text that the quantiser saw."""
 
     layout: WeightsLayout
-    calibration: Calibration | None
+    calibration: CalibrationText | None
 
     def byte_counts(self, num_layers: int) -> ByteCounts:
         """What one token reads of each part."""

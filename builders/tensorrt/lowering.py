@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from builders.graph.linear import Bank
+from builders.graph.program import Operation, Program, read_program
+from builders.graph.regions import LayerRegions, Regions, find_regions
 from builders.job import Banks
-from builders.onnxruntime.emit import Bank
-from builders.onnxruntime.program import Operation, Program, read_program
-from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
-from builders.onnxruntime.weights_file import WeightsLayout
+from builders.layouts.weights_file import WeightsLayout
 from builders.tensorrt.program import prepare
 from builders.tensorrt.scope import TypedScope
 from river_trt.spec import cache_names

@@ -8,8 +8,8 @@ Linear -- Split -- Sigmoid, Mul -- Mul        becomes   Linear(silu_mul)
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from builders.graph.program import Operation
 from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation
 
 Readers = dict[str, list[Operation]]
 

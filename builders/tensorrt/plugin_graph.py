@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from builders.onnxruntime.fusions import pack_qkv
-from builders.onnxruntime.program import Operation, Program, consumers
-from builders.onnxruntime.regions import LayerRegions
+from builders.graph.fusions import pack_qkv
+from builders.graph.program import Operation, Program, consumers
+from builders.graph.regions import LayerRegions
 from builders.tensorrt.lowering import GraphOptions, Lowering
 from builders.tensorrt.plugin_fusions import FusedLinear, fuse_linears
 from builders.tensorrt.portable_attention import emit_attention, emit_positions

@@ -10,8 +10,8 @@ An If costs TensorRT a synchronisation, so the regions are few: one before and o
 of two conditionals each (_region). Layer 1 always runs the backbone and has none.
 """
 
-from builders.onnxruntime.program import Operation, consumers
-from builders.onnxruntime.regions import LayerRegions
+from builders.graph.program import Operation, consumers
+from builders.graph.regions import LayerRegions
 from builders.tensorrt.lowering import Lowering
 from builders.tensorrt.plugin_fusions import is_linear
 from builders.tensorrt.portable_attention import emit_attention, emit_positions

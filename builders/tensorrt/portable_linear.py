@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from builders.onnxruntime.program import Operation
+from builders.graph.program import Operation
 from builders.tensorrt.scope import TypedScope
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from builders.graph.fusions import static_head_norms
+from builders.graph.program import Operation, Program
 from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.fusions import static_head_norms
-from builders.onnxruntime.program import Operation, Program
 
 
 def prepare(program: Program, tied: bool, head_group_size: int | None = None) -> Program:

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from builders.decoder import NORM_PATHS
-from builders.onnxruntime.layer_tensors import MODULES
+from builders.layouts.modules import MODULES
 from builders.quantisers.base import SYMMETRIC_ZERO, RiverWeight
 from builders.quantisers.integer import quantise_integer
 from builders.river_bank import LayerBanks

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import river_trt
-from builders.job import BuildJob, Progress
+from builders.job import BuildJob
 from builders.onnxruntime.build import build_engine
 from builders.recipes import Recipe, load_recipe
 from builders.reference import load_reference
@@ -17,12 +17,13 @@ from builders.tensorrt.graph_file import GRAPH_FILE, write_graph
 from builders.tensorrt.options import Profile, TensorRTOptions
 from builders.verify.compare import Comparison, compare
 from builders.verify.runners import Pass, PassRunner, engine_pass, graph_pass, torch_pass
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.library import LIBRARIES, load_library
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest, PrecisionInfo
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.library import LIBRARIES, load_library
 from river_trt.text import TOKENIZER_FILE
 
 REFERENCE, GRAPH = "torch", "TensorRT's portable graph, by onnxruntime"

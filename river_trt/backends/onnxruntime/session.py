@@ -1,26 +1,33 @@
 """ONNX Runtime on the CPU: one session, every buffer bound once and written in place."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from river_trt.backends.base import SessionOptions, Step, StepOutput
-from river_trt.backends.onnx_location import relocate
+from river_trt.backends.onnxruntime.location import with_weights
+from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
 from river_trt.backends.policy_buffers import PolicyBuffers
-from river_trt.errors import EngineError, RiverError
+from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, native_library
+from river_trt.plain_file import read_plain
+from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
+# Token ids [seq] to h_0 .. h_(L-1), [L, seq, hidden].
+HiddenStates = Callable[[np.ndarray], np.ndarray]
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "OrtSession":
-    """Open model.onnx; its weights stay in a memory-mapped file.
+    """Open model.onnx; its weights are mapped where no operator has copied them.
 
-    Raises EngineError for an onnxruntime older than the engine, a file it cannot load, or a graph
-    with other inputs and outputs than the spec's; RiverError when the cache does not fit memory.
+    Raises EngineError for an onnxruntime older than the engine, a file it cannot load, a graph
+    that breaks a rule (rules.py) or has other inputs and outputs than the spec's; RiverError
+    when the cache does not fit memory.
     """
     check_version(manifest.backend.version, ort.__version__)
     for name, found, known in (
@@ -32,34 +39,56 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
                 f"manifest.json: {name} is {found!r}, and this river-trt runs only {known!r} "
                 "with onnxruntime; upgrade with `pip install -U river-trt`"
             )
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
     if manifest.backend.kernels == "native":
         check_abi(manifest.backend.kernels_abi)
-        settings.register_custom_ops_library(str(native_library()))
-    model = directory / manifest.engine_file
+    settings = session_settings(manifest, options.threads)
+    file, weights = directory / manifest.engine_file, directory / WEIGHTS_FILE
     try:
-        source = _model_source(model, settings)
+        model = read_plain(file, MOST_BYTES)
+    except OSError as error:
+        raise EngineError(f"{file.name} cannot be read: {error.strerror}; {REBUILD}") from error
+    graph = check_graph(model, manifest.files)
+    try:
+        source = with_weights(model, weights, settings)
         session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's error classes share no other base
         reason = str(error).splitlines()[0]
-        raise EngineError(f"onnxruntime cannot load {model}: {reason}; {REBUILD}") from error
+        raise EngineError(f"onnxruntime cannot load {file}: {reason}; {REBUILD}") from error
+    if WEIGHTS_FILE in manifest.files:
+        status = weights.stat()
+        forget((status.st_dev, status.st_ino), places_in_use(graph, WEIGHTS_FILE))
     # GroupQueryAttention takes several tokens over a filled cache for one row at a time.
     row_by_row = manifest.backend.kernels != "native"
-    return OrtSession(session, manifest.model.shape, options, row_by_row)
+    return OrtSession(
+        session,
+        manifest.model.shape,
+        options,
+        row_by_row,
+        lambda: _open_hidden_states(file, manifest, options),
+    )
 
 
-def _model_source(model: Path, settings: ort.SessionOptions) -> Path | bytes:
-    """What ONNX Runtime opens: the file, or its content with another name for linked weights."""
-    weights = model.with_name(WEIGHTS_FILE)
-    if not weights.is_symlink():
-        return model
-    stored = weights.resolve()
-    folder = "session.model_external_initializers_file_folder_path"
-    settings.add_session_config_entry(folder, str(stored.parent))
-    return relocate(model.read_bytes(), WEIGHTS_FILE, stored.name)
+def session_settings(manifest: Manifest, threads: int | None) -> ort.SessionOptions:
+    """Of whatever runs the engine's operators."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    if manifest.backend.kernels == "native":
+        settings.register_custom_ops_library(str(native_library()))
+    return settings
+
+
+def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions) -> HiddenStates:
+    try:
+        from river_trt.backends.onnxruntime.hidden_states import GraphHiddenStates
+    except ImportError as error:
+        raise MissingDependencyError(
+            "an engine's hidden states need onnx, which is not installed: "
+            'pip install "river-trt[build]"'
+        ) from error
+    settings = session_settings(manifest, options.threads)
+    return GraphHiddenStates(model, model.with_name(WEIGHTS_FILE), manifest.model.shape, settings)
 
 
 def check_version(built_for: str, installed: str) -> None:
@@ -97,15 +126,21 @@ class OrtSession:
         shape: ModelShape,
         options: SessionOptions,
         row_by_row: bool,
+        open_hidden_states: Callable[[], HiddenStates],
     ) -> None:
-        """row_by_row: rows take their steps of several tokens over a filled cache one by one."""
+        """row_by_row: rows take their steps of several tokens over a filled cache one by one.
+
+        open_hidden_states: called where they are asked for, because it opens the graph again.
+        """
         self._session = session
         self._row_by_row = row_by_row
+        self._open_hidden_states = open_hidden_states
+        self._hidden_states: HiddenStates | None = None
         self._vocab_size = shape.vocab_size
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
         self._cache_outputs = cache_names(shape.num_layers, "_out")
-        self._check_signature()
+        self._check_signature(shape)
         cache_shape = (
             options.max_batch_size + options.spare_rows,
             shape.num_kv_heads,
@@ -135,7 +170,11 @@ class OrtSession:
         self._policy.write(step.policy, step.gate_scope)
         for name, values in step.inputs.items():
             binding.arrays[name][...] = values
-        self._session.run_with_iobinding(binding.io)
+        try:
+            self._session.run_with_iobinding(binding.io)
+        except Exception as error:  # the library's error classes share no other base
+            reason = str(error).splitlines()[0]
+            raise EngineError(f"onnxruntime cannot run the engine: {reason}; {REBUILD}") from error
         return StepOutput(binding.arrays["logits"], binding.arrays["exit_layer"])
 
     def _step_row_by_row(self, step: Step) -> StepOutput:
@@ -159,6 +198,11 @@ class OrtSession:
         slots = np.stack([cache[row, :, :length] for cache in self.caches])
         return slots.reshape(-1, 2, *slots.shape[1:])
 
+    def hidden_states(self, token_ids: np.ndarray) -> np.ndarray:
+        if self._hidden_states is None:
+            self._hidden_states = self._open_hidden_states()
+        return self._hidden_states(token_ids)
+
     def _bind(self, first_row: int, rows: int) -> "_Binding":
         binding = _Binding(self._session, rows)
         names = zip(self._cache_inputs, self._cache_outputs, self.caches, strict=True)
@@ -171,12 +215,13 @@ class OrtSession:
         binding.bind_input("past_lengths", np.zeros(rows, np.int32))
         return binding
 
-    def _check_signature(self) -> None:
+    def _check_signature(self, shape: ModelShape) -> None:
         expected_in = {*STEP_INPUTS, *POLICY_INPUTS, *self._cache_inputs}
         expected_out = {"logits", "exit_layer", *self._cache_outputs}
+        found_in, found_out = self._session.get_inputs(), self._session.get_outputs()
         for kind, found, expected in (
-            ("input", {i.name for i in self._session.get_inputs()}, expected_in),
-            ("output", {o.name for o in self._session.get_outputs()}, expected_out),
+            ("input", {i.name for i in found_in}, expected_in),
+            ("output", {o.name for o in found_out}, expected_out),
         ):
             wrong = sorted(found ^ expected)
             if wrong:
@@ -184,6 +229,34 @@ class OrtSession:
                     f"the engine's graph is not a river engine's: {kind} {wrong[0]} is "
                     f"{'missing' if wrong[0] in expected else 'unknown'}; {REBUILD}"
                 )
+        sizes = _known_sizes(shape)
+        for tensor in (*found_in, *found_out):
+            wanted = sizes.get(tensor.name, (None, shape.num_kv_heads, None, shape.head_dim))
+            same = len(tensor.shape) == len(wanted) and all(
+                size in (None, found) for size, found in zip(wanted, tensor.shape, strict=True)
+            )
+            if not same:
+                raise EngineError(
+                    f"the engine's graph has {tensor.name} of shape {tensor.shape}, but the "
+                    f"manifest's model needs {[size or 'any' for size in wanted]}; {REBUILD}"
+                )
+
+
+def _known_sizes(shape: ModelShape) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of all but the caches (river_trt.spec); None where a step chooses."""
+    layers = shape.num_layers
+    return {
+        "input_ids": (None, None),
+        "past_lengths": (None,),
+        "logit_indices": (None,),
+        "tau": (layers,),
+        "pinned": (layers,),
+        "use_directions": (),
+        "directions": (layers, shape.hidden_size),
+        "gate_scope": (),
+        "logits": (None, None, shape.vocab_size),
+        "exit_layer": (None, None),
+    }
 
 
 class _Binding:

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from river_trt.backends.tensorrt.memory import ALIGNMENT, Block, CachePlan
+from river_trt.backends.tensorrt.opening import check_plugin_abi
+from river_trt.backends.tensorrt.plan import EngineSpec, StepShape
 from river_trt.errors import EngineError, RiverError
 from river_trt.plugin.cache import LibraryInfo, store_library
 from river_trt.spec import ModelShape
-from river_trt.tensorrt.memory import ALIGNMENT, Block, CachePlan
-from river_trt.tensorrt.opening import check_plugin_abi
-from river_trt.tensorrt.plan import EngineSpec, StepShape
-from tests.river_trt.tensorrt.doubles import (
+from tests.river_trt.backends.tensorrt.doubles import (
     HEAD_DIM,
     HIDDEN,
     KV_HEADS,

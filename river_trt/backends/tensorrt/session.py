@@ -7,13 +7,13 @@ import numpy as np
 
 from river_trt.backends.base import SessionOptions, Step, StepOutput
 from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.backends.tensorrt.memory import Block, CachePlan
+from river_trt.backends.tensorrt.opening import OpenEngine
+from river_trt.backends.tensorrt.plan import EngineSpec, StepShape, TensorSpec
+from river_trt.backends.tensorrt.runner import Runner
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, cache_names
-from river_trt.tensorrt.memory import Block, CachePlan
-from river_trt.tensorrt.opening import OpenEngine
-from river_trt.tensorrt.plan import EngineSpec, StepShape, TensorSpec
-from river_trt.tensorrt.runner import Runner
 
 # A step of so few tokens is a decode step, worth a CUDA graph of its own.
 CAPTURED_TOKENS = 16
@@ -42,8 +42,8 @@ class TensorRTSession:
         self._inputs = Block.of(staged, steps)
         self._outputs = Block.of([tensors["exit_layer"], tensors["logits"]], steps)
         self._stream = cuda.stream()
-        self._host_in = cuda.pinned(self._inputs.num_bytes)
-        self._host_out = cuda.pinned(self._outputs.num_bytes)
+        self._host_in = cuda.page_locked(self._inputs.num_bytes)
+        self._host_out = cuda.page_locked(self._outputs.num_bytes)
         self._device_in = cuda.allocate(self._inputs.num_bytes, "a step's inputs")
         self._device_out = cuda.allocate(self._outputs.num_bytes, "a step's outputs")
         self._device_cache = cuda.allocate(self.cache.num_bytes, "the KV cache")

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from river_trt.backends.tensorrt.opening import open_engine
 from river_trt.manifest import Manifest
-from river_trt.tensorrt.opening import open_engine
 
 
 def engine_layers(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:

@@ -10,8 +10,8 @@ epilogue      logits of the wanted positions
 
 from dataclasses import dataclass
 
+from builders.graph.program import Operation, Program
 from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation, Program
 
 
 @dataclass(frozen=True, slots=True)

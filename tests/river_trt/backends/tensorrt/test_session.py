@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import river_trt
+from river_trt.backends.tensorrt import opening
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.session import stream_weights
 from river_trt.cli.main import main
 from river_trt.config import GenerationConfig
 from river_trt.engine_dir import hash_files, write_manifest
@@ -15,11 +18,7 @@ from river_trt.errors import EngineError, RiverError
 from river_trt.layer_record import RECORD_FILE, LayerRecord, NetworkLayer
 from river_trt.manifest import BackendInfo, ModelInfo, PolicyInfo, PrecisionInfo
 from river_trt.spec import ExitPolicy, ModelShape
-from river_trt.tensorrt import opening
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.session import stream_weights
-from tests.river_trt.conftest import manifest_of
-from tests.river_trt.tensorrt.doubles import (
+from tests.river_trt.backends.tensorrt.doubles import (
     HEAD_DIM,
     HIDDEN,
     KV_HEADS,
@@ -30,6 +29,7 @@ from tests.river_trt.tensorrt.doubles import (
     L,
     fake_trt,
 )
+from tests.river_trt.conftest import manifest_of
 
 SHAPE = ModelShape(L, HIDDEN, 4, KV_HEADS, HEAD_DIM, VOCAB, SLOTS)
 TEXT = GenerationConfig(max_new_tokens=8, ignore_eos=True)
@@ -169,16 +169,22 @@ def test_rows_of_the_cache(load):
     slots = engine.read_cache(1, 3)
     assert slots.shape == (L, 2, KV_HEADS, 3, HEAD_DIM) and slots.dtype == np.float32
     np.testing.assert_array_equal(slots[..., 0], np.broadcast_to([4, 5, 6], slots.shape[:-1]))
-    engine._session.move_row(1, 0, 2)
+    engine.stepper.session.move_row(1, 0, 2)
     np.testing.assert_array_equal(engine.read_cache(0, 2), slots[..., :2, :])
     assert (engine.read_cache(0, 3)[..., 2, :] == 0).all()  # a fresh cache is zeros
+
+
+def test_no_hidden_states_are_shown(load):
+    engine, *_ = load()
+    with pytest.raises(RiverError, match="the backend tensorrt do not show the hidden states"):
+        engine.stepper.hidden_states(np.array([1, 2]))
 
 
 def test_a_bfloat16_cache_is_read_as_float32(load):
     engine, *_ = load(cache="BF16")
     engine.forward(np.array([[0x3F80]]) % VOCAB)  # the double writes ids as raw bits
-    engine._session._cuda.upload(
-        engine._session._device_cache,
+    engine.stepper.session._cuda.upload(
+        engine.stepper.session._device_cache,
         np.full(4, 0x4049, np.uint16),  # 3.140625
         None,
     )

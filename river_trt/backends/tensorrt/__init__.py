@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from river_trt.backends.base import SessionOptions
+from river_trt.backends.tensorrt.opening import open_engine
+from river_trt.backends.tensorrt.session import TensorRTSession
 from river_trt.manifest import Manifest
-from river_trt.tensorrt.opening import open_engine
-from river_trt.tensorrt.session import TensorRTSession
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> TensorRTSession:

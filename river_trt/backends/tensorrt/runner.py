@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.opening import Messages
+from river_trt.backends.tensorrt.plan import StepShape
 from river_trt.errors import EngineError
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.opening import Messages
-from river_trt.tensorrt.plan import StepShape
 
 
 class Runner:

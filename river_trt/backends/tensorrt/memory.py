@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from river_trt.backends.tensorrt.plan import EngineSpec, StepShape, TensorSpec
 from river_trt.spec import ModelShape
-from river_trt.tensorrt.plan import EngineSpec, StepShape, TensorSpec
 
 ALIGNMENT = 256  # of what TensorRT is given
 

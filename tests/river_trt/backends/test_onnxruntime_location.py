@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from river_trt.backends.onnx_location import relocate
+from river_trt.backends.onnxruntime.location import relocate
 
 
 def external(name, location):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from builders.decoder import NORM_PATHS
-from builders.onnxruntime.layer_tensors import MODULES, BackboneFormat
+from builders.layouts.modules import MODULES, BackboneFormat
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights

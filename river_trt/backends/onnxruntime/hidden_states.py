@@ -13,35 +13,29 @@ import onnxruntime as ort
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from river_trt.backends.base import Step
+from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.policy_buffers import PolicyBuffers
-from river_trt.manifest import Manifest
-from river_trt.native_library import DOMAIN, native_library
-from river_trt.spec import ExitPolicy, cache_names
+from river_trt.native_library import DOMAIN
+from river_trt.spec import ExitPolicy, ModelShape, cache_names
 
 
-class HiddenStates:
+class GraphHiddenStates:
     """Full-depth hidden states of a text, h_0 .. h_(L-1): the last layer has no gate to read."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self.shape = manifest.model.shape
-        model = onnx.load(directory / manifest.engine_file, load_external_data=False)
-        self.names = gate_inputs(model.graph, self.shape.num_layers)
+    def __init__(
+        self, file: Path, weights: Path, shape: ModelShape, settings: ort.SessionOptions
+    ) -> None:
+        self.shape = shape
+        model = onnx.load(file, load_external_data=False)
+        self.names = gate_inputs(model.graph, shape.num_layers)
         known = {output.name for output in model.graph.output}
-        axes: list[str | int | None] = ["batch", "seq", self.shape.hidden_size]
+        axes: list[str | int | None] = ["batch", "seq", shape.hidden_size]
         for name in self.names:
             if name not in known:
                 value = helper.make_tensor_value_info(name, TensorProto.FLOAT, axes)
                 model.graph.output.append(value)
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        if manifest.backend.kernels == "native":
-            settings.register_custom_ops_library(str(native_library()))
-        settings.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(directory.resolve())
-        )
-        self.session = ort.InferenceSession(
-            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
+        source = with_weights(model.SerializeToString(), weights, settings)
+        self.session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 
     def __call__(
         self,

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from builders.onnxruntime.program import MICROSOFT, Operation
-from builders.onnxruntime.weights_file import WeightsLayout
+from builders.graph.program import MICROSOFT, Operation
+from builders.layouts.weights_file import WeightsLayout
 
 
 class Scope:

@@ -22,7 +22,7 @@ class Cuda:
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         self._device: list[int] = []
-        self._pinned: list[int] = []
+        self._page_locked: list[int] = []
 
     @classmethod
     def open(cls) -> "Cuda":
@@ -62,14 +62,14 @@ class Cuda:
         """Give back all memory that was allocated here."""
         while self._device:
             self._call("freeing memory", "cudaFree", self._device.pop())
-        while self._pinned:
-            self._call("freeing memory", "cudaFreeHost", self._pinned.pop())
+        while self._page_locked:
+            self._call("freeing memory", "cudaFreeHost", self._page_locked.pop())
 
-    def pinned(self, size: int) -> np.ndarray:
+    def page_locked(self, size: int) -> np.ndarray:
         """Page-locked host memory as uint8 [size], until `release`."""
         flags = self._runtime.cudaHostAllocDefault
         (pointer,) = self._call("allocating host memory", "cudaHostAlloc", size, flags)
-        self._pinned.append(int(pointer))
+        self._page_locked.append(int(pointer))
         return host_bytes(int(pointer), size)
 
     def stream(self) -> Any:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.library import LIBRARIES, load_library, version_numbers
 from river_trt.engine_dir import sha256
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.plugin import built_library
 from river_trt.plugin.cache import read_libraries
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.library import LIBRARIES, load_library, version_numbers
 
 
 class Messages:

@@ -1,0 +1,5 @@
+"""A linear of the dialect in a lowering's hands."""
+
+from typing import Literal
+
+Bank = Literal["backbone", "river"]
