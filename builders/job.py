@@ -1,13 +1,12 @@
 """What every backend's build takes, and the parts of it that do not depend on the backend."""
 
 import datetime
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import river_trt
-from builders.calibration_text import Calibration, read_calibration
+from builders.calibration_text import CalibrationText, read_calibration
 from builders.quantisers import make_quantiser
 from builders.quantisers.base import Quantiser
 from builders.recipes import Recipe
@@ -24,11 +23,10 @@ from river_trt.manifest import (
     PrecisionInfo,
     RiverInfo,
 )
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, ModelShape
 from river_trt.text import TOKENIZER_FILE
 
-# Called with a stage, the steps done and their total.
-Progress = Callable[[str, int, int], None]
 # One bank alone is a plain model, to measure the River engine against.
 Banks = Literal["both", "backbone", "river"]
 HalfDtype = Literal["float16", "bfloat16"]
@@ -53,7 +51,7 @@ class BuildJob:
         recipe = self.recipe
         return make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
 
-    def read_calibration(self, quantiser: Quantiser) -> Calibration | None:
+    def read_calibration(self, quantiser: Quantiser) -> CalibrationText | None:
         """The text that the quantiser looks at, through the tokenizer in `directory`."""
         if quantiser.needs_inputs:
             tokenizer = self.directory / TOKENIZER_FILE
@@ -66,7 +64,7 @@ class BuildJob:
         self,
         backend: BackendInfo,
         precision: PrecisionInfo,
-        calibration: Calibration | None,
+        calibration: CalibrationText | None,
         bytes_per_layer: ByteCounts,
         engine_file: str,
     ) -> Manifest:

@@ -10,7 +10,8 @@ from river_trt.backends import open_session
 from river_trt.backends.base import DecodingLoop, SessionOptions
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
-from river_trt.engine_dir import read_directions, read_engine_dir
+from river_trt.engine_dir import read_directions
+from river_trt.engine_files import loading
 from river_trt.errors import RiverError
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
@@ -60,33 +61,35 @@ def load(
     for an option out of range.
     """
     directory = Path(path)
-    manifest = read_engine_dir(directory, verify=verify)
-    limit = manifest.model.shape.max_seq_len
-    cache_length = min(limit, 4096) if max_seq_len is None else max_seq_len
-    if not 1 <= cache_length <= limit:
-        raise RiverError(f"max_seq_len must be in 1..{limit} for this model, got {cache_length}")
-    for name, value in (
-        ("max_batch_size", max_batch_size),
-        ("threads", 1 if threads is None else threads),
-        ("prefill_chunk", prefill_chunk),
-    ):
-        if value < 1:
-            raise RiverError(f"{name} must be at least 1, got {value}")
-    tokenizer = Tokenizer.from_engine_dir(directory, manifest)
-    policy = manifest.policy.to_policy(read_directions(directory, manifest))
-    twins = batch_invariant and not manifest.rows_are_independent
-    spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
-    options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
-    opened = open_session(directory, manifest, options)
-    if isinstance(opened, DecodingLoop):
-        if batch_invariant:
+    with loading(directory, verify) as manifest:
+        limit = manifest.model.shape.max_seq_len
+        cache_length = min(limit, 4096) if max_seq_len is None else max_seq_len
+        if not 1 <= cache_length <= limit:
             raise RiverError(
-                f"batch_invariant is not offered by {manifest.backend.name}, which forms batches "
-                "by itself"
+                f"max_seq_len must be in 1..{limit} for this model, got {cache_length}"
             )
-        return Engine(manifest, policy, tokenizer, opened, options)
-    stepper = Stepper(opened, manifest, options, prefill_chunk, batch_invariant=twins)
-    return Engine(manifest, policy, tokenizer, stepper, options)
+        for name, value in (
+            ("max_batch_size", max_batch_size),
+            ("threads", 1 if threads is None else threads),
+            ("prefill_chunk", prefill_chunk),
+        ):
+            if value < 1:
+                raise RiverError(f"{name} must be at least 1, got {value}")
+        tokenizer = Tokenizer.from_engine_dir(directory, manifest)
+        policy = manifest.policy.to_policy(read_directions(directory, manifest))
+        twins = batch_invariant and not manifest.rows_are_independent
+        spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
+        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
+        opened = open_session(directory, manifest, options)
+        if isinstance(opened, DecodingLoop):
+            if batch_invariant:
+                raise RiverError(
+                    f"batch_invariant is not offered by {manifest.backend.name}, which forms "
+                    "batches by itself"
+                )
+            return Engine(manifest, policy, tokenizer, opened, options)
+        stepper = Stepper(opened, manifest, options, prefill_chunk, batch_invariant=twins)
+        return Engine(manifest, policy, tokenizer, stepper, options)
 
 
 class Engine:

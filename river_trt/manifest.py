@@ -12,7 +12,10 @@ import numpy as np
 from river_trt.errors import EngineError
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
+# Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
 SCHEMA_VERSION = 1
+# Keys that schema 1 got before that rule: its first engines lack them and mean the default.
+OPTIONAL_KEYS = ("draft", "backend.mode", "policy.calibration")
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -186,19 +189,19 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Manifest":
-        # The schema comes first: other keys of a newer schema are no error of this file.
+        # The schema comes first: other keys of another schema are no error of this file.
         version = data.get("schema_version") if isinstance(data, dict) else None
         if type(version) is int and version > SCHEMA_VERSION:
             raise EngineError(
                 f"the engine has manifest schema {version} but this river-trt reads up to "
                 f"{SCHEMA_VERSION}; upgrade with `pip install -U river-trt`"
             )
-        manifest: Manifest = _decode(cls, data, "")
-        if manifest.schema_version != SCHEMA_VERSION:
+        if type(version) is int and version < SCHEMA_VERSION:
             raise EngineError(
-                f"the engine has manifest schema {manifest.schema_version} but this river-trt "
-                f"reads {SCHEMA_VERSION}; {REBUILD}"
+                f"the engine has manifest schema {version} but this river-trt reads "
+                f"{SCHEMA_VERSION}; {REBUILD}"
             )
+        manifest: Manifest = _decode(cls, data, "")
         return manifest
 
 
@@ -252,6 +255,6 @@ def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
         if key not in hints:
             raise EngineError(f"manifest.json: unknown key {prefix}{key}; {REBUILD}")
     for field in dataclasses.fields(kind):
-        if field.name not in value:
+        if field.name not in value and prefix + field.name not in OPTIONAL_KEYS:
             raise EngineError(f"manifest.json: {prefix}{field.name} is missing; {REBUILD}")
     return kind(**{key: _decode(hints[key], item, prefix + key) for key, item in value.items()})

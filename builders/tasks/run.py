@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from builders.tasks import gsm8k, humaneval
-from builders.tasks.base import Progress, TaskScore, mean_layers, share_of
+from builders.tasks.base import TaskScore, mean_layers, share_of
 from builders.tasks.sandbox import require_isolation
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 from river_trt.prompts import Prompt
 
 LM_EVAL = "lm-eval:"
@@ -55,7 +56,7 @@ TASKS = (*GENERATED, f"{LM_EVAL}NAME")
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class TaskPolicy:
     """A policy under the name that the table prints; tau and pinned as in GenerationConfig."""
 
     name: str
@@ -101,15 +102,17 @@ class TaskRun:
                 require_isolation()
         GENERATED[self.task].read(self.data)
 
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[TaskPolicy]:
         taus = [
-            Arm(f"tau {tau:g}" if isinstance(tau, float) else "tau a layer", tau, self.pinned)
+            TaskPolicy(
+                f"tau {tau:g}" if isinstance(tau, float) else "tau a layer", tau, self.pinned
+            )
             for tau in self.taus
         ]
         ends = [
-            Arm("backbone", np.inf, ()),
-            Arm("all river", -np.inf, ()),
-            Arm("River", None, None),
+            TaskPolicy("backbone", np.inf, ()),
+            TaskPolicy("all river", -np.inf, ()),
+            TaskPolicy("River", None, None),
         ]
         return [*ends, *taus]
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from river_trt.backends.base import SessionOptions
 from river_trt.config import GenerationConfig
-from river_trt.engine_dir import MANIFEST_FILE, read_engine_dir
+from river_trt.engine_dir import read_engine_dir
+from river_trt.engine_files import MANIFEST_FILE
 from river_trt.errors import EngineError, MissingDependencyError, PromptError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.one_caller import OneCaller

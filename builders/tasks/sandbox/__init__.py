@@ -13,6 +13,6 @@ none, `judge` refuses unless its caller takes the risk.
 """
 
 from builders.tasks.sandbox.isolation import require_isolation
-from builders.tasks.sandbox.run import Outcome, Program, judge
+from builders.tasks.sandbox.run import Program, ProgramOutcome, judge
 
-__all__ = ["Outcome", "Program", "judge", "require_isolation"]
+__all__ = ["Program", "ProgramOutcome", "judge", "require_isolation"]

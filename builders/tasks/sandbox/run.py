@@ -49,12 +49,14 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramOutcome:
     passed: bool
     error: str  # what the judge found, or why the run was stopped
 
 
-def judge(program: Program, wall_seconds: float = WALL_SECONDS, *, unsafe: bool = False) -> Outcome:
+def judge(
+    program: Program, wall_seconds: float = WALL_SECONDS, *, unsafe: bool = False
+) -> ProgramOutcome:
     """Whether the function passes its tests.
 
     unsafe: run it without isolation where this system has none. Raises RiverError there otherwise.
@@ -76,12 +78,12 @@ def judge(program: Program, wall_seconds: float = WALL_SECONDS, *, unsafe: bool 
             end.close()  # ours, so that the end of a process is the end of its pipe
         answer = _read_until(result_in.fileno(), deadline)
     if answer is None:
-        return Outcome(False, f"stopped after {wall_seconds:g} s")
+        return ProgramOutcome(False, f"stopped after {wall_seconds:g} s")
     try:
         wrong = json.loads(answer)["wrong"]
     except ValueError:
-        return Outcome(False, "the tests ended early")
-    return Outcome(not wrong, wrong)
+        return ProgramOutcome(False, "the tests ended early")
+    return ProgramOutcome(not wrong, wrong)
 
 
 def python_command(role: str, root: str, *fds: int) -> list[str]:

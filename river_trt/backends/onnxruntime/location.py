@@ -4,14 +4,13 @@ ONNX Runtime refuses weights behind a symbolic link, and in the hub's cache ever
 file that the link means has another name, so the graph is given that name as it is read.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime as ort
 
+from river_trt.backends.onnxruntime.protobuf import BYTES, fields
+
 FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
-WIDTHS = {FIXED64: 8, FIXED32: 4}
 # The fields on the way from a ModelProto to the places of its tensors' data (onnx.proto):
 # message -> field number -> message of that field.
 PATHS = {
@@ -39,10 +38,7 @@ def relocate(model: bytes, name: str, new_name: str) -> bytes:
     """
     entry = _field(1, b"location") + _field(2, name.encode())
     new_entry = _field(1, b"location") + _field(2, new_name.encode())
-    try:
-        return _rewritten(memoryview(model), "Model", entry, new_entry)
-    except IndexError as error:
-        raise ValueError("the file is cut short") from error
+    return _rewritten(memoryview(model), "Model", entry, new_entry)
 
 
 def _rewritten(message: memoryview, kind: str, entry: bytes, new_entry: bytes) -> bytes:
@@ -50,47 +46,13 @@ def _rewritten(message: memoryview, kind: str, entry: bytes, new_entry: bytes) -
         return new_entry if message == entry else bytes(message)
     inner = PATHS[kind]
     parts: list[bytes | memoryview] = []
-    for number, whole, content in _fields(message):
-        if content is None or number not in inner:
-            parts.append(whole)
+    for item in fields(message):
+        if isinstance(item.value, int) or item.number not in inner:
+            parts.append(item.whole)
         else:
-            parts.append(_field(number, _rewritten(content, inner[number], entry, new_entry)))
+            content = _rewritten(item.value, inner[item.number], entry, new_entry)
+            parts.append(_field(item.number, content))
     return b"".join(parts)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
-    """Each field's number, its bytes, and what is in it where that may be a message."""
-    start = 0
-    while start < len(message):
-        tag, at = _varint(message, start)
-        number, wire_type = tag >> 3, tag & 7
-        content = None
-        if wire_type == BYTES:
-            size, at = _varint(message, at)
-            content = message[at : at + size]
-            at += size
-        elif wire_type == VARINT:
-            _, at = _varint(message, at)
-        elif wire_type in WIDTHS:
-            at += WIDTHS[wire_type]
-        else:
-            raise ValueError(f"wire type {wire_type} is none of protobuf")
-        if at > len(message):
-            raise ValueError("the file is cut short")
-        yield number, message[start:at], content
-        start = at
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number, and where the next one begins."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -8,10 +8,13 @@ import onnxruntime as ort
 
 from river_trt.backends.base import SessionOptions, Step, StepOutput
 from river_trt.backends.onnxruntime.location import with_weights
+from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, native_library
+from river_trt.plain_file import read_plain
+from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
@@ -20,10 +23,11 @@ HiddenStates = Callable[[np.ndarray], np.ndarray]
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> "OrtSession":
-    """Open model.onnx; its weights stay in a memory-mapped file.
+    """Open model.onnx; its weights are mapped where no operator has copied them.
 
-    Raises EngineError for an onnxruntime older than the engine, a file it cannot load, or a graph
-    with other inputs and outputs than the spec's; RiverError when the cache does not fit memory.
+    Raises EngineError for an onnxruntime older than the engine, a file it cannot load, a graph
+    that breaks a rule (rules.py) or has other inputs and outputs than the spec's; RiverError
+    when the cache does not fit memory.
     """
     check_version(manifest.backend.version, ort.__version__)
     for name, found, known in (
@@ -38,13 +42,21 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     if manifest.backend.kernels == "native":
         check_abi(manifest.backend.kernels_abi)
     settings = session_settings(manifest, options.threads)
-    model = directory / manifest.engine_file
+    file, weights = directory / manifest.engine_file, directory / WEIGHTS_FILE
     try:
-        source = _model_source(model, settings)
+        model = read_plain(file, MOST_BYTES)
+    except OSError as error:
+        raise EngineError(f"{file.name} cannot be read: {error.strerror}; {REBUILD}") from error
+    graph = check_graph(model, manifest.files)
+    try:
+        source = with_weights(model, weights, settings)
         session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's error classes share no other base
         reason = str(error).splitlines()[0]
-        raise EngineError(f"onnxruntime cannot load {model}: {reason}; {REBUILD}") from error
+        raise EngineError(f"onnxruntime cannot load {file}: {reason}; {REBUILD}") from error
+    if WEIGHTS_FILE in manifest.files:
+        status = weights.stat()
+        forget((status.st_dev, status.st_ino), places_in_use(graph, WEIGHTS_FILE))
     # GroupQueryAttention takes several tokens over a filled cache for one row at a time.
     row_by_row = manifest.backend.kernels != "native"
     return OrtSession(
@@ -52,7 +64,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         manifest.model.shape,
         options,
         row_by_row,
-        lambda: _open_hidden_states(model, manifest, options),
+        lambda: _open_hidden_states(file, manifest, options),
     )
 
 
@@ -65,14 +77,6 @@ def session_settings(manifest: Manifest, threads: int | None) -> ort.SessionOpti
     if manifest.backend.kernels == "native":
         settings.register_custom_ops_library(str(native_library()))
     return settings
-
-
-def _model_source(model: Path, settings: ort.SessionOptions) -> Path | bytes:
-    """What ONNX Runtime opens: the file, or its content with another name for linked weights."""
-    weights = model.with_name(WEIGHTS_FILE)
-    if not weights.is_symlink():
-        return model
-    return with_weights(model.read_bytes(), weights, settings)
 
 
 def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions) -> HiddenStates:
@@ -136,7 +140,7 @@ class OrtSession:
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
         self._cache_outputs = cache_names(shape.num_layers, "_out")
-        self._check_signature()
+        self._check_signature(shape)
         cache_shape = (
             options.max_batch_size + options.spare_rows,
             shape.num_kv_heads,
@@ -166,7 +170,11 @@ class OrtSession:
         self._policy.write(step.policy, step.gate_scope)
         for name, values in step.inputs.items():
             binding.arrays[name][...] = values
-        self._session.run_with_iobinding(binding.io)
+        try:
+            self._session.run_with_iobinding(binding.io)
+        except Exception as error:  # the library's error classes share no other base
+            reason = str(error).splitlines()[0]
+            raise EngineError(f"onnxruntime cannot run the engine: {reason}; {REBUILD}") from error
         return StepOutput(binding.arrays["logits"], binding.arrays["exit_layer"])
 
     def _step_row_by_row(self, step: Step) -> StepOutput:
@@ -207,12 +215,13 @@ class OrtSession:
         binding.bind_input("past_lengths", np.zeros(rows, np.int32))
         return binding
 
-    def _check_signature(self) -> None:
+    def _check_signature(self, shape: ModelShape) -> None:
         expected_in = {*STEP_INPUTS, *POLICY_INPUTS, *self._cache_inputs}
         expected_out = {"logits", "exit_layer", *self._cache_outputs}
+        found_in, found_out = self._session.get_inputs(), self._session.get_outputs()
         for kind, found, expected in (
-            ("input", {i.name for i in self._session.get_inputs()}, expected_in),
-            ("output", {o.name for o in self._session.get_outputs()}, expected_out),
+            ("input", {i.name for i in found_in}, expected_in),
+            ("output", {o.name for o in found_out}, expected_out),
         ):
             wrong = sorted(found ^ expected)
             if wrong:
@@ -220,6 +229,34 @@ class OrtSession:
                     f"the engine's graph is not a river engine's: {kind} {wrong[0]} is "
                     f"{'missing' if wrong[0] in expected else 'unknown'}; {REBUILD}"
                 )
+        sizes = _known_sizes(shape)
+        for tensor in (*found_in, *found_out):
+            wanted = sizes.get(tensor.name, (None, shape.num_kv_heads, None, shape.head_dim))
+            same = len(tensor.shape) == len(wanted) and all(
+                size in (None, found) for size, found in zip(wanted, tensor.shape, strict=True)
+            )
+            if not same:
+                raise EngineError(
+                    f"the engine's graph has {tensor.name} of shape {tensor.shape}, but the "
+                    f"manifest's model needs {[size or 'any' for size in wanted]}; {REBUILD}"
+                )
+
+
+def _known_sizes(shape: ModelShape) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of all but the caches (river_trt.spec); None where a step chooses."""
+    layers = shape.num_layers
+    return {
+        "input_ids": (None, None),
+        "past_lengths": (None,),
+        "logit_indices": (None,),
+        "tau": (layers,),
+        "pinned": (layers,),
+        "use_directions": (),
+        "directions": (layers, shape.hidden_size),
+        "gate_scope": (),
+        "logits": (None, None, shape.vocab_size),
+        "exit_layer": (None, None),
+    }
 
 
 class _Binding:

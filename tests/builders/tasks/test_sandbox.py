@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.tasks.sandbox import Outcome, Program, judge, require_isolation
+from builders.tasks.sandbox import Program, ProgramOutcome, judge, require_isolation
 from builders.tasks.sandbox import run as run_module
 from builders.tasks.sandbox.isolation import NAMESPACES, Isolation, find_isolation
 from builders.tasks.sandbox.wire import decode, encode
@@ -23,11 +23,11 @@ CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert cand
 GOOD = "def add(a, b):\n    return a + b\n"
 
 
-def run(source: str, test: str = CHECK, seconds: float = 10.0) -> Outcome:
+def run(source: str, test: str = CHECK, seconds: float = 10.0) -> ProgramOutcome:
     return judge(Program(source, "add", test), seconds)
 
 
-def inside(statement: str) -> Outcome:
+def inside(statement: str) -> ProgramOutcome:
     """A function that is right, if the statement raises nothing."""
     return run(
         f"import ctypes, os, socket, sys\ndef add(a, b):\n    {statement}\n    return a + b\n"
@@ -36,7 +36,7 @@ def inside(statement: str) -> Outcome:
 
 @isolated
 def test_a_function_that_is_right_passes():
-    assert run(GOOD) == Outcome(True, "")
+    assert run(GOOD) == ProgramOutcome(True, "")
     assert run("print('noise' * 100000)\n" + GOOD).passed
     assert inside("sys.stdout.write('noise')").passed
 
@@ -150,7 +150,7 @@ def test_the_machine_is_out_of_reach(statement, error, monkeypatch):
 def test_endless_loops_and_sleepers_are_stopped():
     for source in ("while True: pass", "import time; time.sleep(1000)"):
         outcome = run(source, seconds=1.0)
-        assert outcome == Outcome(False, "stopped after 1 s")
+        assert outcome == ProgramOutcome(False, "stopped after 1 s")
 
 
 @isolated
