@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, HalfDtype, Progress
+from builders.job import Banks, BuildJob, HalfDtype
 from builders.recipes import load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
 from river_trt.policy_file import PolicyFile
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
@@ -22,6 +23,7 @@ DEFAULT_TAU = 0.97
 BUILDERS = {
     "aotinductor": "builders.aotinductor.build",
     "onnxruntime": "builders.onnxruntime.build",
+    "torch": "builders.torch",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",
     "tensorrt-llm": "builders.tensorrt_llm.build",

@@ -9,6 +9,7 @@ import numpy as np
 
 from river_trt.errors import RiverError
 from river_trt.json_text import parse_json
+from river_trt.manifest import FOREIGN
 from river_trt.plain_file import read_text
 from river_trt.spec import ExitPolicy
 
@@ -66,7 +67,7 @@ class PolicyFile:
             state = "missing" if wrong[0] in KEYS else "unknown"
             raise RiverError(f"{path}: key {wrong[0]!r} is {state}")
         for key in ("model", "config_sha256", "calibration"):
-            if not isinstance(document[key], str) or not document[key].isprintable():
+            if not isinstance(document[key], str) or FOREIGN.search(document[key]):
                 raise RiverError(f"{path}: {key} must be printable text")
         try:
             policy = _read_policy(document)

@@ -8,7 +8,6 @@ import numpy as np
 
 import river_trt
 from builders.evaluation.results import PolicyResult
-from builders.evaluation.scores import Progress
 from builders.evaluation.subject import ROWS, DecoderSubject, EngineSubject, Subject
 from builders.evaluation.text import (
     Tau,
@@ -21,6 +20,7 @@ from builders.evaluation.texts import read_documents
 from builders.recipes import load_recipe
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 
 RECIPE = "cpu"
 

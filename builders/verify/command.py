@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import river_trt
-from builders.job import BuildJob, Progress
+from builders.job import BuildJob
 from builders.onnxruntime.build import build_engine
 from builders.recipes import Recipe, load_recipe
 from builders.reference import load_reference
@@ -22,6 +22,7 @@ from river_trt.backends.tensorrt.library import LIBRARIES, load_library
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest, PrecisionInfo
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 from river_trt.text import TOKENIZER_FILE
 

@@ -4,8 +4,10 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 from rich.text import Text
 
@@ -24,7 +26,7 @@ from river_trt.cli import (
 )
 from river_trt.cli.command import join_negative_tau, make_parser
 from river_trt.cli.console import printable, stderr_console
-from river_trt.errors import RiverError
+from river_trt.errors import RiverError, RiverWarning
 from river_trt.faults import describe
 from river_trt.user_cache import write_fault
 
@@ -63,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a model may write what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _execute(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RiverWarning)
+            warnings.showwarning = _show_warning
+            code = _execute(arguments)
         sys.stdout.flush()  # here, so that a closed pipe is noticed inside the try
         return code
     except RiverError as error:
@@ -97,6 +102,22 @@ def _execute(argv: Sequence[str]) -> int:
         return BAD_INPUT
     code: int = args.execute(args)
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line; a library's as Python has them."""
+    if not issubclass(category, RiverWarning):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+        return
+    text = " ".join(str(message).split())
+    stderr_console().print(Text.assemble(("warning:", "bold yellow"), " ", text), soft_wrap=True)
 
 
 def _report(message: str, code: int = BAD_INPUT) -> int:
