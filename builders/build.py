@@ -23,6 +23,7 @@ DEFAULT_TAU = 0.97
 BUILDERS = {
     "aotinductor": "builders.aotinductor.build",
     "onnxruntime": "builders.onnxruntime.build",
+    "torch": "builders.torch",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",
     "tensorrt-llm": "builders.tensorrt_llm.build",
