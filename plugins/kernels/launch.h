@@ -170,10 +170,24 @@ cudaError_t launch_gate(GateParams const& p, cudaStream_t stream);
 // causal attention over the cache (grouped queries).
 // ---------------------------------------------------------------------------------------------
 
+// How the splits of the keys are added up.
+enum class Merge : int32_t
+{
+    kChosen = 0,
+    kCounters = 1, // by the block that comes last, through the workspace
+    kCluster = 2,  // by a cluster of blocks, through their shared memory; sm_90 and later
+};
+
 struct AttentionParams
 {
     DataType type = DataType::kHalf;
-    bool programmatic = false;
+    bool programmatic = false; // neither the caches nor past_lengths may be written by the kernel
+                               // launched just before: old slots are read before the wait
+
+    // The variant; 0 is chosen from the shape. No result depends on it but by rounding.
+    Merge merge = Merge::kChosen;
+    int32_t splits = 0; // 1 .. 32; of a cluster a power of two and at most 16
+    int32_t warps = 0;  // of a block, 4 or 8 where there is a choice
 
     int32_t batch = 0;     // 1 .. 65535
     int32_t seq = 0;       // new tokens of each sequence, >= 1
