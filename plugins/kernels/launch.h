@@ -128,7 +128,8 @@ struct GateParams
 {
     DataType type = DataType::kHalf;
     FlagType flag_type = FlagType::kBool;
-    bool programmatic = false;
+    bool programmatic = false; // of what is read, only delta may be written by the kernel launched
+                               // just before: the rest is read before the wait
 
     int32_t batch = 0; // batch * seq is 1 .. 65536
     int32_t seq = 0;
@@ -154,6 +155,9 @@ struct GateParams
     int32_t* exit_layer_out = nullptr;   // [batch, seq], may be exit_layer
     void* use_river_next = nullptr;      // [batch, seq] flags; nullptr: not wanted
     float* score = nullptr;              // [batch, seq]; nullptr: not wanted
+    float* sum_squares = nullptr;        // [batch, seq] of the rounded h_out, for the norm that
+                                         // comes next; nullptr: not wanted
+    float* cleared = nullptr;            // [batch, seq], set to 0; nullptr: nothing to clear
 
     // gate_workspace_bytes(), zero before the first launch; every launch leaves its counter zero.
     // Launches that may run at the same time need workspaces of their own.

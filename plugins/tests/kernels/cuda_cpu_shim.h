@@ -162,7 +162,7 @@ inline uint3 grid_size()
 #define threadIdx (::river::shim::thread_index())
 #define blockIdx (::river::shim::block_index())
 #define gridDim (::river::shim::grid_size())
-#define blockDim (::river::shim::uint3{::river::shim::Block::current().size, 1, 1})
+#define blockDim (uint3{::river::shim::Block::current().size, 1, 1})
 
 inline void __syncthreads(int line = __builtin_LINE())
 {

@@ -1,4 +1,5 @@
-// Times every variant of attention, and the gate. usage: attention_variants OUT.jsonl
+// Times every variant of attention, and the gate. usage: attention_variants OUT.jsonl [once]
+// once: each shape's chosen variant is launched twice, for a profiler.
 //
 // A measurement is a CUDA graph of many programmatic launches over copies of the cache that
 // together exceed L2; the median of its replays after a warm-up. The floor is the cache's bytes at
@@ -55,8 +56,21 @@ char* allocate(size_t bytes)
     return p;
 }
 
+bool& once()
+{
+    static bool value = false;
+    return value;
+}
+
 double time_launches(std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
 {
+    if (once())
+    {
+        REQUIRE(launch_one(0, nullptr));
+        REQUIRE(launch_one(1, nullptr));
+        REQUIRE(cudaDeviceSynchronize());
+        return 0.0;
+    }
     cudaStream_t stream = nullptr;
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t exec = nullptr;
@@ -198,12 +212,13 @@ double time_gate(Buffers const& b, int rows, int hidden)
 
 int main(int argc, char** argv)
 {
-    FILE* out = argc == 2 ? std::fopen(argv[1], "w") : nullptr;
+    FILE* out = argc >= 2 ? std::fopen(argv[1], "w") : nullptr;
     if (out == nullptr)
     {
         std::fprintf(stderr, "usage: attention_variants OUT.jsonl\n");
         return 2;
     }
+    once() = argc == 3 && std::string(argv[2]) == "once";
     Buffers const b;
     std::printf("attention, us: chosen, then merge (c counters, C cluster), splits, warps\n");
     for (Shape const& s : kShapes)
@@ -216,7 +231,7 @@ int main(int argc, char** argv)
             for (Merge merge : {Merge::kCluster, Merge::kCounters})
                 for (int splits : {1, 2, 4, 8, 16, 32})
                 {
-                    if (splits * s.batch < 4 || splits * s.batch > 64)
+                    if (once() || splits * s.batch < 4 || splits * s.batch > 64)
                         continue;
                     double const us = time_attention(b, s, {merge, splits, warps});
                     if (us == 0.0)
