@@ -168,6 +168,9 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
     AttentionArgs args{};
     args.p = p;
     args.heads_per_kv = p.num_heads / p.num_kv_heads;
+    args.by_heads_per_kv = Divider(args.heads_per_kv);
+    args.by_chunks = Divider(g.chunks);
+    args.by_splits = Divider(g.splits);
     args.splits = g.splits;
     args.chunks = g.chunks;
     args.appended = p.seq > kFusedAppendTokens;
@@ -175,6 +178,7 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
     args.wide_turns =
         p.rotary_dim % 16 == 0 && is_aligned(p.rotary_cos) && is_aligned(p.rotary_sin);
     args.scale_log2 = p.scale * kLog2e;
+    args.scale_cap = p.softcap > 0.F ? 2.F * args.scale_log2 / p.softcap : 0.F;
     int const queries = smaller(8 * g.instance->tiles, int64_t{args.heads_per_kv} * p.seq);
     while ((g.splits << args.share_log2) < queries * g.instance->head_dim / 4)
         ++args.share_log2;

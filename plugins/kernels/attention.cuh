@@ -86,12 +86,13 @@ struct AttentionBlock
     __device__ __forceinline__ void divide_keys(int split)
     {
         AttentionParams const& p = args.p;
-        int const first_token = chunk * kQueries / heads_per_kv();
-        int const last_token = min(p.seq - 1, (chunk * kQueries + kQueries - 1) / heads_per_kv());
+        int const first_token = args.by_heads_per_kv(chunk * kQueries);
+        int const last_token =
+            min(p.seq - 1, args.by_heads_per_kv(chunk * kQueries + kQueries - 1));
         int const end = min(past + last_token + 1, usable_slots(p));
         int const begin = p.window > 0 ? max(0, past + first_token - p.window + 1) : 0;
         int const units = (max(0, end - begin) + kKeysOfWarp - 1) / kKeysOfWarp;
-        int const share = (units + args.splits - 1) / args.splits * kKeysOfWarp;
+        int const share = args.by_splits(units + args.splits - 1) * kKeysOfWarp;
         from = begin + split * share;
         to = min(end, from + share);
         stored = args.appended ? to : min(past, to);
@@ -160,43 +161,64 @@ struct AttentionBlock
             }
     }
 
+    // Most of a cache is whole units of whole heads, whose loads need no condition.
+    __device__ __forceinline__ bool is_whole(int base) const
+    {
+        return base + kKeysOfWarp <= stored && args.p.head_dim == kDim;
+    }
+
     __device__ __forceinline__ void load_keys(
         char const* head, int base, uint4 (&keys)[2][kChunks]) const
     {
         int const g = threadIdx.x % kWarpSize / 4;
         int const t = threadIdx.x % 4;
+        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
+        char const* const row = head + (base + g) * row_bytes + 16 * t;
+        if (is_whole(base))
+        {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+#pragma unroll
+                for (int c = 0; c < kChunks; ++c)
+                    keys[i][c] = load_stream(row + 8 * i * row_bytes + 64 * c);
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-        {
-            int const key = base + 8 * i + g;
-            char const* const row = head + static_cast<size_t>(key) * (2 * args.p.head_dim);
 #pragma unroll
             for (int c = 0; c < kChunks; ++c)
             {
-                int const at = 32 * c + 8 * t;
-                keys[i][c] = key < stored && at < args.p.head_dim ? load_stream(row + 2 * at)
-                                                                  : make_uint4(0U, 0U, 0U, 0U);
+                keys[i][c] = make_uint4(0U, 0U, 0U, 0U);
+                if (base + 8 * i + g < stored && 32 * c + 8 * t < args.p.head_dim)
+                    keys[i][c] = load_stream(row + 8 * i * row_bytes + 64 * c);
             }
-        }
     }
     __device__ __forceinline__ void load_values(
         char const* head, int base, uint4 (&values)[4][kSlabs]) const
     {
         int const g = threadIdx.x % kWarpSize / 4;
         int const t = threadIdx.x % 4;
+        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
+        char const* const row = head + (base + 2 * t) * row_bytes + 16 * g;
+        if (is_whole(base))
+        {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+#pragma unroll
+                for (int s = 0; s < kSlabs; ++s)
+                    values[i][s] = load_stream(row + (i % 2 + 8 * (i / 2)) * row_bytes + 128 * s);
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-        {
-            int const key = base + 2 * t + i % 2 + 8 * (i / 2);
-            char const* const row = head + static_cast<size_t>(key) * (2 * args.p.head_dim);
 #pragma unroll
             for (int s = 0; s < kSlabs; ++s)
             {
-                int const at = 64 * s + 8 * g;
-                values[i][s] = key < stored && at < args.p.head_dim ? load_stream(row + 2 * at)
-                                                                    : make_uint4(0U, 0U, 0U, 0U);
+                int const key = i % 2 + 8 * (i / 2);
+                values[i][s] = make_uint4(0U, 0U, 0U, 0U);
+                if (base + 2 * t + key < stored && 64 * s + 8 * g < args.p.head_dim)
+                    values[i][s] = load_stream(row + key * row_bytes + 128 * s);
             }
-        }
     }
 
     // New tokens in place of what the cache does not hold yet.
@@ -230,8 +252,9 @@ struct AttentionBlock
     {
         AttentionParams const& p = args.p;
         int const index = chunk * kQueries + q;
-        int const head = kv_head * heads_per_kv() + index % heads_per_kv();
-        size_t const row = static_cast<size_t>(b) * p.seq + index / heads_per_kv();
+        int const token = args.by_heads_per_kv(index);
+        int const head = (kv_head - token) * heads_per_kv() + index;
+        size_t const row = static_cast<size_t>(b) * p.seq + token;
         // No visible key: zeros.
         float const factor = merged.sum > 0.F ? divide_fast(1.F, merged.sum) : 0.F;
         uint2 const packed =
@@ -254,8 +277,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     AttentionParams const& p = args.p;
     int const split = blockIdx.x;
     Block block{args, shared};
-    block.chunk = static_cast<int>(blockIdx.y) % args.chunks;
-    block.kv_head = static_cast<int>(blockIdx.y) / args.chunks;
+    block.kv_head = args.by_chunks(static_cast<int>(blockIdx.y));
+    block.chunk = static_cast<int>(blockIdx.y) - block.kv_head * args.chunks;
     block.b = blockIdx.z;
     block.past = p.past_lengths[block.b];
     block.divide_keys(split);
@@ -291,7 +314,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     for (int r = 0; r < kTiles; ++r)
     {
         int const index = block.chunk * kQueries + 8 * r + g;
-        int const position = block.past + index / block.heads_per_kv();
+        int const position = block.past + args.by_heads_per_kv(index);
         first_key[r] = p.window > 0 ? position - p.window + 1 : 0;
         last_key[r] = index < block.queries() ? min(position, to - 1) : -1;
         maximum[r] = -INFINITY;
@@ -338,7 +361,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
             {
                 int const key = base + 8 * (i / 2) + 2 * t + i % 2;
                 float const dot = dots[i / 2][0][2 * r + i % 2] + dots[i / 2][1][2 * r + i % 2];
-                score[i] = p.softcap > 0.F ? kLog2e * softcapped(dot * p.scale, p.softcap)
+                score[i] = p.softcap > 0.F ? softcapped(dot * args.scale_cap, p.softcap)
                                            : dot * args.scale_log2;
                 if (key < first_key[r] || key > last_key[r])
                     score[i] = -INFINITY;
@@ -399,7 +422,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
         base = next;
     }
     if (args.cluster)
-        arrive_in_cluster(); // queries and new keys of this block are no longer needed
+        arrive_in_cluster_done(); // its queries and new keys may be written over
 
     // The warps of the block.
 #pragma unroll

@@ -9,10 +9,31 @@ constexpr int kFusedAppendTokens = 8; // more new tokens are stored by append_ke
 constexpr int kMaxClusterBlocks = 16;
 constexpr int kAppendThreads = 128;
 
+// Division by a number that the host knows, for dividends below 2^31: a multiplication.
+struct Divider
+{
+    uint32_t multiplier = 0;
+    int shift = 0;
+
+    Divider() = default;
+    explicit Divider(int divisor)
+    {
+        while (1LL << shift < divisor)
+            ++shift;
+        uint64_t const power = 1ULL << (31 + shift);
+        multiplier = static_cast<uint32_t>((power + divisor - 1) / divisor);
+    }
+    RIVER_BOTH int operator()(int dividend) const
+    {
+        return static_cast<int>(static_cast<uint64_t>(dividend) * multiplier >> (31 + shift));
+    }
+};
+
 struct AttentionArgs
 {
     AttentionParams p;
     int heads_per_kv;
+    Divider by_heads_per_kv, by_chunks, by_splits;
     int splits;               // of the keys, the grid's x
     int chunks;               // of a block's queries; the grid's y is num_kv_heads * chunks
     bool appended;            // append_kernel has stored the new keys and values
@@ -20,6 +41,7 @@ struct AttentionArgs
     bool wide_turns;          // the rotary tables can be read 16 bytes at a time
     int share_log2;           // of the outputs that one block of a cluster merges
     float scale_log2;         // of the scores, times log2(e)
+    float scale_cap;          // of the scores, times 2 log2(e) / softcap
     uint32_t* counters;       // [batch, num_kv_heads, chunks]
     float4* partial_out;      // [batch, num_kv_heads, chunks, splits, items]
     Softmax* partial_softmax; // the same

@@ -16,8 +16,13 @@ T* of_block(T* mine, int rank)
         shim::Block::current().shared_of(rank, reinterpret_cast<char*>(mine)));
 }
 // The barrier of all threads of the cluster in two halves: what was written before the first half,
-// in any block's shared memory, is there after the second.
+// in any block's shared memory, is there after the second. Where nothing was written, and the
+// barrier only says that this block has read its own, `done` spares a fence.
 inline void arrive_in_cluster()
+{
+    shim::Block::current().arrive_in_cluster();
+}
+inline void arrive_in_cluster_done()
 {
     shim::Block::current().arrive_in_cluster();
 }
@@ -54,6 +59,12 @@ __device__ __forceinline__ void arrive_in_cluster()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void arrive_in_cluster_done()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void wait_in_cluster()

@@ -35,11 +35,11 @@ __device__ __forceinline__ float shift_of(float maximum)
     return maximum == -INFINITY ? 0.F : maximum;
 }
 
-// cap * tanh(score / cap) by one exponential: its error is of the size of cap * 1e-7.
-__device__ __forceinline__ float softcapped(float score, float cap)
+// 2^x is e^(2 score / cap), of which this is cap * tanh(score / cap), but in base 2: by one
+// exponential, with an error of the size of cap * 1e-7.
+__device__ __forceinline__ float softcapped(float x, float cap)
 {
-    float const doubled = exp2_fast(2.F * kLog2e * score / cap);
-    return cap - divide_fast(2.F * cap, 1.F + doubled);
+    return kLog2e * cap - divide_fast(2.F * kLog2e * cap, 1.F + exp2_fast(x));
 }
 
 // Of some keys and one query: the largest score and the sum of 2^(score - largest).
