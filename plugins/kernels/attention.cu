@@ -99,9 +99,10 @@ Geometry geometry_of(AttentionParams const& p)
     else
         g.splits = smaller(g.splits, kMaxSplits);
     g.cluster = may_cluster && g.splits > 1;
+    if (g.splits == 1 || g.cluster)
+        return g;
     g.counter_bytes = (blocks * sizeof(uint32_t) + 15) / 16 * 16;
-    if (g.splits > 1)
-        g.parts = static_cast<size_t>(blocks) * g.splits * width * g.instance->head_dim / 4;
+    g.parts = static_cast<size_t>(blocks) * g.splits * width * g.instance->head_dim / 4;
     return g;
 }
 } // namespace
@@ -153,8 +154,9 @@ char const* explain_attention(AttentionParams const& p)
                "on a device with clusters";
     if (static_cast<int64_t>(g.chunks) * p.num_kv_heads > 65535)
         return "attention: num_heads * seq is too large for one launch";
-    if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 16 != 0
-        || p.workspace_bytes < attention_workspace_bytes(p))
+    size_t const needed = attention_workspace_bytes(p);
+    if (needed > 0
+        && (p.workspace == nullptr || !is_aligned(p.workspace) || p.workspace_bytes < needed))
         return "attention: the workspace is smaller than attention_workspace_bytes() or not "
                "aligned";
     return nullptr;

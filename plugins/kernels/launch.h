@@ -222,7 +222,8 @@ struct AttentionParams
 
     void* out = nullptr; // [batch, seq, num_heads, head_dim] T
 
-    // attention_workspace_bytes(), zero before the first launch (as for the gate).
+    // attention_workspace_bytes(), zero before the first launch (as for the gate). Clusters and
+    // caches that are not split need none.
     void* workspace = nullptr;
     size_t workspace_bytes = 0;
 };

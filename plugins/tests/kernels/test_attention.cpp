@@ -400,7 +400,13 @@ void bad_parameters_are_refused_with_a_reason()
         {"stride", [](AttentionParams& p) { p.q_stride = 8; }},
         {"past_lengths", [](AttentionParams& p) { p.past_lengths = nullptr; }},
         {"aligned", [](AttentionParams& p) { p.out = nullptr; }},
-        {"workspace", [](AttentionParams& p) { p.workspace_bytes = 0; }},
+        {"workspace",
+            [](AttentionParams& p)
+    {
+        p.merge = Merge::kCounters;
+        p.splits = 2;
+        p.workspace_bytes = 0;
+    }},
     };
     for (auto const& bad : cases)
     {
