@@ -235,7 +235,7 @@ void run_case(GateShape const& shape, int times = 1)
 void hidden_sizes_of_real_models(bool full)
 {
     for (int hidden :
-        full ? std::vector<int>{8, 576, 960, 2048, 4096, 8192} : std::vector<int>{2056})
+        full ? std::vector<int>{8, 576, 960, 2048, 4096, 8192, 16400} : std::vector<int>{2056, 16400})
         for (bool residual : {false, true})
         {
             run_case<__half>({.batch = 3, .hidden = hidden, .residual = residual});
