@@ -1,6 +1,7 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, HalfDtype, Progress
+from builders.job import Banks, BuildJob, HalfDtype
 from builders.recipes import load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
 from river_trt.policy_file import PolicyFile
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
@@ -22,6 +24,7 @@ DEFAULT_TAU = 0.97
 BUILDERS = {
     "aotinductor": "builders.aotinductor.build",
     "onnxruntime": "builders.onnxruntime.build",
+    "torch": "builders.aotinductor.build",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",
     "tensorrt-llm": "builders.tensorrt_llm.build",
@@ -105,10 +108,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             options.tensor_parallel,
             options.dtype,
         )
-        manifest: Manifest = import_module(BUILDERS[recipe.backend]).build_engine(job)
+        manifest: Manifest = builder(recipe.backend)(job)
         if saved is None:
             return manifest
         return replace_policy(directory, saved.policy, saved.calibration)
+
+
+def builder(backend: str) -> Callable[[BuildJob], Manifest]:
+    """What fills a job's directory with an engine of that backend."""
+    found: Callable[[BuildJob], Manifest] = import_module(BUILDERS[backend]).build_engine
+    return found
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:

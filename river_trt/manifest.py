@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy as np
 from river_trt.errors import EngineError
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
-SCHEMA_VERSION = 1
+# Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
+SCHEMA_VERSION = 2
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -115,6 +116,30 @@ class ByteCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingInfo:
+    """What generation_config.json says of sampling; None where it says nothing.
+
+    A temperature of 0 is greedy: the model's publisher does not sample.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextInfo:
+    """special_tokens: those that chat templates know by name ("bos_token"), as the model's
+    tokenizer_config.json says. sampling: used where a caller asks for nothing else.
+    """
+
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    sampling: SamplingInfo = SamplingInfo()
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     size: int
     sha256: str
@@ -135,6 +160,7 @@ class Manifest:
     engine_file: str
     files: dict[str, FileInfo]
     draft: DraftInfo = DraftInfo()
+    text: TextInfo = field(default_factory=TextInfo)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -186,19 +212,19 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Manifest":
-        # The schema comes first: other keys of a newer schema are no error of this file.
+        # The schema comes first: other keys of another schema are no error of this file.
         version = data.get("schema_version") if isinstance(data, dict) else None
         if type(version) is int and version > SCHEMA_VERSION:
             raise EngineError(
                 f"the engine has manifest schema {version} but this river-trt reads up to "
                 f"{SCHEMA_VERSION}; upgrade with `pip install -U river-trt`"
             )
-        manifest: Manifest = _decode(cls, data, "")
-        if manifest.schema_version != SCHEMA_VERSION:
+        if type(version) is int and version < SCHEMA_VERSION:
             raise EngineError(
-                f"the engine has manifest schema {manifest.schema_version} but this river-trt "
-                f"reads {SCHEMA_VERSION}; {REBUILD}"
+                f"the engine has manifest schema {version} but this river-trt reads "
+                f"{SCHEMA_VERSION}; {REBUILD}"
             )
+        manifest: Manifest = _decode(cls, data, "")
         return manifest
 
 
@@ -251,7 +277,7 @@ def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     for key in value:
         if key not in hints:
             raise EngineError(f"manifest.json: unknown key {prefix}{key}; {REBUILD}")
-    for field in dataclasses.fields(kind):
-        if field.name not in value:
-            raise EngineError(f"manifest.json: {prefix}{field.name} is missing; {REBUILD}")
+    for known in dataclasses.fields(kind):
+        if known.name not in value:
+            raise EngineError(f"manifest.json: {prefix}{known.name} is missing; {REBUILD}")
     return kind(**{key: _decode(hints[key], item, prefix + key) for key, item in value.items()})

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from river_trt.errors import RiverError
+from river_trt.errors import EngineError, RiverError
 
 GateKind = Literal["similarity", "direction"]
 
@@ -107,7 +107,15 @@ class ExitPolicy:
 
 
 def backbone_layers(exit_layer: np.ndarray, pinned: np.ndarray) -> np.ndarray:
-    """Backbone layers that ran, from exit_layer int [...] (1..L) and pinned bool [L]."""
+    """Backbone layers that ran, from exit_layer int [...] (1..L) and pinned bool [L].
+
+    Raises EngineError for another exit_layer: an engine's graph can give any number.
+    """
+    if exit_layer.size and not 1 <= exit_layer.min() <= exit_layer.max() <= len(pinned):
+        raise EngineError(
+            f"the engine gives the exit layers {exit_layer.min()}..{exit_layer.max()}, but its "
+            f"model has the layers 1..{len(pinned)}; do not use this engine"
+        )
     pinned_after = np.concatenate([np.cumsum(pinned[::-1])[::-1], [0]])  # [L + 1]
     layers: np.ndarray = exit_layer + pinned_after[exit_layer]
     return layers

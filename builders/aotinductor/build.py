@@ -11,6 +11,7 @@ from builders.aotinductor.cuda import CudaDevice
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
 from builders.aotinductor.program import Device, rewrite
+from builders.aotinductor.recording import write_program
 from builders.aotinductor.weights_file import WeightsWriter
 from builders.job import BuildJob
 from builders.layouts.byte_counts import byte_counts
@@ -21,6 +22,8 @@ from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
 from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
 from river_trt.backends.aotinductor.session import WEIGHTS_FILE
+from river_trt.backends.torch.opening import PROGRAM_FILE
+from river_trt.backends.torch.schemas import declare_operators
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 
@@ -38,15 +41,23 @@ def build_engine(job: BuildJob) -> Manifest:
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     device = _device(job, shared)
-    load_operators(device.name)
-    register_fakes(device.name)
-    source.checkpoint.write_tokenizer(directory)
+    is_recorded = recipe.backend == "torch"
+    if is_recorded:
+        declare_operators()
+    else:
+        load_operators(device.name)
+        register_fakes(device.name)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
 
     job.progress("compiling", 0, 1)
     program = rewrite(trace(config, river, recipe.max_seq_len), device)
-    package = directory / ENGINE_FILE
-    compile_package(program, config, device.name, device.activation, package)
+    engine_file = PROGRAM_FILE if is_recorded else ENGINE_FILE
+    if is_recorded:
+        write_program(program, directory / engine_file)
+    else:
+        package = directory / engine_file
+        compile_package(program, config, device.name, device.activation, package)
     job.progress("compiling", 1, 1)
 
     with WeightsWriter(program.planned, directory / WEIGHTS_FILE) as weights:
@@ -62,11 +73,14 @@ def build_engine(job: BuildJob) -> Manifest:
             weights.write_planned(device.layer_tensors(index, layer))
             job.progress("quantising", index + 1, config.num_layers)
 
+    capability = None  # a recorded program is for any GPU
+    if not is_recorded:
+        capability = X86_LEVEL if device.name == "cpu" else compute_capability()
     backend = BackendInfo(
-        "aotinductor",
+        recipe.backend,
         torch.__version__,
         recipe.target,
-        compute_capability=X86_LEVEL if device.name == "cpu" else compute_capability(),
+        compute_capability=capability,
         kernels_abi=ABI_VERSION,
     )
     dtype = str(device.activation).removeprefix("torch.")
@@ -75,7 +89,7 @@ def build_engine(job: BuildJob) -> Manifest:
     precision = PrecisionInfo(dtype, device.head_bits, dtype, multiplied)
     sizes = {name: buffer.num_bytes for name, buffer in program.planned.items()}
     counts = byte_counts(sizes, config.num_layers, config.vocab_size, job.banks)
-    return job.write_manifest(backend, precision, calibration, counts, ENGINE_FILE)
+    return job.write_manifest(backend, precision, calibration, counts, engine_file)
 
 
 def _device(job: BuildJob, shared: SharedWeights) -> Device:
@@ -84,10 +98,15 @@ def _device(job: BuildJob, shared: SharedWeights) -> Device:
         raise RiverError(
             f"--kernels {recipe.kernels} is an option of the backend onnxruntime; leave it out"
         )
-    if recipe.target == "cpu":
+    if recipe.target == "cpu" and recipe.backend == "aotinductor":
         return _cpu(job, shared)
     if recipe.target == "cuda":
         return _cuda(job)
+    if recipe.backend == "torch":
+        raise RiverError(
+            f"the backend torch builds for the target cuda, not {recipe.target!r}; "
+            "leave --backend out, or give --target cuda"
+        )
     raise RiverError(
         f"aotinductor builds for the targets cpu and cuda, not {recipe.target!r}: a package is "
         "compiled for the GPU of the machine that builds it"
@@ -118,7 +137,7 @@ def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
 
 def _cuda(job: BuildJob) -> CudaDevice:
     recipe = job.recipe
-    if not torch.cuda.is_available():
+    if recipe.backend == "aotinductor" and not torch.cuda.is_available():
         raise RiverError(
             f"target {recipe.target}: torch {torch.__version__} sees no GPU on this machine, and a "
             "package is compiled on a GPU of the kind that runs it"
@@ -130,7 +149,7 @@ def _cuda(job: BuildJob) -> CudaDevice:
         )
     if recipe.lm_head_bits not in (None, CUDA_HEAD_BITS):
         raise RiverError(
-            f"aotinductor's GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
+            f"{recipe.backend}'s GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
             f"not {recipe.lm_head_bits}"
         )
     return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)

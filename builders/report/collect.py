@@ -7,11 +7,11 @@ import numpy as np
 
 from builders.evaluation.policies import fixed_exit, gate_scores, paper_taus, tau_shifts
 from builders.evaluation.results import NamedPolicy, PolicyResult
-from builders.evaluation.scores import Progress
 from builders.evaluation.subject import Subject
 from builders.evaluation.text import BACKBONE, TextOptions, evaluate_policies
 from builders.report.data import LayerScores, PolicyPoint, ReportData, Series, TokenDepths
 from river_trt.benchmark import ALL_RIVER, ENGINE_POLICY, FULL_DEPTH, Plan, measure, summarise
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
 from river_trt.text import TextStream
 

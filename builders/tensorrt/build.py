@@ -14,11 +14,11 @@ from builders.tensorrt.plugin_library import plugin_library
 from builders.tensorrt.process import run_build
 from builders.tensorrt.request import BuildRequest
 from builders.tensorrt.scope import DTYPES
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.library import load_library
 from river_trt.errors import CheckpointError, RiverError
 from river_trt.layer_record import RECORD_FILE
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.library import load_library
 from river_trt.user_cache import user_cache
 
 ENGINE_FILE = "engine.trt"
@@ -45,7 +45,7 @@ def build_engine(job: BuildJob) -> Manifest:
     library = None
     if options.mode == "plugin":
         library = plugin_library(trt, recipe.backend, job.progress)
-    job.source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
 
     with tempfile.TemporaryDirectory(dir=directory, prefix=".graph-") as folder:
         written = write_graph(job, options, Path(folder))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders.calibration_text import Calibration
+from builders.calibration_text import CalibrationText
 from builders.job import BuildJob
 from builders.layouts.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
@@ -30,7 +30,7 @@ class WrittenGraph:
     """What the files hold, and the text that the quantiser saw."""
 
     layout: WeightsLayout
-    calibration: Calibration | None
+    calibration: CalibrationText | None
 
 
 def write_graph(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TextIO
 
 import builders
-from builders.job import Progress
 from builders.tensorrt.request import BuildRequest
 from builders.tensorrt.worker import last_error
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 from river_trt.user_cache import user_cache
 
 FAILURE_LOG = "last-failure.log"

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from builders.tensorrt_llm.river_section import RiverSection
@@ -20,8 +19,8 @@ from river_trt.backends.tensorrt_llm import (
 from river_trt.engine_dir import hash_files, read_engine_dir, write_manifest
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, Manifest
+from river_trt.progress import Progress
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 # What gpt_attention has decode kernels for: in all, and with a soft cap on the scores.
 HEAD_SIZES = (32, 48, 64, 80, 96, 104, 112, 128, 144, 160, 192, 224, 256)
 CAPPED_HEAD_SIZES = (128, 256)

@@ -45,7 +45,7 @@ from tensorrt_llm.module import Module, ModuleList
 
 from builders.tensorrt_llm.attention import RiverAttention, Rotary, make_rotary, query_scale
 from builders.tensorrt_llm.config import RiverConfig
-from builders.tensorrt_llm.layers import ExitPolicy, GateState, RiverLinear, Switches
+from builders.tensorrt_llm.layers import ExitFlags, ExitGates, RiverLinear, Switches
 from builders.tensorrt_llm.river_section import ARCHITECTURE
 from river_trt.backends.tensorrt_llm import EXIT_LAYER
 from river_trt.errors import RiverError
@@ -122,7 +122,7 @@ class RiverModel(Module):
         self.layers = ModuleList(
             [RiverLayer(config, layer) for layer in range(config.num_hidden_layers)]
         )
-        self.exit_policy = ExitPolicy(config)
+        self.exit_policy = ExitGates(config)
         self.ln_f = RmsNorm(
             normalized_shape=config.hidden_size, eps=config.norm_epsilon, dtype=config.dtype
         )
@@ -145,7 +145,7 @@ class RiverModel(Module):
         switches = Switches(zero, one, generated)
         rotaries = [make_rotary(rope, config.max_position_embeddings) for rope in river.ropes]
         scale = query_scale(config, position_ids)
-        state = GateState()
+        state = ExitFlags()
         for layer, (block, rope) in enumerate(zip(self.layers, river.layer_ropes, strict=True)):
             rotary = None if rope is None else rotaries[rope]
             residual, delta = block(

@@ -1,11 +1,12 @@
 """What the engine asks of a backend: one step over a KV cache that the backend owns.
 
-A backend whose library has a loop of its own, with a scheduler and a cache behind it, takes whole
-rows instead: DecodingLoop.
+A backend's `open_session` gives a Session, which stepping.py runs step by step. A backend whose
+library has a loop of its own, with a scheduler and a cache behind it, gives a DecodingLoop, which
+takes whole rows.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -118,6 +119,21 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class GivesHiddenStates(Protocol):
+    """What a session may offer beside `Session`: calibration and reports look at its layers."""
+
+    def hidden_states(
+        self,
+        token_ids: np.ndarray,  # [seq] int64
+    ) -> np.ndarray:
+        """h_0 .. h_(L-1) of a text at full depth, float32 [L, seq, hidden].
+
+        What cache row 0 held may be lost.
+        """
+        ...
+
+
+@runtime_checkable
 class DecodingLoop(Protocol):
     """An opened engine whose library decides when which row steps, and samples."""
 
@@ -125,6 +141,9 @@ class DecodingLoop(Protocol):
         """RiverError for what this loop cannot do."""
         ...
 
-    def run(self, rows: "list[Row]") -> Iterator[TokenEvent]:
-        """All rows together, to the end of each: `Row.push` for each token, then its event."""
+    def run(self, rows: "list[Row]") -> Generator[TokenEvent, None, None]:
+        """All rows to the end of each: `Row.push` for each token, then its event.
+
+        RiverError while another caller's rows run.
+        """
         ...

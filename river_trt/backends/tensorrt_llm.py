@@ -6,16 +6,18 @@ Not run against TensorRT-LLM by this project's tests: a double of the bindings s
 import json
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from river_trt.backends.base import SessionOptions
 from river_trt.config import GenerationConfig
-from river_trt.engine_dir import MANIFEST_FILE, read_engine_dir
+from river_trt.engine_dir import read_engine_dir
+from river_trt.engine_files import MANIFEST_FILE
 from river_trt.errors import EngineError, MissingDependencyError, PromptError, RiverError
 from river_trt.manifest import REBUILD, Manifest
+from river_trt.one_caller import OneCaller
 from river_trt.plugin.build import built_library
 from river_trt.results import TokenEvent
 from river_trt.row import Row
@@ -121,6 +123,7 @@ class ExecutorLoop:
     def __init__(self, executor: Any, bindings: Any) -> None:
         self._executor = executor
         self._bindings = bindings
+        self._caller = OneCaller()  # responses come to whoever asks first
         # At the latest when Python ends: the other ranks wait for it.
         weakref.finalize(self, executor.shutdown)
 
@@ -139,26 +142,27 @@ class ExecutorLoop:
             if value != fixed:
                 raise RiverError(f"{name} is always {fixed!r} with TensorRT-LLM, got {value!r}")
 
-    def run(self, rows: list[Row]) -> Iterator[TokenEvent]:
+    def run(self, rows: list[Row]) -> Generator[TokenEvent, None, None]:
         """All rows together, to the end of each; closing the iterator cancels what is left."""
-        requests = [self._request(row) for row in rows]
-        started = time.perf_counter()
-        ids = self._executor.enqueue_requests(requests)
-        pending = dict(zip(ids, rows, strict=True))
-        try:
-            while pending:
-                for response in self._executor.await_responses():
-                    row = pending.get(response.request_id)
-                    if row is None:  # it ended, and one more token was on its way
-                        continue
-                    yield from self._accept(row, response, started)
-                    if row.finish_reason is not None:
-                        del pending[response.request_id]
-                        if not response.result.is_final:
-                            self._executor.cancel_request(response.request_id)
-        finally:
-            for request_id in pending:
-                self._executor.cancel_request(request_id)
+        with self._caller:
+            requests = [self._request(row) for row in rows]
+            started = time.perf_counter()
+            ids = self._executor.enqueue_requests(requests)
+            pending = dict(zip(ids, rows, strict=True))
+            try:
+                while pending:
+                    for response in self._executor.await_responses():
+                        row = pending.get(response.request_id)
+                        if row is None:  # it ended, and one more token was on its way
+                            continue
+                        yield from self._accept(row, response, started)
+                        if row.finish_reason is not None:
+                            del pending[response.request_id]
+                            if not response.result.is_final:
+                                self._executor.cancel_request(response.request_id)
+            finally:
+                for request_id in pending:
+                    self._executor.cancel_request(request_id)
 
     def _accept(self, row: Row, response: Any, started: float) -> Iterator[TokenEvent]:
         if response.has_error():

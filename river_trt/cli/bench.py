@@ -20,8 +20,9 @@ from river_trt.cli.bench_tables import print_result
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import ProgressCallback, print_json, show_progress, stderr_console
-from river_trt.engine import Engine, Prompt, load
+from river_trt.engine import Engine, load
 from river_trt.errors import MissingDependencyError, RiverError
+from river_trt.prompts import Prompt
 from river_trt.user_cache import user_cache
 
 MIN_PROMPTS = 3

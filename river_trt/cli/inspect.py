@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from river_trt.backends.tensorrt.inspector import engine_layers
 from river_trt.cli.arguments import add_engine_argument, engine_path
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -22,7 +23,6 @@ from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.layer_record import LayerRecord, read_record
 from river_trt.manifest import DTYPE_BYTES, Manifest
-from river_trt.tensorrt.inspector import engine_layers
 from river_trt.text.template import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\

@@ -22,16 +22,15 @@ from river_trt.plugin.cache import (
 from river_trt.plugin.parts import Part, find_part
 from river_trt.plugin.sources import hash_sources, source_directory
 from river_trt.plugin.toolkit import Toolkit, find_toolkit
+from river_trt.progress import Progress
 
 LOG_FILE = "last-failure.log"
 # "[3/12] Building …" of Ninja, "[ 25%] Building …" of make.
 PROGRESS = re.compile(r"\[\s*(\d+)(?:/(\d+)|%)\]")
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
-
 
 @dataclass(frozen=True, slots=True)
-class BuildOptions:
+class LibraryOptions:
     """Which library, for what: checked by `build_library` before anything is compiled."""
 
     part: str = "tensorrt"
@@ -41,7 +40,7 @@ class BuildOptions:
     force: bool = False  # compile even if the cache has it
 
 
-def build_library(options: BuildOptions, progress: Progress) -> tuple[Library, bool]:
+def build_library(options: LibraryOptions, progress: Progress) -> tuple[Library, bool]:
     """The library for these options, and whether it came from the cache.
 
     Raises RiverError for bad options, for what is missing on this machine, and for sources that do

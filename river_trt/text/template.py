@@ -1,18 +1,33 @@
 """Chat templates: the text that a model's own Jinja template makes of a conversation."""
 
-import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from river_trt.errors import RiverError
+from river_trt.text.chat import ChatOptions, cut_continuation, mark_continuation, plain_messages
+from river_trt.text.environment import chat_environment
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates"  # a folder, as in transformers
+DEFAULT, WITH_TOOLS = "default", "tool_use"  # names that transformers chooses itself
+
+
+def template_file(name: str) -> str:
+    """Where a template of that name lies in an engine directory."""
+    return CHAT_TEMPLATE_FILE if name == DEFAULT else f"{MORE_TEMPLATES}/{name}.jinja"
+
+
+def is_template(file: str) -> bool:
+    in_folder = file.startswith(f"{MORE_TEMPLATES}/") and file.endswith(".jinja")
+    return file == CHAT_TEMPLATE_FILE or in_folder
+
+
+def template_name(file: str) -> str:
+    """The inverse of template_file."""
+    return DEFAULT if file == CHAT_TEMPLATE_FILE else file.split("/", 1)[1].removesuffix(".jinja")
 
 
 class ChatTemplate:
@@ -21,62 +36,79 @@ class ChatTemplate:
     variables: what the template sees beside the conversation, such as the special tokens.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, Any] | None = None) -> None:
-        self.source = source
+    def __init__(self, source: str | bytes, variables: Mapping[str, Any] | None = None) -> None:
+        self._source = source
         self._variables = dict(variables or {})
 
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
-    ) -> str:
+    def render(self, messages: Any, options: ChatOptions) -> str:
         """The conversation's text; RiverError when the template is none, or refuses it."""
+        prepared = plain_messages(messages)
+        # Who continues a message does not begin another.
+        begins = options.add_generation_prompt and not options.continue_final_message
+        if options.continue_final_message:
+            mark_continuation(prepared)
+        template = self._template
         try:
-            return self._template.render(
-                messages=list(messages),
-                add_generation_prompt=add_generation_prompt,
-                **self._variables,
+            text = template.render(
+                **{**self._variables, **options.arguments},
+                messages=prepared,
+                tools=options.tools,
+                documents=options.documents,
+                add_generation_prompt=begins,
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise RiverError(f"the chat template refuses these messages: {error}") from error
+        except Exception as error:  # a template can divide by zero, recurse without end, ...
+            reason = _reason(error)
+            raise RiverError(f"the chat template refuses these messages: {reason}") from error
+        return cut_continuation(text) if options.continue_final_message else text
+
+    def compile(self) -> None:
+        """RiverError when the template is none."""
+        _ = self._template
 
     @cached_property
     def _template(self) -> jinja2.Template:
         try:
-            return _environment().from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise RiverError(f"{CHAT_TEMPLATE_FILE} is no valid template ({error})") from error
+            source = self._source if isinstance(self._source, str) else self._source.decode()
+            return chat_environment().from_string(source)
+        except Exception as error:  # Python's own, too: nested too deeply, not UTF-8, ...
+            raise RiverError(f"the chat template is no valid one ({_reason(error)})") from error
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """As transformers makes it, in a sandbox: a template comes with the model."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+class ChatTemplates:
+    """A model's templates by name; most models have one, called "default"."""
+
+    def __init__(
+        self, sources: Mapping[str, str | bytes], variables: Mapping[str, Any] | None = None
+    ) -> None:
+        self._templates = {
+            name: ChatTemplate(source, variables) for name, source in sources.items()
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._templates)
+
+    def __iter__(self) -> Any:
+        return iter(self._templates)
+
+    def choose(self, options: ChatOptions) -> ChatTemplate:
+        """As transformers does; RiverError where the model has no such template."""
+        if not self._templates:
+            raise RiverError("the model has no chat template; give the prompt as plain text")
+        names = ", ".join(sorted(self._templates))
+        name = options.template
+        if name is None:
+            has_tools = options.tools is not None and WITH_TOOLS in self._templates
+            name = WITH_TOOLS if has_tools else DEFAULT
+            if name not in self._templates:
+                raise RiverError(f"the model has no default chat template; choose one of {names}")
+        if name not in self._templates:
+            raise RiverError(f"the model has no chat template {name!r}; choose one of {names}")
+        return self._templates[name]
 
 
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+def _reason(error: Exception) -> str:
+    """What a template's author said, or else the kind of error too; one line."""
+    text = " ".join(str(error).split())
+    if type(error) is jinja2.TemplateError and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

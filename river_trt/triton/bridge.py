@@ -127,21 +127,26 @@ class Bridge:
             self._refuse_the_rest()
 
     def _run(self) -> None:
-        reason = UNLOADED
         try:
             while self._take():
                 self._send(self._scheduler.step())
                 self._drop_cancelled()
                 self._metrics.report(self._scheduler.metrics())
         except BaseException as error:  # no request's: a bug
-            self.failure = reason = f"the model's worker died: {describe(error)}"
-            _log.critical("%s", reason, exc_info=error)
-        finally:  # even so every request gets an answer
-            self._send(self._scheduler.close(reason))
-            self._ended = True
-            self._refuse_the_rest()
+            self.failure = f"the model's worker died: {describe(error)}"
+            _log.critical("%s", self.failure, exc_info=error)
+        self._end(self.failure or UNLOADED)
         if self.failure is not None:
             self._on_death(self.failure)
+
+    def _end(self, reason: str) -> None:
+        """Whatever has happened before, every request gets an answer."""
+        self._scheduler.close(reason)
+        closed = ServerClosedError(f"the request was not done: {reason}")
+        for request in self._open.values():
+            self._fail(request.sender, closed)
+        self._ended = True
+        self._refuse_the_rest()
 
     def _take(self) -> bool:
         """Enqueue what has come; waits while there is nothing to do. False at the end."""

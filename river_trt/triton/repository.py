@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from river_trt.backends.tensorrt.library import LIBRARIES
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
 from river_trt.plugin import built_library
-from river_trt.tensorrt.library import LIBRARIES
 from river_trt.triton.config_pbtxt import config_pbtxt
 from river_trt.triton.dockerfile import backend_of, dockerfile, server_image
 from river_trt.triton.fields import find_layout

@@ -25,6 +25,7 @@ from river_trt.manifest import (
     RiverInfo,
 )
 from river_trt.spec import ExitPolicy, GateScope, ModelShape
+from river_trt.stepping import Stepper
 from river_trt.text import Tokenizer
 
 LAYERS, VOCAB = 4, 260  # 256 bytes, then four special tokens
@@ -135,7 +136,8 @@ def make_engine() -> Callable[..., Engine]:
         tokenizer = Tokenizer(byte_tokenizer()) if with_tokenizer else None
         policy = ExitPolicy.uniform(LAYERS, tau)
         session = FakeSession(options)
-        return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant)
+        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
+        return Engine(manifest, policy, tokenizer, stepper, options)
 
     return make
 

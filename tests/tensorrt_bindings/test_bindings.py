@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.river_trt.tensorrt import doubles
+from tests.river_trt.backends.tensorrt import doubles
 from tests.tensorrt_bindings.uses import ABSENT, ENUMS, LACKING, OVERRIDDEN, USES
 
 ROOT = Path(__file__).parents[2]

@@ -95,7 +95,7 @@ def test_steps_over_a_filled_cache_equal_one_pass(pair, splitting, chunk):
     logits, exit_layer = pair.engine.forward(IDS[:1], splitting)
     for start in range(0, IDS.shape[1], chunk):
         part = IDS[:1, start : start + chunk]
-        step = pair.engine._session.step(Step.whole(part, splitting, past_length=start))
+        step = pair.engine.stepper.session.step(Step.whole(part, splitting, past_length=start))
         columns = slice(start, start + chunk)
         np.testing.assert_array_equal(step.exit_layer, exit_layer[:, columns])
         np.testing.assert_allclose(step.logits, logits[:, columns], atol=1e-4, rtol=0)

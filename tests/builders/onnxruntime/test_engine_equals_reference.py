@@ -101,7 +101,7 @@ def test_chunks_over_a_filled_cache_equal_one_pass(pair, chunk, tau):
     """Token by token, and several tokens a step, give what the parallel pass gives."""
     chosen = policy(LAYERS, tau)
     logits, exit_layer = pair.engine.forward(IDS, chosen)
-    session = pair.engine._session
+    session = pair.engine.stepper.session
     # ONNX Runtime takes several tokens over a filled cache for one row at a time.
     groups = (
         [slice(0, len(IDS))] if chunk == 1 else [slice(row, row + 1) for row in range(len(IDS))]

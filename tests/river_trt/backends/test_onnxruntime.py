@@ -1,5 +1,6 @@
 """The backend on a tiny graph that has the contract's tensors and simple arithmetic."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def write_graph(directory, model, make_manifest, **changes):
 
 @pytest.fixture
 def session(directory):
-    return river_trt.load(directory, max_batch_size=4, max_seq_len=SLOTS, threads=1)._session
+    return river_trt.load(directory, max_batch_size=4, max_seq_len=SLOTS, threads=1).stepper.session
 
 
 def policy(tau=0.5, pinned=0, directions=None):
@@ -240,7 +241,7 @@ def test_other_cache_precision_is_refused_not_replaced(directory, make_manifest)
 
 
 def test_file_that_is_no_graph(engine_directory):
-    with pytest.raises(EngineError, match=r"cannot load .*model\.onnx") as error:
+    with pytest.raises(EngineError, match=r"graph is none of ONNX .*river-trt build") as error:
         river_trt.load(engine_directory)
     assert "\n" not in str(error.value)
 
@@ -267,7 +268,7 @@ def test_weights_outside_the_directory_are_refused(directory, make_manifest):
     (directory / "model.onnx").write_bytes(model.SerializeToString())
     (directory / "manifest.json").unlink()
     write_manifest(directory, make_manifest(files=hash_files(directory)))
-    with pytest.raises(EngineError, match="cannot load"):
+    with pytest.raises(EngineError, match=r"'\.\./secret\.bin', which the manifest does not list"):
         river_trt.load(directory)
 
 
@@ -276,7 +277,7 @@ def test_cache_larger_than_memory_is_one_sentence(directory, make_manifest, monk
         raise MemoryError
 
     manifest = make_manifest(files=hash_files(directory))
-    monkeypatch.setattr("river_trt.backends.onnxruntime.np.zeros", no_memory)
+    monkeypatch.setattr("river_trt.backends.onnxruntime.session.np.zeros", no_memory)
     with pytest.raises(river_trt.RiverError, match="KV cache needs"):
         open_session(directory, manifest, SessionOptions(4, SLOTS))
 
@@ -314,3 +315,30 @@ def test_loading_and_running_imports_no_torch(directory, make_manifest):
 def test_load_options_out_of_range(directory, options, message):
     with pytest.raises(river_trt.RiverError, match=message):
         river_trt.load(directory, **options)
+
+
+def test_graph_of_another_model_than_the_manifest_says(directory, make_manifest):
+    manifest = make_manifest(files=hash_files(directory))
+    for change in ({"hidden_size": 9}, {"vocab_size": 259}, {"num_kv_heads": 2}, {"head_dim": 8}):
+        shape = dataclasses.replace(manifest.model.shape, **change)
+        model = dataclasses.replace(manifest.model, shape=shape, eos_token_ids=(1,))
+        (directory / "manifest.json").unlink()
+        files = hash_files(directory)
+        write_manifest(directory, make_manifest(model=model, files=files))
+        with pytest.raises(EngineError, match="but the manifest's model needs"):
+            river_trt.load(directory)
+
+
+def test_wild_exit_layers_and_failures_of_a_step_are_one_sentence(directory, make_manifest):
+    write_graph(directory, tiny_graph(), make_manifest)  # an id is its exit layer
+    config = river_trt.GenerationConfig(max_new_tokens=2, tau=1.0)
+    with pytest.raises(EngineError, match="gives the exit layers .* has the layers 1..4"):
+        river_trt.load(directory).generate([200], config)
+    model = tiny_graph(LAYERS)
+    gather = next(node for node in model.graph.node if node.input[0] == "tau")
+    gather.input[1] = "deepest_64"
+    beyond = numpy_helper.from_array(np.array([99]), "deepest_64")
+    model.graph.initializer.append(beyond)
+    write_graph(directory, model, make_manifest)
+    with pytest.raises(EngineError, match="onnxruntime cannot run the engine: .*Gather"):
+        river_trt.load(directory).generate([1], config)

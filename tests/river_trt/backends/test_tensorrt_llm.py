@@ -171,7 +171,7 @@ def test_what_is_fixed_in_the_engine_is_refused(load, config, message):
 def test_what_needs_steps_of_its_own_is_refused(load):
     engine = load()
     for call in (lambda: engine.forward(np.ones((1, 2), int)), lambda: engine.read_cache(0, 1),
-                 engine.serve):  # fmt: skip
+                 lambda: engine.stepper.hidden_states(np.ones(2, int)), engine.serve):  # fmt: skip
         with pytest.raises(RiverError, match="tensorrt-llm runs its own decoding loop"):
             call()
     assert engine.generate([1], GenerationConfig(max_new_tokens=1))[0].token_ids == [1]

@@ -12,6 +12,7 @@ from river_trt.cache_rows import cache_rows
 from river_trt.engine import Engine
 from river_trt.manifest import FileInfo
 from river_trt.spec import ModelShape
+from river_trt.stepping import Stepper
 from river_trt.text import Tokenizer
 from tests.river_trt.conftest import (
     LAYERS,
@@ -98,10 +99,9 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
         tokenizer = Tokenizer(byte_tokenizer()) if vocab == VOCAB else None
         session = DraftSession(options, logits, vocab)
         policy = ExitPolicy.uniform(LAYERS, 1.0)
-        engine = Engine(
-            manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant
-        )
-        engine._gap_acceptance.spread = 1e-3  # what the river gets wrong here has no narrow lead
+        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
+        engine = Engine(manifest, policy, tokenizer, stepper, options)
+        engine.gap_acceptance.spread = 1e-3  # what the river gets wrong here has no narrow lead
         return engine
 
     return make

@@ -113,15 +113,15 @@ def test_any_error_of_one_row_is_its_own(make_engine, monkeypatch, reference, mo
 def test_a_foreign_panic_in_a_step_ends_its_rows(make_engine, monkeypatch, reference):
     engine = make_engine()
     scheduler = engine.scheduler()
-    step = engine._session.step
+    step = engine.stepper.session.step
 
     def panic(*args):
         raise PanicError("poisoned")
 
     lost = scheduler.submit([3], GREEDY)
-    monkeypatch.setattr(engine._session, "step", panic)
+    monkeypatch.setattr(engine.stepper.session, "step", panic)
     assert "PanicError: poisoned" in str(drain(scheduler)[lost])
-    monkeypatch.setattr(engine._session, "step", step)
+    monkeypatch.setattr(engine.stepper.session, "step", step)
     request = scheduler.submit([2], GREEDY)
     assert drain(scheduler)[request].result.token_ids == reference.greedy([2], 6)[0]
 

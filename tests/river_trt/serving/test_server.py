@@ -58,13 +58,13 @@ def test_leaving_a_stream_and_cancelling_a_task_free_the_place(make_engine):
 
 def test_full_server_rejects_and_goes_on(make_engine, monkeypatch):
     engine, go_on = make_engine(max_batch_size=1), threading.Event()
-    step = engine._session.step
+    step = engine.stepper.session.step
 
     def held(*args):
         assert go_on.wait(20)
         return step(*args)
 
-    monkeypatch.setattr(engine._session, "step", held)
+    monkeypatch.setattr(engine.stepper.session, "step", held)
 
     async def serve():
         async with engine.serve(max_queue=0) as server:
