@@ -68,6 +68,7 @@ def build_engine(job: BuildJob) -> Manifest:
         recipe.target,
         compute_capability=options.compute_capability + compatible,
         mode=options.mode,
+        version_compatible=options.version_compatible,
     )
     head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
