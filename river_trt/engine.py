@@ -23,7 +23,7 @@ from river_trt.row import Row
 from river_trt.sampling import row_generator
 from river_trt.spec import ExitPolicy
 from river_trt.stepping import Stepper
-from river_trt.text import TextStream, Tokenizer
+from river_trt.text import ChatOptions, TextStream, Tokenizer
 
 if TYPE_CHECKING:
     from river_trt.serving.scheduler import Scheduler
@@ -191,15 +191,17 @@ class Engine:
         stepper.caller.acquire()
         return Scheduler(stepper.decoder(), self.make_row, stepper.caller.release, size, max_queue)
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's turn.
+    def chat_prompt(
+        self, messages: Sequence[Message], options: ChatOptions | None = None
+    ) -> list[int]:
+        """Token ids of a conversation, by default ready for the assistant's turn.
 
         messages: dicts with "role" and "content". Raises RiverError when the engine has no
         tokenizer or chat template, or the template refuses the messages.
         """
         if self.tokenizer is None:
             raise RiverError("a chat needs a tokenizer, and this engine takes token ids only")
-        text = self.tokenizer.chat_text(messages)
+        text = self.tokenizer.chat_text(messages, options or ChatOptions())
         self._prompts.check_length(text)
         return self.tokenizer.encode(text, add_special_tokens=False)  # the template writes its own
 

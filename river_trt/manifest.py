@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -13,9 +13,7 @@ from river_trt.errors import EngineError
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
 # Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
-SCHEMA_VERSION = 1
-# Keys that schema 1 got before that rule: its first engines lack them and mean the default.
-OPTIONAL_KEYS = ("draft", "backend.mode", "policy.calibration")
+SCHEMA_VERSION = 2
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -118,6 +116,30 @@ class ByteCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingInfo:
+    """What generation_config.json says of sampling; None where it says nothing.
+
+    A temperature of 0 is greedy: the model's publisher does not sample.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextInfo:
+    """special_tokens: those that chat templates know by name ("bos_token"), as the model's
+    tokenizer_config.json says. sampling: used where a caller asks for nothing else.
+    """
+
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    sampling: SamplingInfo = SamplingInfo()
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     size: int
     sha256: str
@@ -138,6 +160,7 @@ class Manifest:
     engine_file: str
     files: dict[str, FileInfo]
     draft: DraftInfo = DraftInfo()
+    text: TextInfo = field(default_factory=TextInfo)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -254,7 +277,7 @@ def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     for key in value:
         if key not in hints:
             raise EngineError(f"manifest.json: unknown key {prefix}{key}; {REBUILD}")
-    for field in dataclasses.fields(kind):
-        if field.name not in value and prefix + field.name not in OPTIONAL_KEYS:
-            raise EngineError(f"manifest.json: {prefix}{field.name} is missing; {REBUILD}")
+    for known in dataclasses.fields(kind):
+        if known.name not in value:
+            raise EngineError(f"manifest.json: {prefix}{known.name} is missing; {REBUILD}")
     return kind(**{key: _decode(hints[key], item, prefix + key) for key, item in value.items()})

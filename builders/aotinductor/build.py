@@ -47,7 +47,7 @@ def build_engine(job: BuildJob) -> Manifest:
     else:
         load_operators(device.name)
         register_fakes(device.name)
-    source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
 
     job.progress("compiling", 0, 1)

@@ -57,7 +57,7 @@ def build_engine(job: BuildJob) -> Manifest:
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     head = _head_precision(source, recipe, shared)
-    source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
 
     job.progress("tracing", 0, 1)

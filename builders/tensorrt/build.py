@@ -44,7 +44,7 @@ def build_engine(job: BuildJob) -> Manifest:
     library = None
     if options.mode == "plugin":
         library = plugin_library(trt, recipe.backend, job.progress)
-    job.source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
 
     with tempfile.TemporaryDirectory(dir=directory, prefix=".graph-") as folder:
         written = write_graph(job, options, Path(folder))

@@ -52,7 +52,7 @@ def build_engine(job: BuildJob) -> Manifest:
     policy = job.policy if job.stored_policy is None else job.stored_policy
     values = pretrained_config(config, river, sharding, dtype, recipe.max_seq_len, policy.gate)
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
     shared = source.shared()
     parameters = rank_parameters(

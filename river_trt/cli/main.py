@@ -3,7 +3,9 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich.text import Text
 
@@ -22,7 +24,7 @@ from river_trt.cli import (
 )
 from river_trt.cli.command import join_negative_tau, make_parser
 from river_trt.cli.console import stderr_console
-from river_trt.errors import RiverError
+from river_trt.errors import RiverError, RiverWarning
 
 ABOUT = """\
 Build and run River engines: decoders in which every token leaves the full-precision
@@ -53,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a model may write what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _execute(sys.argv[1:] if argv is None else argv)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RiverWarning)
+            warnings.showwarning = _show_warning
+            code = _execute(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # here, so that a closed pipe is noticed inside the try
         return code
     except RiverError as error:
@@ -81,6 +86,22 @@ def _execute(argv: Sequence[str]) -> int:
         return BAD_INPUT
     code: int = args.execute(args)
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line; a library's as Python has them."""
+    if not issubclass(category, RiverWarning):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+        return
+    text = " ".join(str(message).split())
+    stderr_console().print(Text.assemble(("warning:", "bold yellow"), " ", text), soft_wrap=True)
 
 
 def _report(message: str) -> int:

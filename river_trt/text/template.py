@@ -1,36 +1,34 @@
 """Chat templates: the text that a model's own Jinja template makes of a conversation.
 
-A template is a program that comes with the model, and its input comes with a request. So it runs
-sandboxed (render_process.py) in a process with bounded time and memory, which is started for the
-first conversation and kept.
+A template is a program that comes with the model, and its input comes with a request: it runs in a
+process with bounded time and memory (renderer.py), in Jinja's sandbox (environment.py).
 """
 
-import contextlib
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import threading
-import time
-import weakref
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from river_trt.errors import RiverError
+from river_trt.text.chat import ChatOptions, cut_continuation, mark_continuation, plain_messages
+from river_trt.text.renderer import Renderer
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-LONGEST_TEMPLATE = 256 * 2**10  # characters
-LONGEST_CONVERSATION = 8 * 2**20  # characters, as JSON
-LONGEST_REPLY = 64 * 2**20  # bytes, as JSON: a character may take six
-WALL_SECONDS = 60.0  # for a machine that does not run the process at all; its own limit is on CPU
-PROGRAM = Path(__file__).with_name("render_process.py")
-# The environment's packages by their very paths, whatever the interpreter would add.
-START = (
-    "import runpy, sys; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], None, '__main__')"
-)
+MORE_TEMPLATES = "additional_chat_templates"  # a folder, as in transformers
+DEFAULT, WITH_TOOLS = "default", "tool_use"  # names that transformers chooses itself
+
+
+def template_file(name: str) -> str:
+    """Where a template of that name lies in an engine directory."""
+    return CHAT_TEMPLATE_FILE if name == DEFAULT else f"{MORE_TEMPLATES}/{name}.jinja"
+
+
+def is_template(file: str) -> bool:
+    in_folder = file.startswith(f"{MORE_TEMPLATES}/") and file.endswith(".jinja")
+    return file == CHAT_TEMPLATE_FILE or in_folder
+
+
+def template_name(file: str) -> str:
+    """The inverse of template_file."""
+    return DEFAULT if file == CHAT_TEMPLATE_FILE else file.split("/", 1)[1].removesuffix(".jinja")
 
 
 class ChatTemplate:
@@ -39,114 +37,75 @@ class ChatTemplate:
     variables: what the template sees beside the conversation, such as the special tokens.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, Any] | None = None) -> None:
-        self.source = source
+    def __init__(self, source: str | bytes, variables: Mapping[str, Any] | None = None) -> None:
+        self._source = source
         self._variables = dict(variables or {})
-        self._process = RenderProcess()
+        self._renderer = Renderer()
 
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
-    ) -> str:
+    def render(self, messages: Any, options: ChatOptions) -> str:
         """The conversation's text.
 
         Raises RiverError when the template is none, refuses the messages, or takes too long, too
         much memory, or makes too long a text.
         """
-        if len(self.source) > LONGEST_TEMPLATE:
-            raise RiverError(
-                f"{CHAT_TEMPLATE_FILE} may have {LONGEST_TEMPLATE} characters, "
-                f"got {len(self.source)}"
-            )
-        values = self._variables | {
-            "messages": list(messages),
-            "add_generation_prompt": add_generation_prompt,
-        }
+        prepared = plain_messages(messages)
+        # Who continues a message does not begin another.
+        begins = options.add_generation_prompt and not options.continue_final_message
+        if options.continue_final_message:
+            mark_continuation(prepared)
+        text = self._renderer.render(
+            self._text(),
+            {
+                **self._variables,
+                **options.arguments,
+                "messages": prepared,
+                "tools": options.tools,
+                "documents": options.documents,
+                "add_generation_prompt": begins,
+            },
+        )
+        return cut_continuation(text) if options.continue_final_message else text
+
+    def compile(self) -> None:
+        """RiverError when the template is none."""
+        self._renderer.render(self._text(), None)
+
+    def _text(self) -> str:
+        if isinstance(self._source, str):
+            return self._source
         try:
-            request = json.dumps({"source": self.source, "values": values})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RiverError(f"the messages of a chat must be plain data: {error}") from error
-        if len(request) > LONGEST_CONVERSATION:
-            raise RiverError(
-                f"a conversation may have {LONGEST_CONVERSATION} characters, got {len(request)}"
-            )
-        reply = self._process.ask(request)
-        if "text" in reply:
-            return reply["text"]
-        if "invalid" in reply:
-            raise RiverError(f"{CHAT_TEMPLATE_FILE} is no valid template ({reply['invalid']})")
-        raise RiverError(f"the chat template refuses these messages: {reply['refused']}")
+            return self._source.decode()
+        except UnicodeDecodeError as error:
+            raise RiverError(f"the chat template is no valid one ({error})") from error
 
 
-class RenderProcess:
-    """One process, started for the first request and again after it was ended; from any thread."""
+class ChatTemplates:
+    """A model's templates by name; most models have one, called "default"."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(
+        self, sources: Mapping[str, str | bytes], variables: Mapping[str, Any] | None = None
+    ) -> None:
+        self._templates = {
+            name: ChatTemplate(source, variables) for name, source in sources.items()
+        }
 
-    def ask(self, request: str) -> dict[str, str]:
-        """The reply to a line of JSON; RiverError when the process does not live to give it."""
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = _start()
-                weakref.finalize(self, _end, self._process)
-            line = b""
-            try:
-                line = _exchange(self._process, request)
-            finally:  # interrupted too: the next request must not find this one's reply
-                if not line.endswith(b"\n"):
-                    process, self._process = self._process, None
-                    ending = _end(process)
-        if not line.endswith(b"\n"):
-            raise RiverError(f"the chat template was stopped: {ending}")
-        reply: dict[str, str] = json.loads(line)
-        return reply
+    def __bool__(self) -> bool:
+        return bool(self._templates)
 
+    def __iter__(self) -> Any:
+        return iter(self._templates)
 
-def _start() -> subprocess.Popen[bytes]:
-    python = Path(sys.executable or "")
-    if "python" not in python.name:  # an embedded interpreter, as Triton's
-        python = Path(sys.prefix) / "bin" / "python3"
-    return subprocess.Popen(  # noqa: S603
-        [str(python), "-I", "-S", "-B", "-c", START, str(PROGRAM), *filter(None, sys.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a terminal's ^C is for us
-        env={name: os.environ[name] for name in ("TZ", "LD_LIBRARY_PATH") if name in os.environ},
-    )
-
-
-def _exchange(process: subprocess.Popen[bytes], request: str) -> bytes:
-    """The reply, without its line's end if it did not come whole."""
-    assert process.stdin is not None and process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(request.encode() + b"\n")
-        process.stdin.flush()
-    reply = bytearray()
-    deadline, fd = time.monotonic() + WALL_SECONDS, process.stdout.fileno()
-    while not reply.endswith(b"\n") and len(reply) <= LONGEST_REPLY:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([fd], [], [], left)[0]:
-            break
-        piece = os.read(fd, 1 << 16)
-        if not piece:
-            break
-        reply += piece
-    return bytes(reply)
-
-
-def _end(process: subprocess.Popen[bytes]) -> str:
-    """Kill it, if it still lives; why it ended."""
-    assert process.stdin is not None and process.stdout is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()  # which ends one that waits for requests
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    alive = process.poll() is None
-    process.kill()
-    code = process.wait()
-    process.stdout.close()
-    if code == -signal.SIGVTALRM:
-        return "it takes too long"
-    return "it does not answer" if alive else f"its process ended with code {code}"
+    def choose(self, options: ChatOptions) -> ChatTemplate:
+        """As transformers does; RiverError where the model has no such template."""
+        if not self._templates:
+            raise RiverError("the model has no chat template; give the prompt as plain text")
+        names = ", ".join(sorted(self._templates))
+        name = options.template
+        if name is None:
+            has_tools = options.tools is not None and WITH_TOOLS in self._templates
+            name = WITH_TOOLS if has_tools else DEFAULT
+            if name not in self._templates:
+                raise RiverError(f"the model has no default chat template; choose one of {names}")
+        if name not in self._templates:
+            raise RiverError(f"the model has no chat template {name!r}; choose one of {names}")
+        return self._templates[name]

@@ -1,19 +1,22 @@
 """Text to token ids and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from river_trt.errors import EngineError, PromptError, RiverError
+from river_trt.errors import EngineError, PromptError
 from river_trt.manifest import REBUILD, Manifest
-from river_trt.text.template import CHAT_TEMPLATE_FILE, ChatTemplate
+from river_trt.text.chat import ChatOptions
+from river_trt.text.template import DEFAULT, ChatTemplates, is_template, template_name
 
 TOKENIZER_FILE = "tokenizer.json"
 # A single `encode` keeps Python's lock, and with it all other threads, a batch does not.
 SHORT_TEXT = 4096  # characters
+
+READY = ChatOptions()  # for the assistant's turn
 
 
 class Tokenizer:
@@ -22,10 +25,12 @@ class Tokenizer:
     def __init__(
         self,
         tokenizer: tokenizers.Tokenizer,
-        chat_template: str | None = None,
-        bos_token_id: int | None = None,
-        eos_token_id: int | None = None,
+        chat_templates: Mapping[str, str | bytes] | str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
+        """chat_templates: by name, or one alone. special_tokens: as templates know them, such as
+        {"bos_token": "<s>"}.
+        """
         # The file may carry a training-time setting that would cut or fill prompts unseen.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -35,12 +40,9 @@ class Tokenizer:
         decoder = tokenizer.decoder
         # <0x41> is the byte, as SentencePiece writes what its vocabulary lacks.
         self.has_byte_tokens = decoder is not None and b"ByteFallback" in decoder.__getstate__()
-        special = {
-            name: tokenizer.id_to_token(token_id)
-            for name, token_id in (("bos_token", bos_token_id), ("eos_token", eos_token_id))
-            if token_id is not None
-        }
-        self._template = None if chat_template is None else ChatTemplate(chat_template, special)
+        if isinstance(chat_templates, str):
+            chat_templates = {DEFAULT: chat_templates}
+        self.chat_templates = ChatTemplates(chat_templates or {}, special_tokens)
 
     @classmethod
     def from_engine_dir(cls, directory: Path, manifest: Manifest) -> "Tokenizer | None":
@@ -50,19 +52,20 @@ class Tokenizer:
             return None
         if TOKENIZER_FILE not in manifest.files:
             raise EngineError(f"manifest.json: files does not list {TOKENIZER_FILE}; {REBUILD}")
-        template = None
-        if CHAT_TEMPLATE_FILE in manifest.files:
-            template = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
         try:
             raw = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
         except Exception as error:  # the library raises Exception itself
             raise EngineError(f"{TOKENIZER_FILE} cannot be read ({error}); {REBUILD}") from error
-        eos = model.eos_token_ids[0] if model.eos_token_ids else None
-        return cls(raw, template, model.bos_token_id, eos)
+        sources = {
+            template_name(file): (directory / file).read_bytes()
+            for file in manifest.files
+            if is_template(file)
+        }
+        return cls(raw, sources, manifest.text.special_tokens)
 
     @property
     def has_chat_template(self) -> bool:
-        return self._template is not None
+        return bool(self.chat_templates)
 
     @cached_property
     def longest_token(self) -> int:
@@ -96,18 +99,14 @@ class Tokenizer:
             return False
         return self.raw.id_to_token(token_id) is not None
 
-    def chat_prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        """Token ids of the messages, ready for the assistant's turn.
+    def chat_prompt(self, messages: Any, options: ChatOptions = READY) -> list[int]:
+        """Token ids of a conversation, by default ready for the assistant's turn.
 
         Raises RiverError without a chat template, or when the template refuses the messages.
         """
         # The template writes its own special tokens.
-        return self.encode(self.chat_text(messages), add_special_tokens=False)
+        return self.encode(self.chat_text(messages, options), add_special_tokens=False)
 
-    def chat_text(
-        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True
-    ) -> str:
-        """The text that the chat template makes of the messages; errors as chat_prompt."""
-        if self._template is None:
-            raise RiverError("the model has no chat template; give the prompt as plain text")
-        return self._template.render(messages, add_generation_prompt)
+    def chat_text(self, messages: Any, options: ChatOptions = READY) -> str:
+        """The text that a chat template makes of the messages; errors as chat_prompt."""
+        return self.chat_templates.choose(options).render(messages, options)

@@ -8,9 +8,7 @@ import pytest
 
 from river_trt import EngineError, ExitPolicy
 from river_trt.manifest import (
-    OPTIONAL_KEYS,
     SCHEMA_VERSION,
-    DraftInfo,
     FileInfo,
     Manifest,
     PolicyInfo,
@@ -46,8 +44,8 @@ def test_round_trip_keeps_infinities_and_is_plain_json(manifest):
 
 
 def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
-    data = json.loads(changed(manifest, "schema_version", 2)) | {"novelty": 1}
-    with pytest.raises(EngineError, match=r"schema 2 .*pip install -U river-trt"):
+    data = json.loads(changed(manifest, "schema_version", 3)) | {"novelty": 1}
+    with pytest.raises(EngineError, match=r"schema 3 .*pip install -U river-trt"):
         Manifest.from_json(json.dumps(data))
 
 
@@ -75,12 +73,6 @@ def test_another_set_of_keys_is_another_schema():
     assert list(recorded) == [str(version) for version in range(1, SCHEMA_VERSION + 1)]
 
 
-def test_the_first_engines_lack_keys_that_have_a_meaning_when_absent(manifest):
-    assert manifest.backend.mode is None and manifest.draft == DraftInfo()
-    for path in OPTIONAL_KEYS:
-        assert Manifest.from_json(changed(manifest, path, ...)) == manifest
-
-
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -88,7 +80,7 @@ def test_the_first_engines_lack_keys_that_have_a_meaning_when_absent(manifest):
         ("model.shape.novelty", 1, "unknown key model.shape.novelty"),
         ("backend.version", ..., "backend.version is missing"),
         ("schema_version", ..., "schema_version is missing"),
-        ("schema_version", 0, "schema 0 but this river-trt reads 1"),
+        ("schema_version", 0, "schema 0 but this river-trt reads 2"),
         ("schema_version", "1", "schema_version must be int"),
         ("backend.kernels", ..., "backend.kernels is missing"),
         ("model.shape.num_layers", "4", "model.shape.num_layers must be int"),

@@ -87,6 +87,7 @@ def test_stored_truncation_and_padding_are_off(raw_tokenizer):
     assert len(Tokenizer(raw_tokenizer).encode("abcdef")) == 6
 
 
+HELLO = [{"role": "user", "content": "Hello"}]
 TEMPLATE = """{{ bos_token }}{% for message in messages %}
     {% if message.role == 'tool' %}
         {{ raise_exception('no tools here') }}
@@ -101,7 +102,7 @@ def test_chat_prompt_follows_the_template_without_double_bos(raw_tokenizer):
     raw_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 256)]
     )
-    tokenizer = Tokenizer(raw_tokenizer, TEMPLATE, bos_token_id=256, eos_token_id=257)
+    tokenizer = Tokenizer(raw_tokenizer, TEMPLATE, {"bos_token": "<s>"})
     assert tokenizer.encode("x")[0] == 256
     ids = tokenizer.chat_prompt([{"role": "user", "content": "<hi> é"}])
     text = raw_tokenizer.decode(ids, skip_special_tokens=False)
@@ -117,16 +118,18 @@ def test_template_that_refuses_the_messages(raw_tokenizer):
 def test_template_runs_in_a_sandbox(raw_tokenizer):
     evil = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(RiverError, match="refuses"):
-        Tokenizer(raw_tokenizer, evil).chat_prompt([])
+        Tokenizer(raw_tokenizer, evil).chat_prompt(HELLO)
     with pytest.raises(RiverError, match="refuses"):
-        Tokenizer(raw_tokenizer, "{{ messages.append(1) }}").chat_prompt([])
+        Tokenizer(raw_tokenizer, "{{ messages.append(1) }}").chat_prompt(
+            [{"role": "user", "content": "a"}]
+        )
 
 
 def test_missing_or_broken_template(raw_tokenizer):
     with pytest.raises(RiverError, match="no chat template"):
-        Tokenizer(raw_tokenizer).chat_prompt([])
-    with pytest.raises(RiverError, match="no valid template"):
-        Tokenizer(raw_tokenizer, "{% if %}").chat_prompt([])
+        Tokenizer(raw_tokenizer).chat_prompt(HELLO)
+    with pytest.raises(RiverError, match="template is no valid one"):
+        Tokenizer(raw_tokenizer, "{% if %}").chat_prompt(HELLO)
 
 
 def test_broken_template_hinders_only_a_chat(raw_tokenizer):
