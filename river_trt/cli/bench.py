@@ -24,7 +24,7 @@ from river_trt.engine import Engine, load
 from river_trt.errors import MissingDependencyError, RiverError
 from river_trt.progress import Progress
 from river_trt.prompts import Prompt
-from river_trt.user_cache import user_cache
+from river_trt.user_cache import private_folder
 
 MIN_PROMPTS = 3
 QUALITY_TOKENS = 256  # of a piece
@@ -145,7 +145,7 @@ def _peers(
     """Running peers, and what is missing of `all`; one asked for by name must be there."""
     if not args.peer:
         return [], []
-    work = args.work or user_cache() / "peers"
+    work = args.work or private_folder("peers")
     names = list(INSTALL) if "all" in args.peer else list(dict.fromkeys(args.peer))
     peers, missing = [], []
     for number, name in enumerate(names):

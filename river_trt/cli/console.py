@@ -29,6 +29,11 @@ def stderr_console() -> Console:
     return _Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
+def printable(text: str) -> str:
+    """Text of a file or a library with what a terminal would obey, or cannot show, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
 
