@@ -90,15 +90,15 @@ def _kv_heads(config: ModelConfig, ranks: int) -> tuple[Shard, ...]:
 def _heads(config: ModelConfig, ranks: int) -> tuple[Shard, ...]:
     """Queries go where their key/value head is."""
     group = config.num_heads // config.num_kv_heads
-    kv_spans = _kv_heads(config, ranks)
+    kv_shards = _kv_heads(config, ranks)
     copies = ranks // config.num_kv_heads
     if ranks <= config.num_kv_heads or copies <= 1:
-        return tuple(shard.times(group) for shard in kv_spans)
+        return tuple(shard.times(group) for shard in kv_shards)
     parts = _even(group, copies, -(-group // copies))
     if parts[-1].start == parts[-1].stop:
         raise RiverError(f"{ranks} ranks cannot share {config.num_heads} attention heads")
     shards = []
-    for rank, kv_span in enumerate(kv_spans):
+    for rank, kv_span in enumerate(kv_shards):
         part, first = parts[rank % copies], kv_span.start * group
         shards.append(Shard(first + part.start, first + part.stop, part.length))
     return tuple(shards)

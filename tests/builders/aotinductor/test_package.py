@@ -113,6 +113,9 @@ def test_a_text_is_scored_and_what_needs_hidden_states_is_refused(readable, tmp_
     before = (readable / "manifest.json").read_bytes()
     assert main(["evaluate", str(readable), *cut, "--json"]) == 0
     assert [r["name"] for r in json.loads(capsys.readouterr().out)][:2] == ["backbone", "all river"]
+    draft = ["--text", str(text), "--pieces", "10", "--piece-tokens", "20", "--skip", "4"]
+    assert main(["calibrate", str(readable), *draft, "--draft", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stored"] == []
     for argv in (
         ["calibrate", str(readable), *cut, "--target-layers", "2"],
         ["calibrate", str(readable), *cut, "--target-layers", "2", "--policy", "paper"],
