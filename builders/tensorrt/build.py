@@ -18,7 +18,7 @@ from river_trt.backends.tensorrt.library import load_library
 from river_trt.errors import CheckpointError, RiverError
 from river_trt.layer_record import RECORD_FILE
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
-from river_trt.user_cache import user_cache
+from river_trt.user_cache import private_folder
 
 ENGINE_FILE = "engine.trt"
 LOG_FILE = "build.log"
@@ -145,4 +145,4 @@ def _timing_cache(trt: Any, options: TensorRTOptions) -> Path | None:
     if not (options.timing_cache and versions.has(trt, "timing_cache")):
         return None
     capability = options.compute_capability.replace(".", "")
-    return user_cache() / "tensorrt" / f"{trt.__version__}-sm{capability}.timing"
+    return private_folder("tensorrt") / f"{trt.__version__}-sm{capability}.timing"
