@@ -19,7 +19,7 @@ from river_trt.backends.tensorrt.library import load_library
 from river_trt.errors import CheckpointError, RiverError
 from river_trt.layer_record import RECORD_FILE
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
-from river_trt.user_cache import user_cache
+from river_trt.user_cache import private_folder
 
 ENGINE_FILE = "engine.trt"
 LOG_FILE = "build.log"
@@ -69,6 +69,7 @@ def build_engine(job: BuildJob) -> Manifest:
         recipe.target,
         compute_capability=options.compute_capability + compatible,
         mode=options.mode,
+        version_compatible=options.version_compatible,
     )
     head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
@@ -144,4 +145,4 @@ def _timing_cache(trt: Any, options: TensorRTOptions) -> Path | None:
     if not (options.timing_cache and versions.has(trt, "timing_cache")):
         return None
     capability = options.compute_capability.replace(".", "")
-    return user_cache() / "tensorrt" / f"{trt.__version__}-sm{capability}.timing"
+    return private_folder("tensorrt") / f"{trt.__version__}-sm{capability}.timing"
