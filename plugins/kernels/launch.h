@@ -157,7 +157,6 @@ struct GateParams
     float* score = nullptr;              // [batch, seq]; nullptr: not wanted
     float* sum_squares = nullptr;        // [batch, seq] of the rounded h_out, for the norm that
                                          // comes next; nullptr: not wanted
-    float* cleared = nullptr;            // [batch, seq], set to 0; nullptr: nothing to clear
 
     // gate_workspace_bytes(), zero before the first launch; every launch leaves its counter zero.
     // Launches that may run at the same time need workspaces of their own.
