@@ -2,16 +2,17 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
-ProgressCallback = Callable[[str, int, int], None]  # stage, done, total
+from river_trt.progress import Progress
 
 
 class _Console(Console):
@@ -52,10 +53,10 @@ def plain_table(title: str | None = None) -> Table:
 
 
 @contextmanager
-def show_progress() -> Iterator[ProgressCallback]:
+def show_progress() -> Iterator[Progress]:
     """A bar a stage on stderr; where that is no terminal, a line a stage."""
     console = stderr_console()
-    bars = Progress(
+    bars = ProgressBars(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
