@@ -6,24 +6,24 @@ import torch
 
 from builders.aotinductor.cpu import HEAD_BITS as CPU_HEAD_BITS
 from builders.aotinductor.cpu import CpuDevice
-from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
-from builders.aotinductor.cuda import CudaDevice
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
-from builders.aotinductor.program import Device, Planned, rewrite
-from builders.aotinductor.weights_file import WeightsWriter
 from builders.job import BuildJob
 from builders.layouts.byte_counts import mean_layer_bytes
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
+from builders.torch.cuda import HEAD_BITS as CUDA_HEAD_BITS
+from builders.torch.cuda import CudaDevice
+from builders.torch.program import Device, Planned, rewrite
 from builders.torch.recording import write_program
+from builders.torch.weights_file import WeightsWriter
 from builders.tracing import trace
 from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
-from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE
 from river_trt.backends.torch.opening import PROGRAM_FILE
+from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.schemas import declare_operators
+from river_trt.backends.torch.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
 

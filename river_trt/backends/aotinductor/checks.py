@@ -2,7 +2,7 @@
 
 import torch
 
-from river_trt.backends.aotinductor.operators import ABI_VERSION
+from river_trt.backends.torch.operators import ABI_VERSION
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, BackendInfo, Manifest
 

@@ -4,21 +4,22 @@ from pathlib import Path
 
 import torch
 
-from river_trt.backends.aotinductor.graphs import Outputs, record
-from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE, TorchSession
-from river_trt.backends.aotinductor.weights import read_weights
 from river_trt.backends.base import SessionOptions
+from river_trt.backends.torch.graphs import Outputs, Recorder
+from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.program import Program
 from river_trt.backends.torch.schemas import withdraw_operators
+from river_trt.backends.torch.session import WEIGHTS_FILE, ChoosingSession
+from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, Manifest
 
 PROGRAM_FILE = "program.json"
 LEAST_TORCH = (2, 11)
+CACHE_ROWS = "cache_rows"  # the input that names the cache row of each row of a step
 
 
-def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> TorchSession:
+def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> ChoosingSession:
     """Read the program and put the weights on the GPU.
 
     Raises EngineError for an older torch, a GPU that is absent, or a program that is not one of
@@ -36,7 +37,10 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         return program(inputs)
 
     shape = manifest.model.shape
-    return TorchSession(run, weights, shape, options, device, torch.bfloat16, record)
+    return ChoosingSession(
+        *(run, weights, shape, options, device, torch.bfloat16, Recorder()),
+        takes_cache_rows=program.inputs[-1] == CACHE_ROWS,
+    )
 
 
 def find_device(manifest: Manifest) -> torch.device:

@@ -81,7 +81,8 @@ class Program:
     def _read(self, document: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
         self._slots = {name: index for index, name in enumerate(weights)}
         self._values: list[Any] = list(weights.values())
-        self._inputs = [self._new(name) for name in document["inputs"]]
+        self.inputs = tuple(document["inputs"])
+        self._inputs = [self._new(name) for name in self.inputs]
         self._used: set[int] = set()
         steps = [self._step(call) for call in document["calls"]]
         self._outputs = [self._slots[name] for name in document["outputs"]]
