@@ -1,6 +1,7 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ DEFAULT_TAU = 0.97
 BUILDERS = {
     "aotinductor": "builders.aotinductor.build",
     "onnxruntime": "builders.onnxruntime.build",
-    "torch": "builders.torch",
+    "torch": "builders.aotinductor.build",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",
     "tensorrt-llm": "builders.tensorrt_llm.build",
@@ -107,10 +108,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             options.tensor_parallel,
             options.dtype,
         )
-        manifest: Manifest = import_module(BUILDERS[recipe.backend]).build_engine(job)
+        manifest: Manifest = builder(recipe.backend)(job)
         if saved is None:
             return manifest
         return replace_policy(directory, saved.policy, saved.calibration)
+
+
+def builder(backend: str) -> Callable[[BuildJob], Manifest]:
+    """What fills a job's directory with an engine of that backend."""
+    found: Callable[[BuildJob], Manifest] = import_module(BUILDERS[backend]).build_engine
+    return found
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:

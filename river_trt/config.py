@@ -20,6 +20,9 @@ MOST_STOP_CHARACTERS = 16384  # of all strings: the states of a search for them
 MOST_VALUES = 4096  # of stop_token_ids, tau and pinned
 
 
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
     """How to generate; checked when made. Raises RiverError naming the value and the rule.
@@ -179,6 +182,8 @@ def _freeze_tau(tau: Any) -> float | tuple[float, ...] | None:
         raise RiverError(f"tau must be a number or a list of numbers, got {tau!r:.200}") from error
     if any(math.isnan(v) for v in values):
         raise RiverError("tau holds NaN; use inf to forbid an exit and -inf to force one")
+    if any(LARGEST_FLOAT < abs(value) < math.inf for value in values):
+        raise RiverError("tau must fit float32; use inf to forbid an exit and -inf to force one")
     return values[0] if is_number else values
 
 

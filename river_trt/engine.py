@@ -8,6 +8,7 @@ import numpy as np
 
 from river_trt.backends import open_session
 from river_trt.backends.base import DecodingLoop, SessionOptions
+from river_trt.backends.device import gpu_index
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.engine_dir import read_directions
@@ -43,6 +44,7 @@ def load(
     verify: bool = True,
     prefill_chunk: int = 512,
     batch_invariant: bool = False,
+    device: str | None = None,
 ) -> "Engine":
     """Load the engine directory `path`.
 
@@ -57,6 +59,7 @@ def load(
     batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
         a batch with. Where the kernels need it, a lone row then steps as one of two, which costs
         time (docs/serving.md).
+    device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
@@ -79,7 +82,8 @@ def load(
         policy = manifest.policy.to_policy(read_directions(directory, manifest))
         twins = batch_invariant and not manifest.rows_are_independent
         spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
-        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
+        gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
+        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu)
         opened = open_session(directory, manifest, options)
         if isinstance(opened, DecodingLoop):
             if batch_invariant:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from builders.aotinductor.program import LinearNode, Shape, Weights
 from builders.job import Banks
 from builders.layouts.modules import BackboneFormat
 from builders.layouts.panels import (
@@ -23,7 +24,6 @@ from builders.layouts.panels import (
 )
 from builders.quantisers.integer import quantise_integer
 from builders.river_bank import LayerBanks
-from builders.torch.program import LinearNode, Shape, Weights
 from builders.weights import SharedWeights
 
 HEAD_BITS = (4, 8, 32)

@@ -11,10 +11,10 @@ import torch
 
 from builders.aotinductor.cpu import CpuDevice
 from builders.aotinductor.fakes import register_fakes
+from builders.aotinductor.program import DeviceProgram, rewrite
 from builders.quantisers import make_quantiser
 from builders.river_bank import river_format
 from builders.source import ModelSource
-from builders.torch.program import DeviceProgram, rewrite
 from builders.tracing import trace
 from river_trt.backends.aotinductor.checks import check_engine
 from river_trt.backends.base import SessionOptions

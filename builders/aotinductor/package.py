@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
+from builders.aotinductor.program import DeviceProgram, holder
 from builders.example_step import example_step
 from builders.families import ModelConfig
 from builders.quiet import quietly
-from builders.torch.program import DeviceProgram, holder
 from river_trt.backends.aotinductor.checks import X86_LEVEL
 
 OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}

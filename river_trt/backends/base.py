@@ -28,6 +28,7 @@ class SessionOptions:
     cache_length: int  # slots of a row
     threads: int | None = None  # None: the backend's default
     spare_rows: int = 0  # cache rows beyond max_batch_size, for rows on the move (cache_rows.py)
+    gpu: int = 0  # number of the GPU, for an engine of one
 
 
 @dataclass(frozen=True, slots=True, eq=False)

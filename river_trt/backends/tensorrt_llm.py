@@ -98,6 +98,9 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     load_plugin()
     from tensorrt_llm.bindings import executor as bindings
 
+    if options.gpu and manifest.backend.target != "tp1":
+        raise RiverError("an engine of several ranks chooses its GPUs itself: leave device out")
+
     config = bindings.ExecutorConfig(
         max_beam_width=1,
         max_batch_size=options.max_batch_size,
@@ -107,6 +110,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             enable_block_reuse=False, max_attention_window=_windows(directory)
         ),
         additional_model_outputs=[bindings.AdditionalModelOutput(name=EXIT_LAYER)],
+        parallel_config=bindings.ParallelConfig(device_ids=[options.gpu]) if options.gpu else None,
     )
     executor = bindings.Executor(
         model_path=directory, model_type=bindings.ModelType.DECODER_ONLY, executor_config=config

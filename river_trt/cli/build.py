@@ -12,7 +12,6 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
-    ProgressCallback,
     facts_table,
     format_bytes,
     print_json,
@@ -21,6 +20,7 @@ from river_trt.cli.console import (
 )
 from river_trt.cli.inspect import bytes_per_token, describe
 from river_trt.manifest import Kernels, Manifest, TensorRTMode
+from river_trt.progress import Progress
 from river_trt.text import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -159,7 +159,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+def _build(options: dict[str, Any], progress: Progress) -> Manifest:
     if is_checkpoint(Path(options["model"])):
         # TensorRT-LLM's environment, which has not what the extra `build` needs.
         from builders.tensorrt_llm.from_checkpoint import build_from_checkpoint

@@ -1,14 +1,17 @@
 """`river-trt inspect --offload`: what a token costs with backbone layers in host memory."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from river_trt.cli.console import format_bytes, format_layers, plain_table, stdout_console
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.manifest import Manifest
 from river_trt.offload import CARDS, TokenCost, mean_cost, parse_bytes, plan_offload
+from river_trt.plain_file import read_text
+
+MOST_BYTES = 256 << 20
 
 
 def add_offload_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +72,7 @@ def _add_row(table: Any, name: str, cost: TokenCost) -> None:
 
 def _read_exits(path: Path) -> dict[str, list[int]]:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parse_json(read_text(path, MOST_BYTES))
         return {str(result["name"]): [int(n) for n in result["exit_counts"]] for result in results}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RiverError(

@@ -11,15 +11,20 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Macro
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+LARGEST_RESULT = 2**20  # of an operator, see _size
 
 
 def chat_environment() -> ImmutableSandboxedEnvironment:
     """Compiles chat templates. Its tags, filters and functions are those of transformers."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+    environment = BoundedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[GenerationTag, loopcontrols],
+        optimized=False,
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -27,6 +32,30 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
     environment.globals["dict"] = _PlainDict()
     environment.globals["namespace"] = _PlainNamespace
     return environment
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """Operators are looked at before they make much of little, and never while it compiles."""
+
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if _size(operator, left, right) > LARGEST_RESULT:
+            raise jinja2.exceptions.SecurityError(f"`{operator}` would make something too large")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(operator: str, left: Any, right: Any) -> int:
+    """Of the result, roughly: bits of a number, items of a sequence."""
+    if operator == "**" and isinstance(left, int) and isinstance(right, int):
+        return left.bit_length() * max(right, 0)
+    if operator == "*":
+        if isinstance(left, int) and isinstance(right, int):
+            return left.bit_length() + right.bit_length()
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, str | list | tuple) and isinstance(other, int):
+                return len(one) * max(other, 0)
+    return 0
 
 
 class GenerationTag(Extension):

@@ -1,14 +1,15 @@
-"""Chat templates: the text that a model's own Jinja template makes of a conversation."""
+"""Chat templates: the text that a model's own Jinja template makes of a conversation.
+
+A template is a program that comes with the model, and its input comes with a request: it runs in a
+process with bounded time and memory (renderer.py), in Jinja's sandbox (environment.py).
+"""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
-
-import jinja2
 
 from river_trt.errors import RiverError
 from river_trt.text.chat import ChatOptions, cut_continuation, mark_continuation, plain_messages
-from river_trt.text.environment import chat_environment
+from river_trt.text.renderer import Renderer
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"  # a folder, as in transformers
@@ -39,39 +40,43 @@ class ChatTemplate:
     def __init__(self, source: str | bytes, variables: Mapping[str, Any] | None = None) -> None:
         self._source = source
         self._variables = dict(variables or {})
+        self._renderer = Renderer()
 
     def render(self, messages: Any, options: ChatOptions) -> str:
-        """The conversation's text; RiverError when the template is none, or refuses it."""
+        """The conversation's text.
+
+        Raises RiverError when the template is none, refuses the messages, or takes too long, too
+        much memory, or makes too long a text.
+        """
         prepared = plain_messages(messages)
         # Who continues a message does not begin another.
         begins = options.add_generation_prompt and not options.continue_final_message
         if options.continue_final_message:
             mark_continuation(prepared)
-        template = self._template
-        try:
-            text = template.render(
-                **{**self._variables, **options.arguments},
-                messages=prepared,
-                tools=options.tools,
-                documents=options.documents,
-                add_generation_prompt=begins,
-            )
-        except Exception as error:  # a template can divide by zero, recurse without end, ...
-            reason = _reason(error)
-            raise RiverError(f"the chat template refuses these messages: {reason}") from error
+        text = self._renderer.render(
+            self._text(),
+            {
+                **self._variables,
+                **options.arguments,
+                "messages": prepared,
+                "tools": options.tools,
+                "documents": options.documents,
+                "add_generation_prompt": begins,
+            },
+        )
         return cut_continuation(text) if options.continue_final_message else text
 
     def compile(self) -> None:
         """RiverError when the template is none."""
-        _ = self._template
+        self._renderer.render(self._text(), None)
 
-    @cached_property
-    def _template(self) -> jinja2.Template:
+    def _text(self) -> str:
+        if isinstance(self._source, str):
+            return self._source
         try:
-            source = self._source if isinstance(self._source, str) else self._source.decode()
-            return chat_environment().from_string(source)
-        except Exception as error:  # Python's own, too: nested too deeply, not UTF-8, ...
-            raise RiverError(f"the chat template is no valid one ({_reason(error)})") from error
+            return self._source.decode()
+        except UnicodeDecodeError as error:
+            raise RiverError(f"the chat template is no valid one ({error})") from error
 
 
 class ChatTemplates:
@@ -104,11 +109,3 @@ class ChatTemplates:
         if name not in self._templates:
             raise RiverError(f"the model has no chat template {name!r}; choose one of {names}")
         return self._templates[name]
-
-
-def _reason(error: Exception) -> str:
-    """What a template's author said, or else the kind of error too; one line."""
-    text = " ".join(str(error).split())
-    if type(error) is jinja2.TemplateError and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -54,7 +54,9 @@ class Tokenizer:
             raise EngineError(f"manifest.json: files does not list {TOKENIZER_FILE}; {REBUILD}")
         try:
             raw = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-        except Exception as error:  # the library raises Exception itself
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises Exception itself; a panic is none
             raise EngineError(f"{TOKENIZER_FILE} cannot be read ({error}); {REBUILD}") from error
         sources = {
             template_name(file): (directory / file).read_bytes()

@@ -96,6 +96,21 @@ def test_another_set_of_keys_is_another_schema():
         ("policy.directions_file", "directions.bin", "directions_file"),
         ("policy.gate", "direction", "directions_file"),
         ("engine_file", "other.onnx", "files does not list other.onnx"),
+        ("model.name", "a\0b", r"model.name must be printable text, got .a.u0000b"),
+        ("model.name", "\ud800", "model.name must be printable text"),
+        ("model.name", "\x1b[2J", "model.name must be printable text"),
+        ("files", {"a\nb": {"size": 0, "sha256": ""}}, "a key of files must be printable text"),
+        ("model.shape.hidden_size", 10**12, "model.shape.hidden_size must be at most"),
+        ("model.shape.num_layers", 10**300, "model.shape.num_layers must be at most"),
+        ("model.shape.num_kv_heads", 3, "num_heads 2 must be a multiple of num_kv_heads 3"),
+        ("model.eos_token_ids", [260], r"model.eos_token_ids\[0\] must be at most 259"),
+        ("model.eos_token_ids", [-1], r"model.eos_token_ids\[0\] must be at least 0"),
+        ("model.bos_token_id", 2**40, "model.bos_token_id must be at most 259"),
+        ("model.num_parameters", -1, "model.num_parameters must be at least 0"),
+        ("bytes_per_layer.lm_head", 10**30, "bytes_per_layer.lm_head must be at most"),
+        ("policy.tau", [1e60, 1, 1, 1], r"policy.tau\[0\] must fit float32, got 1e\+60"),
+        ("policy.tau", [10**400, 1, 1, 1], r"policy.tau\[0\] must be float"),
+        ("precision.kv_cache", "int3", "precision.kv_cache must be one of float32, float16"),
         ("files.model.onnx", {"size": 5}, "unknown key|missing|must be"),
     ],
 )
@@ -112,7 +127,11 @@ def test_every_deviation_is_named(manifest, path, value, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema_version": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", '{"schema_version": NaN}', "[" * 200_000, "1" * 5000, '{"a":' * 100_000],
+    ids=lambda text: text[:20],
+)
 def test_text_that_is_no_manifest(text):
     with pytest.raises(EngineError, match=r"manifest\.json"):
         Manifest.from_json(text)

@@ -6,6 +6,7 @@ import torch
 
 from river_trt.backends.aotinductor.checks import check_engine
 from river_trt.backends.base import SessionOptions
+from river_trt.backends.torch.gpu import current
 from river_trt.backends.torch.graphs import Recorder
 from river_trt.backends.torch.operators import load_operators
 from river_trt.backends.torch.session import WEIGHTS_FILE, TorchSession
@@ -23,14 +24,17 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     torch cannot load; RiverError when the cache does not fit memory, or the operators are not
     there and cannot be compiled.
     """
-    device = check_engine(manifest)
+    device = check_engine(manifest, options.gpu)
     load_operators(device.type)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     package = directory / manifest.engine_file
     weights = read_weights(directory / WEIGHTS_FILE, device)
     try:
-        loader = torch._C._aoti.AOTIModelPackageLoader(str(package), MODEL_NAME, True, 1, -1)
+        loader = torch._C._aoti.AOTIModelPackageLoader(
+            *(str(package), MODEL_NAME, True, 1),
+            options.gpu if device.type == "cuda" else -1,
+        )
         names = set(loader.get_constant_fqns())
         if names == weights.keys():
             # The package uses this memory as it is; the session keeps it alive.
@@ -45,4 +49,5 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     shape = manifest.model.shape
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     recorder = Recorder() if device.type == "cuda" else None
-    return TorchSession(loader.boxed_run, weights, shape, options, device, dtype, recorder)
+    with current(device):
+        return TorchSession(loader.boxed_run, weights, shape, options, device, dtype, recorder)

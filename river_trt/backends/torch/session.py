@@ -11,6 +11,7 @@ import torch
 from river_trt.backends.base import ChosenOutput, Draws, SessionOptions, Step, StepOutput
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.backends.torch.choosing import Work, choose
+from river_trt.backends.torch.gpu import current
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.staging import Field, Staging
 from river_trt.errors import RiverError
@@ -88,18 +89,21 @@ class TorchSession:
         self._runners: OrderedDict[Kind, _Runner] = OrderedDict()
 
     def step(self, step: Step) -> StepOutput:
-        runner = self._run(step, None)
-        arrays = runner.fetch()
-        logits = runner.outputs[0][: step.rows].float().cpu().numpy()
+        with current(self._device):
+            runner = self._run(step, None)
+            arrays = runner.fetch()
+            logits = runner.outputs[0][: step.rows].float().cpu().numpy()
         return StepOutput(logits, arrays["exit_layer"][: step.rows])
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        for cache in self.caches:
-            cache[target, :, :length] = cache[source, :, :length]
+        with current(self._device):
+            for cache in self.caches:
+                cache[target, :, :length] = cache[source, :, :length]
 
     def read_row(self, row: int, length: int) -> np.ndarray:
-        slots = torch.stack([cache[row, :, :length] for cache in self.caches]).float()
-        array: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).cpu().numpy()
+        with current(self._device):
+            slots = torch.stack([cache[row, :, :length] for cache in self.caches]).float()
+            array: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).cpu().numpy()
         return array
 
     def _run(self, step: Step, draws: Draws | None) -> "_Runner":
@@ -222,5 +226,6 @@ class ChoosingSession(TorchSession):
 
     @torch.no_grad()
     def choose(self, step: Step, draws: Draws) -> ChosenOutput:
-        arrays = self._run(step, draws).fetch()
+        with current(self._device):
+            arrays = self._run(step, draws).fetch()
         return ChosenOutput(**{name: array[: step.rows] for name, array in arrays.items()})

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.torch.program import Planned
-from builders.torch.weights_file import WeightsWriter
+from builders.aotinductor.program import Planned
+from builders.aotinductor.weights_file import WeightsWriter
 from river_trt.backends.torch.weights import ALIGNMENT, read_header, read_weights
 from river_trt.errors import EngineError
 

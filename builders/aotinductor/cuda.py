@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from builders.aotinductor.program import LinearNode, Shape, Weights
 from builders.decoder import NORM_PATHS
 from builders.job import Banks
 from builders.layouts.modules import MODULES
 from builders.river_bank import LayerBanks
-from builders.torch.program import LinearNode, Shape, Weights
 from builders.weights import SharedWeights
 
 HEAD_BITS = 16

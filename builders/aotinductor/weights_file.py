@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from builders.torch.program import Planned
+from builders.aotinductor.program import Planned
 
 DTYPES = {
     torch.float32: "F32",

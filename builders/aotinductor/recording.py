@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from builders.torch.program import DeviceProgram
+from builders.aotinductor.program import DeviceProgram
 from river_trt.backends.torch.program import DTYPES, FORMAT, GETITEM, OPERATORS
 
 # Says nothing to the program: memory is the device's.
