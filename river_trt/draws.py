@@ -6,6 +6,7 @@ import numpy as np
 
 from river_trt.backends.base import Draws
 from river_trt.row import Row
+from river_trt.sampling import LARGEST, TINY
 
 
 def draws_of(rows: Sequence[Row]) -> Draws:
@@ -13,9 +14,9 @@ def draws_of(rows: Sequence[Row]) -> Draws:
 
     Each sampled row's generator gives one number, as `sampling.sample` takes it.
     """
-    configs = [row.config for row in rows]
+    ways = [row.sampling for row in rows]
     drawn = {
-        row: row.generator.random() if row.config.temperature else 0.0
+        row: 0.0 if row.sampling.is_greedy else row.generator.random()
         for row in dict.fromkeys(rows)
     }
     seen = None
@@ -24,11 +25,11 @@ def draws_of(rows: Sequence[Row]) -> Draws:
         nothing = np.zeros(vocab, np.bool_)
         seen = np.stack([nothing if row.seen is None else row.seen for row in rows])
     return Draws(
-        np.array([config.temperature for config in configs], np.float32),
-        np.array([config.top_k for config in configs], np.int32),
-        np.array([config.top_p for config in configs], np.float32),
-        np.array([config.min_p for config in configs], np.float32),
-        np.array([config.repetition_penalty for config in configs], np.float32),
+        np.array([way.temperature for way in ways]).clip(max=LARGEST).astype(np.float32),
+        np.array([way.top_k for way in ways], np.int32),
+        np.array([way.top_p for way in ways], np.float32),
+        np.array([way.min_p for way in ways], np.float32),
+        np.array([way.repetition_penalty for way in ways]).clip(TINY, LARGEST).astype(np.float32),
         np.array([drawn[row] for row in rows]),
         seen,
     )

@@ -30,7 +30,7 @@ class Answers(Protocol):
 
 def ask(session: Session, step: Step, rows: Sequence[Row]) -> Answers:
     """Run the step; rows: those whose answers are wanted."""
-    plain = all(row.config.temperature == 0.0 and row.seen is None for row in rows)
+    plain = all(row.sampling.is_greedy and row.seen is None for row in rows)
     if plain and isinstance(session, ChoosesTokens):
         return _Chosen(session, step)
     return _Logits(session, step)
@@ -42,10 +42,10 @@ class _Logits:
         self._logits, self.exit_layer = out.logits, out.exit_layer
 
     def choice(self, row: Row, place: int, index: int, seen: np.ndarray | None) -> Distribution:
-        return distribution(self._logits[place, index], row.config, seen)
+        return distribution(self._logits[place, index], row.sampling, seen)
 
     def lead(self, row: Row, place: int, index: int, seen: np.ndarray | None) -> float:
-        logits = penalised(self._logits[place, index], row.config, seen)
+        logits = penalised(self._logits[place, index], row.sampling, seen)
         return lead(logits, int(logits.argmax()))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from river_trt.backends.base import Draws
-from river_trt.sampling import TINY
+from river_trt.sampling import LARGEST, TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ def choose(
         assert seen is not None
         penalty = draws["repetition_penalty"][:, None, None]
         moved = torch.where(logits < 0, logits * penalty, logits / penalty)
-        logits = torch.where(seen[:, None], moved, logits)
+        moved = moved.clamp(-LARGEST, LARGEST)  # logits that are no numbers stay what they are
+        logits = torch.where(seen[:, None] & logits.isfinite(), moved, logits)
     best, tokens = logits.max(-1)
     leads = torch.zeros_like(best)
     if work.leads:

@@ -18,6 +18,7 @@ VOCAB = 300
 CONFIGS = {
     "greedy": {"temperature": 0.0},
     "greedy, penalised": {"temperature": 0.0, "repetition_penalty": 1.7},
+    "endless penalty": {"temperature": 0.0, "repetition_penalty": 1e300},
     "plain": {"temperature": 1.0},
     "cold": {"temperature": 1e-3},
     "top_k": {"temperature": 1.3, "top_k": 7},
@@ -57,7 +58,7 @@ def test_a_row_takes_the_token_that_the_cpu_takes(name):
         row, twin = (make_row(config, index, VOCAB) for _ in range(2))
         logits = some_logits(generator, 1)
         tokens, best, _ = on_device(logits, draws_of([row]))
-        assert tokens[0, 0] == sample(logits[0, 0], config, twin.generator, twin.seen)
+        assert tokens[0, 0] == sample(logits[0, 0], twin.sampling, twin.generator, twin.seen)
         assert row.generator.random() == twin.generator.random(), "as many numbers are drawn"
         if row.seen is None:
             assert best[0, 0] == logits.max()
@@ -72,7 +73,7 @@ def test_rows_of_all_kinds_share_a_step_and_do_not_disturb_each_other():
         logits = some_logits(generator, len(rows))
         tokens, _, _ = on_device(logits, draws_of(rows))
         for token, row_logits, twin in zip(tokens[:, 0], logits[:, 0], twins, strict=True):
-            assert token == sample(row_logits, twin.config, twin.generator, twin.seen)
+            assert token == sample(row_logits, twin.sampling, twin.generator, twin.seen)
 
 
 def test_a_row_that_stands_twice_draws_once():
@@ -86,7 +87,7 @@ def test_frequencies_are_those_of_the_distribution():
     """Chi-square of 20,000 tokens, at the 0.1 % quantile."""
     config = GenerationConfig(temperature=1.2, top_k=12, top_p=0.95)
     logits = some_logits(np.random.default_rng(2), 1)
-    expected = distribution(logits[0, 0], config)
+    expected = distribution(logits[0, 0], make_row(config, 0, VOCAB).sampling)
     count = 20_000
     draws = dataclasses.replace(
         repeat(draws_of([make_row(config, 0, VOCAB)]), count),
