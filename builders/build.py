@@ -1,16 +1,16 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, HalfDtype
+from builders.job import Banks, BuildJob
 from builders.recipes import load_recipe
+from builders.registry import builder
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
 from river_trt.errors import RiverError
@@ -20,56 +20,34 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
-# A backend's `build_engine(job)`; its libraries are imported when it is asked for.
-BUILDERS = {
-    "aotinductor": "builders.aotinductor.build",
-    "onnxruntime": "builders.onnxruntime.build",
-    "torch": "builders.aotinductor.build",
-    "tensorrt": "builders.tensorrt.build",
-    "tensorrt-rtx": "builders.tensorrt.build",
-    "tensorrt-llm": "builders.tensorrt_llm.build",
-    "tensorrt-llm-checkpoint": "builders.tensorrt_llm.convert",  # of `river-trt convert`
-}
-# Options that change the recipe, and where in it.
-_RECIPE_OPTIONS = {
-    "backend": "backend",
-    "quantiser": "quantiser",
-    "group_size": "group_size",
-    "symmetric": "symmetric",
-    "lm_head_bits": "lm_head_bits",
-    "backbone_bits": "backbone_bits",
-    "river_activation": "river_activation",
-    "kernels": "kernels",
-    "max_seq_len": "max_seq_len",
-    "mode": "tensorrt.mode",
-}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class BuildOptions:
-    """What a user asks of a build; None leaves it to the target's recipe."""
+    """What a user asks of a build; what is left out is the target's recipe's.
+
+    Beside the fields, every option that the chosen backend declares is a keyword: BuildOptions(
+    "demo", out, kernels="native"). `build` refuses what the backend has not.
+    """
 
     model: str  # Hugging Face directory, hub id, .gguf file, or `demo`
     out: Path
     recipe: str = "cpu"
-    backend: str | None = None
-    quantiser: str | None = None
-    group_size: int | None = None
-    symmetric: bool | None = None
-    lm_head_bits: int | None = None
-    backbone_bits: int | None = None
-    river_activation: str | None = None
-    kernels: str | None = None  # onnxruntime: its own operators; native: plugins/cpu
-    mode: str | None = None  # TensorRT: plugin or portable
-    max_seq_len: int | None = None
     tau: float | None = None  # one tau for all layers
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
     policy: Path | None = None  # written by `calibrate --save`; in place of tau and pinned
     calibration_text: Path | None = None
     force: bool = False
     banks: Banks = "both"
-    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
-    dtype: HalfDtype = "float16"  # of its activations and backbone
+    changes: dict[str, Any] = field(default_factory=dict)  # of the recipe, by name
+
+    def __init__(self, model: str, out: Path, recipe: str = "cpu", **asked: Any) -> None:
+        own = {"model": model, "out": out, "recipe": recipe}
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name != "changes"}
+        own |= {name: asked.pop(name, defaults[name]) for name in defaults.keys() - own.keys()}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        for name, value in (own | {"changes": changes}).items():
+            object.__setattr__(self, name, value)
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -78,13 +56,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     What can be wrong with the input is found before the output directory is touched, and a build
     that fails leaves nothing behind. Raises RiverError (CheckpointError for the model).
     """
-    given = {place: getattr(options, name) for name, place in _RECIPE_OPTIONS.items()}
-    changes = {name: value for name, value in given.items() if value is not None}
-    recipe = load_recipe(options.recipe, changes)
-    if recipe.backend not in BUILDERS:
-        raise RiverError(
-            f"backend {recipe.backend!r} is not offered; choose one of {', '.join(BUILDERS)}"
-        )
+    recipe = load_recipe(options.recipe, options.changes)
     if options.policy is not None and (options.tau is not None or options.pinned is not None):
         raise RiverError("a saved policy has its own tau and pins; leave tau and pinned out")
     saved = None if options.policy is None else PolicyFile.read(options.policy)
@@ -93,7 +65,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         config = source.config
         if saved is not None:
             saved.check_model(source.config_sha256, config.num_layers, config.hidden_size)
-        longest = engine_positions(config, recipe.max_seq_len, options.max_seq_len)
+        longest = engine_positions(config, recipe.max_seq_len, options.changes.get("max_seq_len"))
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
         job = BuildJob(
@@ -105,19 +77,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             progress or _silent,
             options.banks,
             None if saved is None else saved.policy,
-            options.tensor_parallel,
-            options.dtype,
         )
         manifest: Manifest = builder(recipe.backend)(job)
         if saved is None:
             return manifest
         return replace_policy(directory, saved.policy, saved.calibration)
-
-
-def builder(backend: str) -> Callable[[BuildJob], Manifest]:
-    """What fills a job's directory with an engine of that backend."""
-    found: Callable[[BuildJob], Manifest] = import_module(BUILDERS[backend]).build_engine
-    return found
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:
