@@ -1,6 +1,7 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from builders.families import ModelConfig
 from builders.job import Banks, BuildJob
-from builders.recipes import load_recipe
+from builders.recipes import Recipe, load_recipe
 from builders.registry import builder
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
@@ -65,6 +66,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         config = source.config
         if saved is not None:
             saved.check_model(source.config_sha256, config.num_layers, config.hidden_size)
+        check_dtype(config, recipe, options.changes)
         longest = engine_positions(config, recipe.max_seq_len, options.changes.get("max_seq_len"))
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
@@ -82,6 +84,19 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         if saved is None:
             return manifest
         return replace_policy(directory, saved.policy, saved.calibration)
+
+
+def check_dtype(config: ModelConfig, recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """RiverError for float16 in a family whose activations overflow it, unless asked for by name.
+
+    Of the backends whose options have a dtype: those of GPUs that compute in 16 bits.
+    """
+    dtype = getattr(recipe.options, "dtype", None)
+    if config.needs_bfloat16 and dtype == "float16" and "dtype" not in changes:
+        raise RiverError(
+            f"activations of {config.family} overflow float16; use --dtype bfloat16 "
+            "(--dtype float16 does it all the same)"
+        )
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:

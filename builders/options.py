@@ -34,7 +34,7 @@ class Declared:
     choices: tuple[Any, ...] = ()
     metavar: str | None = None
     flag: str | None = None  # None: --name-with-dashes
-    command: Command | None = "build"  # None: in recipe files alone
+    commands: tuple[Command, ...] = ("build",)  # none: in recipe files alone
     former_name: str | None = None  # still understood for a release
 
 
@@ -54,6 +54,11 @@ class BackendOptions:
                 check_choice(name, value, declared.choices)
 
     @classmethod
+    def changed(cls, given: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        """The recipe's values with those that the user asked for."""
+        return given | asked
+
+    @classmethod
     def from_table(cls, table: dict[str, Any], where: str) -> "BackendOptions":
         """From a recipe, with the user's changes; raises RiverError for a wrong value."""
         del where  # of a backend whose values are tables themselves
@@ -63,7 +68,7 @@ class BackendOptions:
 def declarations(kind: type[BackendOptions]) -> dict[str, Declared]:
     """What is declared of each option, by its name."""
     return {
-        field.name: field.metadata.get(METADATA, Declared(command=None))
+        field.name: field.metadata.get(METADATA, Declared(commands=()))
         for field in dataclasses.fields(kind)
     }
 
@@ -78,7 +83,7 @@ def argument_declarations(
     found: dict[str, Declared] = {}
     for kind in kinds:
         for name, declared in declarations(kind).items():
-            if declared.command != command:
+            if command not in declared.commands:
                 continue
             known = found.get(name, declared)
             choices = dict.fromkeys((*known.choices, *declared.choices))  # in their order

@@ -67,7 +67,7 @@ def load_recipe(target: str, changes: dict[str, Any]) -> Recipe:
     asked = with_present_names(kind, asked)
     for name in asked.keys() - _names(kind):
         raise RiverError(_of_another(name, target, backend))
-    given |= asked
+    given = kind.changed(given, asked)
     missing = _needed(kind) - given.keys()
     if missing and options_of(file["backend"]) is not kind:
         raise RiverError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from builders.calibration_text import CalibrationText
 from builders.job import BuildJob
 from builders.layouts.weights_file import WeightsLayout, WeightsWriter
+from builders.narrowing import to_array
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
 from builders.tensorrt.lowering import GraphOptions, TensorRTLowering
@@ -13,7 +14,7 @@ from builders.tensorrt.options import TensorRTOptions
 from builders.tensorrt.plugin_graph import PluginLowering
 from builders.tensorrt.portable_graph import PortableLowering
 from builders.tensorrt.scope import DTYPES
-from builders.tensorrt.weights import head_arrays, layer_arrays, to_array
+from builders.tensorrt.weights import head_arrays, layer_arrays
 from builders.tracing import to_onnx, trace
 from river_trt.manifest import TensorRTMode
 
@@ -67,16 +68,16 @@ def write_graph(
     job.progress("tracing", 1, 1)
     with WeightsWriter(layout, directory) as weights:
         for name, table in position_tables(config, recipe.max_seq_len).items():
-            tables = {name: to_array(table, dtype), f"{name}_float32": table.numpy()}
+            tables = {name: to_array(table, dtype, name), f"{name}_float32": table.numpy()}
             weights.write_planned(tables)
         if options.lm_head_bits == 4:
             head = head_arrays(shared.lm_head, recipe.group_size, dtype, options.network)
             weights.write_planned(head)
         weights.write_planned(
             {
-                "norm.weight": to_array(shared.final_norm, dtype),
-                "embedding": to_array(shared.embedding.float(), dtype),
-                "lm_head": to_array(shared.lm_head.float(), dtype),
+                "norm.weight": to_array(shared.final_norm, dtype, "norm.weight"),
+                "embedding": to_array(shared.embedding, dtype, "embedding"),
+                "lm_head": to_array(shared.lm_head, dtype, "lm_head"),
             }
         )
         ids = calibration.token_ids if calibration else None

@@ -38,6 +38,12 @@ class Profile:
             )
 
     @classmethod
+    def changed(cls, given: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        """A type that the user asks for is the cache's too, as it must be."""
+        cache = {"kv_cache": asked["dtype"]} if "dtype" in asked else {}
+        return given | cache | asked
+
+    @classmethod
     def from_table(cls, table: dict[str, Any]) -> "Profile":
         """From TOML or JSON, where tuples are lists."""
         values: dict[str, Any] = {
@@ -53,7 +59,11 @@ class TensorRTOptions(BackendOptions):
 
     compute_capability: str  # of the GPU, as "9.0"
     profiles: tuple[Profile, ...]
-    dtype: Dtype = "float16"  # activations and backbone
+    dtype: Dtype = option(
+        "float16",
+        choices=get_args(Dtype),
+        help="of activations, backbone and KV cache (default: the target's)",
+    )
     kv_cache: Dtype = "float16"
     network: TensorRTMode = option(
         "plugin",
@@ -75,7 +85,7 @@ class TensorRTOptions(BackendOptions):
             raise RiverError(
                 f"compute_capability {self.compute_capability!r} must read like 9.0, as a string"
             )
-        for name in ("dtype", "kv_cache", "attention", "hardware_compatibility"):
+        for name in ("kv_cache", "attention", "hardware_compatibility"):
             kind = get_type_hints(TensorRTOptions)[name]
             check_choice(name, getattr(self, name), get_args(kind))
         for name in ("weight_streaming", "version_compatible", "timing_cache"):
@@ -98,6 +108,12 @@ class TensorRTOptions(BackendOptions):
     def fixed_cache(self) -> bool:
         """The cache's length is the engine's: its updates are TensorRT's own layers."""
         return self.network == "portable" or self.attention == "native"
+
+    @classmethod
+    def changed(cls, given: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        """A type that the user asks for is the cache's too, as it must be."""
+        cache = {"kv_cache": asked["dtype"]} if "dtype" in asked else {}
+        return given | cache | asked
 
     @classmethod
     def from_table(cls, table: dict[str, Any], where: str) -> "TensorRTOptions":

@@ -14,13 +14,13 @@ class TensorRTLLMOptions(BackendOptions):
         1,
         flag="--tp",
         metavar="N",
-        command="convert",
+        commands=("convert",),
         help="GPUs that share the model, 1 to 8 (default: 1)",
     )
     dtype: HalfDtype = option(
         "float16",
         choices=get_args(HalfDtype),
-        command="convert",
-        help="of activations, backbone and KV cache (default: float16)",
+        commands=("build", "convert"),
+        help="of activations, backbone and KV cache (default: float16, which Gemma refuses)",
     )
     lm_head_bits: int | None = option(None, **LM_HEAD_BITS)
