@@ -142,8 +142,7 @@ def test_missing_torch_is_found_at_the_import(monkeypatch, refused):
 
 def test_our_own_missing_module_is_a_bug(builder):
     builder.error = ModuleNotFoundError("no", name="builders.nothing")
-    with pytest.raises(ModuleNotFoundError):
-        main(["build", "--model", "demo", "--out", "engine"])
+    assert main(["build", "--model", "demo", "--out", "engine"]) == 3  # a fault, no pip line
 
 
 def test_interrupted_build(capsys, builder):
