@@ -221,17 +221,17 @@ def _max_tokens(row: Row) -> int:
 
 def _sampling(row: Row) -> dict[str, Any]:
     """SamplingConfig's arguments; its draws are not those of river-trt's own sampler."""
-    config = row.config
+    sampling = row.sampling
     values: dict[str, Any] = {"seed": int(row.generator.integers(1 << 62))}
-    if config.repetition_penalty != 1.0:
-        values["repetition_penalty"] = config.repetition_penalty
-    if config.temperature == 0.0:
+    if sampling.repetition_penalty != 1.0:
+        values["repetition_penalty"] = sampling.repetition_penalty
+    if sampling.is_greedy:
         return values | {"top_k": 1}
-    values |= {"temperature": config.temperature, "top_p": config.top_p}
-    if config.top_k:
-        values["top_k"] = config.top_k
-    if config.min_p:
-        values["min_p"] = config.min_p
+    values |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.top_k:
+        values["top_k"] = sampling.top_k
+    if sampling.min_p:
+        values["min_p"] = sampling.min_p
     return values
 
 

@@ -158,7 +158,7 @@ class LosslessDecoder:
         draft = _draft_of(row)
         accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
-            target = distribution(logits[index], row.config, row.seen)
+            target = distribution(logits[index], row.sampling, row.seen)
             row.past_length += 1  # the slot of the token that these logits come after
             if index == len(draft.token_ids):
                 given.append(row.push(target.draw(row.generator), int(exits[index])))
@@ -194,12 +194,12 @@ def _extend(row: Row, logits: np.ndarray) -> list[str | EngineError]:
         seen = seen.copy()
         seen[draft.token_ids] = True
     try:
-        choice = distribution(logits, row.config, seen)
+        choice = distribution(logits, row.sampling, seen)
     except EngineError as error:
         return [error]
     token = choice.draw(row.generator)
     gap = None
     if draft.gap_acceptance is not None:
-        gap = lead(penalised(logits, row.config, seen), token)
+        gap = lead(penalised(logits, row.sampling, seen), token)
     draft.add(token, choice, gap)
     return []
