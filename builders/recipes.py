@@ -3,7 +3,6 @@
 import dataclasses
 import tomllib
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +12,8 @@ from builders.quantisers import GROUP_SIZES, QUANTISERS
 from builders.registry import option_classes, options_of
 from river_trt.errors import RiverError
 
-RECIPE_PACKAGE = "engines"
+PACKAGE = Path(__file__).parent
+WHEEL_FOLDER = "_recipes"  # where pyproject.toml puts engines/ in a wheel
 TABLE = "tensorrt"  # a table of recipe files; other options of a backend stand outside it
 Options = TypeVar("Options", bound=BackendOptions)
 
@@ -78,14 +78,18 @@ def load_recipe(target: str, changes: dict[str, Any]) -> Recipe:
     return Recipe(**common, options=kind.from_table(given, where))
 
 
-def known_recipes() -> dict[str, Any]:
-    """Target name to its file in engines/."""
-    files = resources.files(RECIPE_PACKAGE).iterdir()
-    return {
-        file.name.removesuffix(".toml"): file
-        for file in sorted(files, key=lambda file: file.name)
-        if file.name.endswith(".toml")
-    }
+def known_recipes() -> dict[str, Path]:
+    """Target name to its file: in engines/ of a checkout, else in the copy inside the wheel.
+
+    Raises RiverError where neither is there.
+    """
+    for folder in (PACKAGE.parent / "engines", PACKAGE / WHEEL_FOLDER):
+        if files := sorted(folder.glob("*.toml")):
+            return {file.stem: file for file in files}
+    raise RiverError(
+        f"recipes are in neither {PACKAGE.parent / 'engines'} nor {PACKAGE / WHEEL_FOLDER}; "
+        "install river-trt again"
+    )
 
 
 def _check_common(values: dict[str, Any], where: str) -> None:

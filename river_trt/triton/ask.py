@@ -1,6 +1,5 @@
 """From the tensors of one request to what the scheduler takes. Knows no Triton."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.text import Chat, ChatOptions
 from river_trt.triton.fields import Field, Layout
 from river_trt.triton.parameters import make_config, parse_parameters
@@ -94,7 +94,7 @@ def _chat(given: dict[str, Any], text_input: str) -> Chat | None:
     for name in ("messages", "chat_template_kwargs", "tools"):
         if isinstance(values[name], str):
             try:
-                values[name] = json.loads(values[name])
+                values[name] = parse_json(values[name])
             except ValueError as error:
                 raise RiverError(f"{name} is no JSON: {error}") from error
     messages = values.pop("messages")
