@@ -35,6 +35,7 @@ PARAMETERS = (
     *("prefill", "n", "best_of", "presence_penalty", "gate_scope", "no_such_parameter"),
 )
 Body = Callable[[random.Random], bytes]
+Sender = Callable[[random.Random], str]
 
 
 def _body(**fields: Any) -> bytes:
@@ -110,12 +111,14 @@ def hostile_requests(server: Any, seed: int, timeout: float = 60.0) -> Iterator[
     server: a LocalServer. The ending is a status, how the connection ended, or HANGING.
     """
     while True:
-        for kind, send in _senders(server, timeout).items():
+        for kind, send in hostile_kinds(server, timeout).items():
             yield kind, send(random.Random(f"{seed} {kind}"))  # noqa: S311
         seed += 1
 
 
-def _senders(server: Any, timeout: float) -> dict[str, Callable[[random.Random], str]]:
+def hostile_kinds(server: Any, timeout: float = 60.0) -> dict[str, Sender]:
+    """What sends one request of each kind and returns its ending."""
+
     def post(path: str, data: bytes, headers: dict[str, str] | None = None) -> str:
         request = urllib.request.Request(server.url + path, data, headers or {})  # noqa: S310
         try:
