@@ -1,6 +1,6 @@
 """Load an engine directory and generate with it."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from river_trt.backends import open_session
 from river_trt.backends.base import DecodingLoop, SessionOptions
+from river_trt.backends.device import gpu_index
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.engine_dir import read_directions
@@ -20,7 +21,7 @@ from river_trt.manifest import Manifest
 from river_trt.prompts import Prompt, PromptReader, as_prompts
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
-from river_trt.sampling import row_generator
+from river_trt.sampling import resolve_sampling, row_generator
 from river_trt.spec import ExitPolicy
 from river_trt.stepping import Stepper
 from river_trt.text import ChatOptions, TextStream, Tokenizer
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_QUEUE = 64
 
-Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
+Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
 
 
 def load(
@@ -43,6 +44,7 @@ def load(
     verify: bool = True,
     prefill_chunk: int = 512,
     batch_invariant: bool = False,
+    device: str | None = None,
 ) -> "Engine":
     """Load the engine directory `path`.
 
@@ -57,6 +59,7 @@ def load(
     batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
         a batch with. Where the kernels need it, a lone row then steps as one of two, which costs
         time (docs/serving.md).
+    device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
@@ -79,7 +82,8 @@ def load(
         policy = manifest.policy.to_policy(read_directions(directory, manifest))
         twins = batch_invariant and not manifest.rows_are_independent
         spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
-        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
+        gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
+        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu)
         opened = open_session(directory, manifest, options)
         if isinstance(opened, DecodingLoop):
             if batch_invariant:
@@ -239,7 +243,8 @@ class Engine:
         policy = resolve_policy(config, self.policy, self.num_layers)
         ids = self._prompts.read(prompt)
         seen = None
-        if config.repetition_penalty != 1.0:
+        sampling = resolve_sampling(config, self.manifest.text.sampling)
+        if sampling.repetition_penalty != 1.0:
             seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
             seen[ids] = True
         text = TextStream(self.tokenizer, config.stop, ids.tolist()) if self.tokenizer else None
@@ -247,21 +252,21 @@ class Engine:
             index,
             ids,
             config,
+            sampling,
             policy,
             row_generator(config.seed, index),
             seen,
             text,
             eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
             cache_length=self.max_seq_len,
-            draft=self._draft(config) if config.mode == "lossless" else None,
+            draft=self._draft(config, sampling.is_greedy) if config.mode == "lossless" else None,
         )
 
-    def _draft(self, config: GenerationConfig) -> Draft:
+    def _draft(self, config: GenerationConfig, greedy: bool) -> Draft:
         policy = resolve_draft_policy(config, self.draft_policy, self.num_layers)
         # Layer 1 runs the backbone with or without a pin.
         layers = 1 + int(policy.pinned[1:].sum())
         cost = step_cost(self.manifest.bytes_per_layer, layers, self.num_layers)
-        greedy = config.temperature == 0.0
         return Draft(
             policy,
             DraftLength(cost, config.max_draft_tokens),

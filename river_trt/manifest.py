@@ -47,6 +47,8 @@ class BackendInfo:
     kernels: Kernels | None = None  # of the CPU backend
     kernels_abi: int | None = None  # native_library.ABI_VERSION, of native kernels
     mode: TensorRTMode | None = None  # of the TensorRT backends
+    # Of TensorRT: the engine file holds code for the host, so that later versions can run it.
+    version_compatible: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,22 +10,22 @@ from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
 from builders.aotinductor.cuda import CudaDevice
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
-from builders.aotinductor.program import Device, Planned, rewrite
+from builders.aotinductor.program import Device, rewrite
+from builders.aotinductor.recording import write_program
 from builders.aotinductor.weights_file import WeightsWriter
 from builders.job import BuildJob
-from builders.layouts.byte_counts import mean_layer_bytes
+from builders.layouts.byte_counts import byte_counts
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
-from builders.torch.recording import write_program
 from builders.tracing import trace
 from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
-from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE
 from river_trt.backends.torch.opening import PROGRAM_FILE
+from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.schemas import declare_operators
+from river_trt.backends.torch.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
-from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 
 ENGINE_FILE = "model.pt2"
 
@@ -87,8 +87,9 @@ def build_engine(job: BuildJob) -> Manifest:
     # A GPU's kernels multiply in the activations' own 16 bits.
     multiplied = recipe.river_activation or "bfloat16"
     precision = PrecisionInfo(dtype, device.head_bits, dtype, multiplied)
-    sizes = _byte_counts(program.planned, config.num_layers)
-    return job.write_manifest(backend, precision, calibration, sizes, engine_file)
+    sizes = {name: buffer.num_bytes for name, buffer in program.planned.items()}
+    counts = byte_counts(sizes, config.num_layers, config.vocab_size, job.banks)
+    return job.write_manifest(backend, precision, calibration, counts, engine_file)
 
 
 def _device(job: BuildJob, shared: SharedWeights) -> Device:
@@ -152,24 +153,3 @@ def _cuda(job: BuildJob) -> CudaDevice:
             f"not {recipe.lm_head_bits}"
         )
     return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)
-
-
-def _byte_counts(planned: dict[str, Planned], num_layers: int) -> ByteCounts:
-    """From what the program holds: what one token reads of each part."""
-    sizes = {name: buffer.num_bytes for name, buffer in planned.items()}
-    layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
-    shared = (".bias", ".bias_panels", "norm.weight")
-    backbone = (".weight", ".weight_panels", *shared)
-    river = (
-        *(".qweight", ".scales", ".zero_points", ".pre_scale"),
-        *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
-        *shared,
-    )
-    embedding = planned["embedding"]
-    head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
-    return ByteCounts(
-        backbone_layer=mean_layer_bytes(layers, backbone, num_layers),
-        river_layer=mean_layer_bytes(layers, river, num_layers),
-        lm_head=head or embedding.num_bytes,
-        embedding=embedding.num_bytes // embedding.shape[0],
-    )

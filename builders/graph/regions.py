@@ -10,6 +10,7 @@ epilogue      logits of the wanted positions
 
 from dataclasses import dataclass
 
+from builders.graph.linear import input_of, is_linear
 from builders.graph.program import Operation, Program
 from builders.onnx_schemas import DOMAIN
 
@@ -48,7 +49,7 @@ def find_regions(program: Program) -> Regions:
     producers = program.producers()
     gates = _dialect(program, "Gate")
     attentions = _dialect(program, "Attention")
-    flags = {op.inputs[1] for op in _dialect(program, "Linear")}
+    flags = {input_of(op, "use_river") for op in program.operations if is_linear(op)}
     placed = {id(op) for op in (*gates, *attentions)}
 
     def needed_for(*tensors: str) -> tuple[Operation, ...]:

@@ -5,10 +5,10 @@ import torch
 
 from builders.decoder import NORM_PATHS
 from builders.layouts.modules import MODULES, BackboneFormat
+from builders.narrowing import to_array
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights
-from river_trt.errors import CheckpointError
 
 PANEL = 16
 
@@ -55,13 +55,8 @@ def _backbone_panels(
     panels = panel_rows(weight.numpy(), halves)
     if backbone.bits == 32:
         return {f"{path}.weight_panels": panels}
-    largest = float(np.abs(panels).max())
-    if largest > float(np.finfo(np.float16).max):
-        raise CheckpointError(
-            f"{path}.weight holds {largest:g}, which float16 does not: "
-            "build with --backbone-bits 32"
-        )
-    return {f"{path}.weight_float16_panels": panels.astype(np.float16)}
+    halved = to_array(torch.from_numpy(panels), np.dtype(np.float16), f"{path}.weight")
+    return {f"{path}.weight_float16_panels": halved}
 
 
 def panel_rows(weight: np.ndarray, halves: int = 1) -> np.ndarray:

@@ -30,6 +30,11 @@ class WeightsLayout:
         self.planned: dict[str, PlannedTensor] = {}
         self.num_bytes = 0
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each tensor."""
+        return {name: planned.num_bytes for name, planned in self.planned.items()}
+
     def tensor(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> TensorProto:
         """The ONNX tensor that points into the file."""
         if name not in self.planned:

@@ -6,6 +6,7 @@ from typing import Any
 
 from builders.families import ModelConfig
 from builders.job import BuildJob
+from builders.layouts.byte_counts import byte_counts
 from builders.tensorrt import versions
 from builders.tensorrt.graph_file import GRAPH_FILE, write_graph
 from builders.tensorrt.options import TensorRTOptions
@@ -68,12 +69,12 @@ def build_engine(job: BuildJob) -> Manifest:
         recipe.target,
         compute_capability=options.compute_capability + compatible,
         mode=options.mode,
+        version_compatible=options.version_compatible,
     )
     head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
-    return job.write_manifest(
-        backend, precision, written.calibration, written.byte_counts(config.num_layers), ENGINE_FILE
-    )
+    counts = byte_counts(written.layout.sizes, config.num_layers, config.vocab_size)
+    return job.write_manifest(backend, precision, written.calibration, counts, ENGINE_FILE)
 
 
 def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:

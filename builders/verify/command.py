@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import river_trt
+from builders.build import builder
 from builders.job import BuildJob
-from builders.onnxruntime.build import build_engine
 from builders.recipes import Recipe, load_recipe
 from builders.reference import load_reference
 from builders.source import ModelSource
@@ -80,7 +80,7 @@ def verify(options: VerifyOptions, progress: Progress) -> VerifyResult:
         if not any(manifest.backend.name == "onnxruntime" for manifest in engines.values()):
             built = _job(source, recipe, work / "onnxruntime", progress)
             source.checkpoint.write_tokenizer(built.directory)
-            build_engine(built)
+            builder("onnxruntime")(built)
             passes["onnxruntime"] = (_open(built.directory), "float32")
         for path, manifest in engines.items():
             name = f"{manifest.backend.name}, {path}"

@@ -7,56 +7,132 @@ namespace
 {
 using AttentionKernel = void (*)(AttentionArgs);
 
-// [type][head_dim up to 64, 128, 256][one query, four queries a block]
-constexpr AttentionKernel kAttentionKernels[2][3][2] = {
-    {{&attention_kernel<__half, 8, 1>, &attention_kernel<__half, 8, 4>},
-        {&attention_kernel<__half, 16, 1>, &attention_kernel<__half, 16, 4>},
-        {&attention_kernel<__half, 32, 1>, &attention_kernel<__half, 32, 4>}},
-    {{&attention_kernel<__nv_bfloat16, 8, 1>, &attention_kernel<__nv_bfloat16, 8, 4>},
-        {&attention_kernel<__nv_bfloat16, 16, 1>, &attention_kernel<__nv_bfloat16, 16, 4>},
-        {&attention_kernel<__nv_bfloat16, 32, 1>, &attention_kernel<__nv_bfloat16, 32, 4>}},
+struct Instance
+{
+    int head_dim; // up to
+    int tiles;    // of 8 queries, up to
+    int warps;
+    AttentionKernel kernels[2]; // fp16, bf16
+};
+
+template <int kDim, int kTiles, int kWarps>
+constexpr Instance instance()
+{
+    return {kDim, kTiles, kWarps,
+        {&attention_kernel<__half, kDim, kTiles, kWarps>,
+            &attention_kernel<__nv_bfloat16, kDim, kTiles, kWarps>}};
+}
+
+constexpr Instance kInstances[] = {
+    instance<64, 1, 4>(),
+    instance<64, 1, 8>(),
+    instance<64, 2, 8>(),
+    instance<128, 1, 4>(),
+    instance<128, 1, 8>(),
+    instance<128, 2, 4>(),
+    instance<256, 1, 4>(),
 };
 constexpr AttentionKernel kAppendKernels[2] = {
     &append_kernel<__half>, &append_kernel<__nv_bfloat16>};
 
-constexpr int kFusedAppendTokens = 8; // more new tokens are stored by append_kernel
-constexpr int kBlocksToFill = 264;    // two blocks on each SM of the largest device
+constexpr int kBlocksToFill = 264; // two blocks on each SM of the largest device
 constexpr int kMaxSplits = 32;
-constexpr int kKeysOfASplit = 64; // fewer aren't worth a block
+constexpr int kKeysOfSplit = 32;    // fewer aren't worth a block
+constexpr int kKeysOfCluster = 512; // a split, at most
 
 struct Geometry
 {
-    int queries; // of a block: 1 or 4
+    Instance const* instance;
     int chunks;
     int splits;
+    bool cluster;
     size_t counter_bytes;
-    size_t partial_bytes;
+    size_t parts; // of the workspace: outputs and softmaxes of all splits
 };
+
+// Of these queries, and of the wanted warps where there is such a one; nullptr where there is none, or
+// not with the caller's own choice of warps.
+Instance const* instance_of(AttentionParams const& p, int tiles, int warps)
+{
+    Instance const* chosen = nullptr;
+    for (Instance const& i : kInstances)
+    {
+        bool const nearer = chosen == nullptr || i.warps == warps;
+        bool const wider = chosen != nullptr && i.head_dim > chosen->head_dim;
+        bool const taken = p.warps == 0 || p.warps == i.warps;
+        if (i.head_dim >= p.head_dim && i.tiles == tiles && nearer && !wider && taken)
+            chosen = &i;
+    }
+    return chosen;
+}
+
+bool is_aligned(void const* p)
+{
+    return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
+// Whether a cluster can have so many blocks.
+bool is_cluster(int splits)
+{
+    return (splits & (splits - 1)) == 0 && splits <= max_cluster_blocks();
+}
+
+int64_t queries_of(AttentionParams const& p) // of a KV head
+{
+    return static_cast<int64_t>(p.num_heads / p.num_kv_heads) * p.seq;
+}
+
+int smaller(int64_t a, int64_t b)
+{
+    return static_cast<int>(a < b ? a : b);
+}
+
+Geometry geometry_with(AttentionParams const& p, int tiles)
+{
+    Geometry g{};
+    int const width = 8 * tiles;
+    g.chunks = static_cast<int>((queries_of(p) + width - 1) / width);
+    int64_t const blocks = static_cast<int64_t>(p.batch) * p.num_kv_heads * g.chunks;
+    int64_t const fill = blocks > kBlocksToFill ? 1 : kBlocksToFill / blocks;
+    int64_t const reach = p.window > 0 && p.window < p.capacity ? p.window + p.seq : p.capacity;
+    g.splits = smaller(fill, (reach + kKeysOfSplit - 1) / kKeysOfSplit);
+    int power = 1; // of two, as a cluster needs it
+    while (2 * power <= g.splits && 2 * power <= max_cluster_blocks())
+        power *= 2;
+    // A cluster adds few keys up sooner, but its blocks must find room at the same time.
+    bool const short_splits = 2 * power <= g.splits || reach <= kKeysOfCluster * power;
+    bool const may_cluster = max_cluster_blocks() > 1 && (p.splits == 0 || is_cluster(p.splits));
+    g.cluster =
+        p.merge == Merge::kCluster || (p.merge == Merge::kChosen && may_cluster && short_splits);
+    g.splits = p.splits > 0 ? p.splits : g.cluster ? power : smaller(g.splits, kMaxSplits);
+    g.cluster = g.cluster && g.splits > 1;
+    g.instance = instance_of(p, tiles, g.cluster ? 4 : 8);
+    if (g.instance == nullptr || g.splits == 1 || g.cluster)
+        return g;
+    g.counter_bytes = (blocks * sizeof(uint32_t) + 15) / 16 * 16;
+    g.parts = static_cast<size_t>(blocks) * g.splits * width * g.instance->head_dim / 4;
+    return g;
+}
 
 // From host values only, so that the workspace and a captured graph hold for any past length.
 Geometry geometry_of(AttentionParams const& p)
 {
-    Geometry g{};
-    int const queries = p.num_heads / p.num_kv_heads * p.seq;
-    g.queries = queries == 1 ? 1 : 4;
-    g.chunks = (queries + g.queries - 1) / g.queries;
-    int64_t const blocks = static_cast<int64_t>(p.batch) * p.num_kv_heads * g.chunks;
-    int64_t const reach = p.window > 0 && p.window < p.capacity ? p.window : p.capacity;
-    int64_t splits = (kBlocksToFill + blocks - 1) / blocks;
-    splits = splits < kMaxSplits ? splits : kMaxSplits;
-    int64_t const most = (reach + kKeysOfASplit - 1) / kKeysOfASplit;
-    g.splits = static_cast<int>(splits < most ? splits : most);
-    g.counter_bytes = (blocks * sizeof(uint32_t) + 15) / 16 * 16;
-    if (g.splits > 1)
-        g.partial_bytes = blocks * g.splits * g.queries * (2 + p.head_dim) * sizeof(float);
-    return g;
+    if (p.queries != 0)
+        return geometry_with(p, p.queries / 8);
+    // Sixteen queries a block read the cache half as often; that is worth it where the device is
+    // filled all the same.
+    int64_t const blocks =
+        static_cast<int64_t>(p.batch) * p.num_kv_heads * (queries_of(p) + 15) / 16;
+    int const tiles = queries_of(p) > 8 && 4 * blocks >= kBlocksToFill ? 2 : 1;
+    Geometry const g = geometry_with(p, tiles);
+    return g.instance != nullptr ? g : geometry_with(p, 3 - tiles);
 }
 } // namespace
 
 size_t attention_workspace_bytes(AttentionParams const& p)
 {
     Geometry const g = geometry_of(p);
-    return g.counter_bytes + g.partial_bytes;
+    return g.counter_bytes + g.parts * (sizeof(float4) + sizeof(Softmax));
 }
 
 char const* explain_attention(AttentionParams const& p)
@@ -90,10 +166,17 @@ char const* explain_attention(AttentionParams const& p)
         if (pointer == nullptr || reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
             return "attention: q, k, v, the caches and out must be given and aligned to 16 bytes";
     Geometry const g = geometry_of(p);
+    if (g.instance == nullptr)
+        return "attention: there is no variant of these queries and warps for this head_dim";
+    if (p.splits < 0 || p.splits > kMaxSplits || (g.cluster && !is_cluster(g.splits))
+        || (p.merge == Merge::kCluster && max_cluster_blocks() == 1))
+        return "attention: splits must be 0 to 32, and of a cluster a power of two of at most 16 "
+               "on a device with clusters";
     if (static_cast<int64_t>(g.chunks) * p.num_kv_heads > 65535)
         return "attention: num_heads * seq is too large for one launch";
-    if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 16 != 0
-        || p.workspace_bytes < attention_workspace_bytes(p))
+    size_t const needed = attention_workspace_bytes(p);
+    if (needed > 0
+        && (p.workspace == nullptr || !is_aligned(p.workspace) || p.workspace_bytes < needed))
         return "attention: the workspace is smaller than attention_workspace_bytes() or not "
                "aligned";
     return nullptr;
@@ -106,24 +189,39 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
     Geometry const g = geometry_of(p);
     AttentionArgs args{};
     args.p = p;
+    args.heads_per_kv = p.num_heads / p.num_kv_heads;
+    args.by_heads_per_kv = Divider(args.heads_per_kv);
+    args.by_chunks = Divider(g.chunks);
+    args.by_splits = Divider(g.splits);
     args.splits = g.splits;
     args.chunks = g.chunks;
     args.appended = p.seq > kFusedAppendTokens;
+    args.cluster = g.cluster;
+    args.wide_turns =
+        p.rotary_dim % 16 == 0 && is_aligned(p.rotary_cos) && is_aligned(p.rotary_sin);
+    args.scale_log2 = p.scale * kLog2e;
+    args.scale_cap = p.softcap > 0.F ? 2.F * args.scale_log2 / p.softcap : 0.F;
+    int const queries = smaller(8 * g.instance->tiles, queries_of(p));
+    while ((g.splits << args.share_log2) < queries * g.instance->head_dim / 4)
+        ++args.share_log2;
     args.counters = static_cast<uint32_t*>(p.workspace);
-    args.partial = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + g.counter_bytes);
+    args.partial_out = reinterpret_cast<float4*>(static_cast<char*>(p.workspace) + g.counter_bytes);
+    args.partial_softmax = reinterpret_cast<Softmax*>(args.partial_out + g.parts);
     int const type = static_cast<int>(p.type);
     if (args.appended)
     {
         dim3 const tokens(static_cast<unsigned>(p.batch) * static_cast<unsigned>(p.seq));
         cudaError_t const error =
-            launch(kAppendKernels[type], tokens, kAttentionThreads, args, p.programmatic, stream);
+            launch(kAppendKernels[type], tokens, kAppendThreads, args, p.programmatic, stream);
         if (error != cudaSuccess)
             return error;
     }
-    int const width = p.head_dim <= 64 ? 0 : p.head_dim <= 128 ? 1 : 2;
     dim3 const grid(static_cast<unsigned>(g.splits),
         static_cast<unsigned>(p.num_kv_heads * g.chunks), static_cast<unsigned>(p.batch));
-    return launch(kAttentionKernels[type][width][g.queries == 1 ? 0 : 1], grid, kAttentionThreads,
-        args, p.programmatic, stream);
+    AttentionKernel const kernel = g.instance->kernels[type];
+    int const threads = g.instance->warps * kWarpSize;
+    return g.cluster
+        ? launch_clusters(kernel, grid, threads, g.splits, args, p.programmatic, stream)
+        : launch(kernel, grid, threads, args, p.programmatic, stream);
 }
 } // namespace river

@@ -48,6 +48,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "river_activation",
     "kernels",
     "mode",
+    "dtype",
     "max_seq_len",
     "tau",
     "pinned",
@@ -84,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=get_args(TensorRTMode),
         help="TensorRT: plugin is the fast one, portable needs no plugin (default: the target's)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16"),
+        help="TensorRT: of activations, backbone and KV cache (default: the target's)",
     )
     parser.add_argument(
         "--max-seq-len",

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float16", "bfloat16"),
-        help="of activations, backbone and KV cache (default: float16)",
+        help="of activations, backbone and KV cache (default: float16, which Gemma refuses)",
     )
     parser.add_argument(
         "--max-seq-len", type=int, metavar="N", help="longest context of the engine"

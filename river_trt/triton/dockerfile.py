@@ -128,6 +128,7 @@ def _tensorrt_llm(manifest: Manifest) -> ServerImage:
 IMAGES: dict[str, Callable[[Manifest], ServerImage]] = {
     "onnxruntime": _onnxruntime,
     "aotinductor": _torch,
+    "torch": _torch,
     "tensorrt": _tensorrt,
     "tensorrt-rtx": _tensorrt_rtx,
     "tensorrt-llm": _tensorrt_llm,

@@ -28,7 +28,9 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         try:
             settings = ModelSettings.read(directory)
-            engine = settings.load_engine(directory)
+            on_gpu = args["model_instance_kind"] == "GPU"
+            device = f"cuda:{args['model_instance_device_id']}" if on_gpu else None
+            engine = settings.load_engine(directory, device)
         except RiverError as error:  # one sentence in the repository index, not a traceback
             raise self._pb.TritonModelException(str(error)) from None
         self._bridge = Bridge(

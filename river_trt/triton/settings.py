@@ -7,6 +7,7 @@ from pathlib import Path
 
 from river_trt.engine import DEFAULT_MAX_QUEUE, Engine, load
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.triton.fields import find_layout
 
 SETTINGS_FILE = "model.json"
@@ -43,7 +44,7 @@ class ModelSettings:
         """Raises RiverError for a file that is missing or no JSON, and for unknown keys."""
         path = directory / SETTINGS_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RiverError(f"{path} cannot be read: {error}; export the model again") from error
         known = {field.name for field in dataclasses.fields(cls)}
@@ -55,7 +56,7 @@ class ModelSettings:
         text = json.dumps(dataclasses.asdict(self), indent=2)
         (directory / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
 
-    def load_engine(self, directory: Path) -> Engine:
+    def load_engine(self, directory: Path, device: str | None = None) -> Engine:
         """As river_trt.load, from the directory that holds the model.json."""
         engine = load(
             directory / self.engine,
@@ -65,6 +66,7 @@ class ModelSettings:
             verify=self.verify,
             prefill_chunk=self.prefill_chunk,
             batch_invariant=self.batch_invariant,
+            device=device,
         )
         if engine.tokenizer is None:
             raise RiverError(

@@ -14,4 +14,4 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     Raises what `open_engine` does, and RiverError for a batch or a cache that the engine or the
     GPU's memory does not take.
     """
-    return TensorRTSession(open_engine(directory, manifest), manifest, options)
+    return TensorRTSession(open_engine(directory, manifest, options.gpu), manifest, options)

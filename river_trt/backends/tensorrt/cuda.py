@@ -19,34 +19,44 @@ class Cuda:
     Sizes are in bytes, pointers are ints, copies are asynchronous on the given stream.
     """
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: Any, gpu: int = 0) -> None:
         self._runtime = runtime
+        self._gpu = gpu
         self._device: list[int] = []
         self._page_locked: list[int] = []
 
     @classmethod
-    def open(cls) -> "Cuda":
-        """Raises MissingDependencyError without cuda-python, EngineError without a GPU."""
+    def open(cls, gpu: int = 0) -> "Cuda":
+        """gpu: its number, from 0.
+
+        Raises MissingDependencyError without cuda-python, EngineError without such a GPU.
+        """
         try:
             runtime = import_module("cuda.bindings.runtime")
         except ImportError as error:
             raise MissingDependencyError(
                 f'running on a GPU needs cuda-python ({error}); pip install "river-trt[tensorrt]"'
             ) from error
-        cuda = cls(runtime)
+        cuda = cls(runtime, gpu)
         try:
-            cuda._call("looking for a GPU", "cudaGetDevice")
+            (count,) = cuda._call("looking for a GPU", "cudaGetDeviceCount")
         except EngineError as error:
             raise EngineError(f"no NVIDIA GPU can be used on this machine: {error}") from error
+        if gpu >= count:
+            raise EngineError(f"there is no GPU {gpu}: this machine has {count}, counted from 0")
+        cuda.select()
         return cuda
 
+    def select(self) -> None:
+        """Make this GPU the calling thread's, which may be another one than last time."""
+        self._call("choosing the GPU", "cudaSetDevice", self._gpu)
+
     def compute_capability(self) -> str:
-        """Of the current device, as "9.0"."""
-        (device,) = self._call("looking for a GPU", "cudaGetDevice")
+        """Of the GPU, as "9.0"."""
         numbers: list[int] = []
         for part in ("Major", "Minor"):
             attribute = getattr(self._runtime.cudaDeviceAttr, f"cudaDevAttrComputeCapability{part}")
-            numbers += self._call("asking the GPU", "cudaDeviceGetAttribute", attribute, device)
+            numbers += self._call("asking the GPU", "cudaDeviceGetAttribute", attribute, self._gpu)
         return ".".join(map(str, numbers))
 
     def free_memory(self) -> int:

@@ -46,14 +46,14 @@ class OpenEngine:
     messages: Messages
 
 
-def open_engine(directory: Path, manifest: Manifest) -> OpenEngine:
+def open_engine(directory: Path, manifest: Manifest, gpu: int = 0) -> OpenEngine:
     """Check everything around the engine, then read it onto the GPU.
 
     Raises MissingDependencyError for a library that is not installed, EngineError for an engine of
     another GPU or version, RiverError for a plugin library that is missing.
     """
     trt = load_library(manifest.backend.name)
-    cuda = Cuda.open()
+    cuda = Cuda.open(gpu)
     check_machine(manifest, trt, cuda.compute_capability())
     if manifest.backend.mode == "plugin":
         load_plugins(trt, manifest.backend.name)
@@ -106,6 +106,9 @@ def deserialise(trt: Any, cuda: Cuda, path: Path, manifest: Manifest) -> OpenEng
     logger, recorder = make_logger(trt, messages), make_recorder(trt, messages)
     runtime = trt.Runtime(logger)
     runtime.error_recorder = recorder
+    # Such an engine brings code that runs on the host: refused by the runtime unless allowed.
+    if manifest.backend.version_compatible:
+        runtime.engine_host_code_allowed = True
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         engine = runtime.deserialize_cuda_engine(data)
     if engine is None:

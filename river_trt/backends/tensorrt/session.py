@@ -68,6 +68,7 @@ class TensorRTSession:
         weakref.finalize(self, cuda.release).atexit = False
 
     def step(self, step: Step) -> StepOutput:
+        self._cuda.select()
         shape = StepShape(step.rows, step.seq, step.num_logits)
         assert step.first_row + step.rows <= self.cache.rows and step.slots <= self.cache.slots
         runner = self._runner(shape)
@@ -90,6 +91,7 @@ class TensorRTSession:
         )
 
     def move_row(self, source: int, target: int, length: int) -> None:
+        self._cuda.select()
         cache, base = self.cache, self._device_cache
         for tensor in range(2 * cache.num_layers):
             self._cuda.copy_rows(
@@ -102,6 +104,7 @@ class TensorRTSession:
             )
 
     def read_row(self, row: int, length: int) -> np.ndarray:
+        self._cuda.select()
         cache = self.cache
         dtype = self.spec.tensors["k_cache.0"].dtype
         whole = (2 * cache.num_layers, cache.num_kv_heads, cache.slots, cache.head_dim)

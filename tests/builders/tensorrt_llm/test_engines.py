@@ -158,7 +158,7 @@ def test_heads_that_its_attention_has_no_kernel_for(capsys, tmp_path, tensorrt_l
 def test_a_soft_cap_where_its_attention_has_none(capsys, tmp_path, tensorrt_llm, monkeypatch):
     monkeypatch.setattr(engines, "HEAD_SIZES", (8, 16, *engines.HEAD_SIZES))
     save_tiny_model(tmp_path / "model", TINY_MODELS["gemma2"])
-    convert(tmp_path / "model", tmp_path / "checkpoint")
+    convert(tmp_path / "model", tmp_path / "checkpoint", dtype="bfloat16")
     tensorrt_llm("1.2.1")
     code, error = build(capsys, tmp_path, tmp_path / "checkpoint")
     assert code == 2 and "caps its attention scores at a head_dim of" in error

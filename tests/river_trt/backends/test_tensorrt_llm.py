@@ -112,7 +112,7 @@ def test_what_the_executor_is_asked_for(load):
     engine = load(max_batch_size=3)
     opened = executor.OPENED[-1]
     assert opened.config.max_batch_size == 3 and opened.config.max_beam_width == 1
-    assert not opened.config.enable_chunked_context
+    assert opened.config.enable_chunked_context  # a prompt may be longer than a step
     cache = opened.config.kv_cache_config
     assert not cache.enable_block_reuse and cache.max_attention_window == [6, 32, 6, 32]
     assert [output.name for output in opened.config.additional_model_outputs] == ["exit_layer"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from river_trt import RiverError
+from river_trt.backends import BACKENDS
 from river_trt.cli.main import main
 from river_trt.engine_dir import read_engine_dir
 from river_trt.triton import repository
@@ -21,6 +22,7 @@ WHEEL = "river_trt-0.1.0-py3-none-any.whl"
 VERSIONS = {
     "onnxruntime": ("1.32.0", "cpu"),
     "aotinductor": ("2.13.0+cpu", "cpu"),
+    "torch": ("2.11.0+cu130", "cuda"),
     "tensorrt": ("10.14.1.48", "h100"),
     "tensorrt-rtx": ("1.7.1.116", "rtx"),
     "tensorrt-llm": ("1.2.1", "tp1"),
@@ -75,7 +77,7 @@ def check(text: str, context: Path | None) -> None:
 @pytest.mark.parametrize("backend", IMAGES)
 @pytest.mark.parametrize("plugin", [None, "libriver.so"])
 def test_every_backend_has_an_image(engine_directory, backend, plugin):
-    assert IMAGES.keys() == VERSIONS.keys()
+    assert IMAGES.keys() == VERSIONS.keys() == BACKENDS.keys()
     image = server_image(manifest_of(engine_directory, backend))
     text = dockerfile(image, backend, ["one", "two"], WHEEL, plugin)
     check(text, None)
@@ -87,9 +89,9 @@ def test_every_backend_has_an_image(engine_directory, backend, plugin):
     assert ("RIVER_TRT_PLUGIN" in text) == tensorrt
     assert ("river-trt plugin build" in text) == (tensorrt and plugin is None)
     assert ("trtllm" in text) == (backend == "tensorrt-llm")
-    assert ("--gpus all" in text) == tensorrt
+    assert ("--gpus all" in text) == (tensorrt or backend == "torch")
     version = VERSIONS[backend][0].split("+")[0]
-    if backend in ("aotinductor", "tensorrt", "tensorrt-rtx"):
+    if backend in ("aotinductor", "torch", "tensorrt", "tensorrt-rtx"):
         assert f'=={version}"' in text
 
 

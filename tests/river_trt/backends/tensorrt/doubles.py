@@ -53,8 +53,13 @@ class FakeCuda:
     def count(self) -> Counter:
         return Counter(self.calls)
 
-    def cudaGetDevice(self):
-        return 0, 0
+    def cudaGetDeviceCount(self):
+        return 0, 2
+
+    def cudaSetDevice(self, device):
+        assert device in (0, 1)
+        self.device = device
+        return (0,)
 
     def cudaDeviceGetAttribute(self, attribute, device):
         return 0, self.capability[attribute == "minor"]
@@ -167,6 +172,7 @@ class FakeEngine:
     device_memory_size_v2 = 4096
     num_optimization_profiles = 2
     streamable_weights_size = 0
+    has_host_code = False  # built with VERSION_COMPATIBLE
 
     def __init__(self, cuda: FakeCuda, mode: str = "plugin", cache: str = "HALF") -> None:
         self.cuda, self.failure, self.contexts = cuda, "", []
@@ -259,9 +265,12 @@ def fake_trt(engine: FakeEngine | None, version: str = "10.16.1", complaint: str
         def __init__(self, logger) -> None:
             self.logger = logger
 
+        engine_host_code_allowed = False
+
         def deserialize_cuda_engine(self, data: bytes):
-            if engine is None:
+            if engine is None or (engine.has_host_code and not self.engine_host_code_allowed):
                 self.logger.log(1, complaint)
+                return None
             return engine
 
     registry = SimpleNamespace(load_library=lambda path: loaded.append(path) or 1)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import river_trt
+from river_trt.backends.tensorrt import cuda as cuda_calls
 from river_trt.backends.tensorrt import opening
-from river_trt.backends.tensorrt.cuda import Cuda
 from river_trt.backends.tensorrt.session import stream_weights
 from river_trt.cli.main import main
 from river_trt.config import GenerationConfig
@@ -37,12 +37,12 @@ TEXT = GenerationConfig(max_new_tokens=8, ignore_eos=True)
 
 @pytest.fixture
 def directory(tmp_path):
-    def make(mode="plugin", capability="9.0", version="10.16.0", name="tensorrt"):
+    def make(mode="plugin", capability="9.0", version="10.16.0", name="tensorrt", **backend):
         (tmp_path / "engine.trt").write_bytes(b"plan")
         manifest = manifest_of(
             has_tokenizer=False,
             model=ModelInfo("fake", "llama", "0" * 64, SHAPE, (0,), 1, False, 1),
-            backend=BackendInfo(name, version, "h100", capability, mode=mode),
+            backend=BackendInfo(name, version, "h100", capability, mode=mode, **backend),
             precision=PrecisionInfo("float16", 16, "float16", "float16"),
             policy=PolicyInfo("similarity", (0.9,) * L),
             engine_file="engine.trt",
@@ -60,7 +60,7 @@ def install(monkeypatch):
 
     def put(cuda: FakeCuda, trt) -> None:
         monkeypatch.setattr(opening, "load_library", lambda name: trt)
-        monkeypatch.setattr(Cuda, "open", classmethod(lambda cls: cls(cuda)))
+        monkeypatch.setattr(cuda_calls, "import_module", lambda name: cuda)
         monkeypatch.setattr(opening, "built_library", lambda part, version: Path(__file__))
 
     return put
@@ -223,6 +223,42 @@ def test_an_engine_for_another_gpu(directory, install):
     river_trt.load(directory(capability="8.0+"), max_batch_size=3, max_seq_len=SLOTS)
 
 
+def test_the_gpu_may_be_chosen_and_is_chosen_in_every_thread(load):
+    engine, cuda, *_ = load(device="cuda:1")
+    assert cuda.device == 1
+    cuda.device = 0  # as a new thread has it
+    engine.generate([[1]], TEXT)
+    assert cuda.device == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:2", "there is no GPU 2: this machine has 2"),
+        ("cpu", "is for target h100, so it runs on cuda only"),
+        ("gpu", "device must be cpu, cuda or cuda:N"),
+        ("cuda:-1", "device must be cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_is_not_there(load, device, message):
+    with pytest.raises(RiverError, match=message):
+        load(device=device)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_host_code_runs_only_where_the_build_asked_for_it(directory, install, recorded):
+    cuda = FakeCuda()
+    engine = FakeEngine(cuda)
+    engine.has_host_code = True
+    install(cuda, fake_trt(engine, complaint="host code is not allowed"))
+    path = directory(version_compatible=recorded)
+    if recorded:
+        river_trt.load(path, max_batch_size=2)
+    else:
+        with pytest.raises(EngineError, match="host code is not allowed"):
+            river_trt.load(path, max_batch_size=2)
+
+
 def test_an_engine_of_another_major(directory, install):
     cuda = FakeCuda()
     install(cuda, fake_trt(FakeEngine(cuda), version="11.1.0"))
@@ -251,7 +287,7 @@ def test_a_missing_plugin_library(directory, install, monkeypatch, tmp_path):
     install(cuda, fake_trt(FakeEngine(cuda)))
     monkeypatch.undo()
     monkeypatch.setattr(opening, "load_library", lambda name: fake_trt(FakeEngine(cuda)))
-    monkeypatch.setattr(Cuda, "open", classmethod(lambda cls: cls(cuda)))
+    monkeypatch.setattr(cuda_calls, "import_module", lambda name: cuda)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     monkeypatch.delenv("RIVER_TRT_PLUGIN", raising=False)
     message = r"no tensorrt plugin for version 10\.16\.1 is built; run `river-trt plugin build"
