@@ -61,9 +61,19 @@ def _random_bytes(choice: random.Random) -> bytes:
     return bytes(body[: choice.randrange(len(body))] if choice.random() < 0.3 else body)
 
 
+def _conversation(choice: random.Random) -> bytes:
+    """Wrong in itself, or for any chat template."""
+    wild: Any = choice.choice(WILD_VALUES)
+    message = {"role": choice.choice(("user", "\ud800", 7)), "content": wild}
+    messages = choice.choice((wild, [], [wild], [message], [message] * 2000, {"role": "user"}))
+    text = choice.choice((json.dumps(messages), "[" * 50_000, '[{"role": "user", "content": '))
+    return _body(text_input="", messages=text, tools=choice.choice((None, "[{}]", "[[[")))
+
+
 BODIES: dict[str, Body] = {
-    "brackets in sampling_parameters": lambda c: _with_json("[" * c.choice((17, 1000, 100_000))),
-    "objects in sampling_parameters": lambda c: _with_json('{"a":' * c.choice((20, 5000, 100_000))),
+    "conversations": _conversation,
+    "brackets in sampling_parameters": lambda c: _with_json("[" * c.choice((65, 1000, 100_000))),
+    "objects in sampling_parameters": lambda c: _with_json('{"a":' * c.choice((70, 5000, 100_000))),
     "quotes in sampling_parameters": lambda c: _with_json('"' + '\\"' * 100_000),
     "a surrogate as a name": lambda c: _with_json('{"\\ud800": 1}'),
     "a surrogate in the prompt": lambda c: b'{"text_input": "\\ud800 \\udfff"}',
