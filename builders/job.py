@@ -32,7 +32,6 @@ from river_trt.text import TOKENIZER_FILE
 
 # One bank alone is a plain model, to measure the River engine against.
 Banks = Literal["both", "backbone", "river"]
-HalfDtype = Literal["float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,6 @@ class BuildJob:
     progress: Progress
     banks: Banks = "both"
     stored_policy: ExitPolicy | None = None  # that will replace `policy` in the manifest
-    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
-    dtype: HalfDtype = "float16"  # of its activations and backbone
 
     def quantiser(self) -> Quantiser:
         recipe = self.recipe
