@@ -218,6 +218,8 @@ struct AttentionParams
     // token beyond is not stored and not attended to, so memory stays whole.
     void* k_cache = nullptr;               // [batch, num_kv_heads, capacity, head_dim] T
     void* v_cache = nullptr;               // the same
+    int32_t const* cache_rows = nullptr;   // [batch], each sequence's row of the caches, which may
+                                           // have more; nullptr: sequence b has row b
     int32_t const* past_lengths = nullptr; // [batch], tokens already in the cache
     float const* rotary_cos = nullptr;     // [num_positions, R / 2]
     float const* rotary_sin = nullptr;     // [num_positions, R / 2]
