@@ -61,7 +61,10 @@ class _Step:
 
 
 class Program:
-    """The calls over these weights; `program(inputs)` returns the outputs."""
+    """The calls over these weights; `program(inputs)` returns the outputs.
+
+    Shapes are those that the program was recorded with: [rows, seq, ...].
+    """
 
     def __init__(self, text: str, weights: Mapping[str, torch.Tensor]) -> None:
         """EngineError for a file that is no program, calls what it may not, or fits the weights
