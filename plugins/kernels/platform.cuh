@@ -69,6 +69,10 @@ inline void commit_copies()
 {
     shim::commit_copies();
 }
+inline void copy_async_or_zero(void* shared, void const* global, bool valid)
+{
+    shim::copy_async(shared, valid ? global : nullptr, 16);
+}
 template <int kPending>
 void wait_copies()
 {
@@ -79,6 +83,15 @@ inline void wait_for_predecessor()
 }
 inline void let_successor_start()
 {
+}
+
+inline int multiprocessors()
+{
+    return shim::multiprocessors();
+}
+inline size_t most_shared_bytes()
+{
+    return shim::kMaxDynamicSharedBytes;
 }
 
 template <typename Args>
@@ -126,6 +139,14 @@ __device__ __forceinline__ void copy_async(void* shared, void const* global)
         asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8;" ::"r"(to), "l"(global)
                      : "memory");
 }
+__device__ __forceinline__ void copy_async_or_zero(
+    void* shared, void const* global, bool valid) // 16 bytes
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+        "l"(global), "r"(valid ? 16 : 0)
+        : "memory");
+}
 __device__ __forceinline__ void commit_copies()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -157,13 +178,25 @@ __device__ __forceinline__ void let_successor_start()
 #endif
 }
 
-inline bool has_programmatic_launch()
+inline int device_attribute(cudaDeviceAttr attribute)
 {
     int device = 0;
-    int major = 0;
-    return cudaGetDevice(&device) == cudaSuccess
-        && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess
-        && major >= 9;
+    int value = 0;
+    bool const known = cudaGetDevice(&device) == cudaSuccess
+        && cudaDeviceGetAttribute(&value, attribute, device) == cudaSuccess;
+    return known ? value : 0;
+}
+inline int multiprocessors()
+{
+    return device_attribute(cudaDevAttrMultiProcessorCount);
+}
+inline size_t most_shared_bytes() // of a block
+{
+    return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+inline bool has_programmatic_launch()
+{
+    return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
 }
 
 template <typename Args>
