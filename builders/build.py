@@ -1,6 +1,7 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, HalfDtype, Progress
-from builders.recipes import load_recipe
+from builders.job import Banks, BuildJob, HalfDtype
+from builders.recipes import Recipe, load_recipe
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
 from river_trt.policy_file import PolicyFile
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
@@ -22,6 +24,7 @@ DEFAULT_TAU = 0.97
 BUILDERS = {
     "aotinductor": "builders.aotinductor.build",
     "onnxruntime": "builders.onnxruntime.build",
+    "torch": "builders.aotinductor.build",
     "tensorrt": "builders.tensorrt.build",
     "tensorrt-rtx": "builders.tensorrt.build",
     "tensorrt-llm": "builders.tensorrt_llm.build",
@@ -40,6 +43,7 @@ _RECIPE_OPTIONS = {
     "max_seq_len": "max_seq_len",
     "mode": "tensorrt.mode",
 }
+TENSORRT_LLM = ("tensorrt-llm", "tensorrt-llm-checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class BuildOptions:
     force: bool = False
     banks: Banks = "both"
     tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
-    dtype: HalfDtype = "float16"  # of its activations and backbone
+    dtype: HalfDtype | None = None  # TensorRT, TensorRT-LLM: of activations and backbone
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -77,6 +81,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     """
     given = {place: getattr(options, name) for name, place in _RECIPE_OPTIONS.items()}
     changes = {name: value for name, value in given.items() if value is not None}
+    if options.dtype is not None and changes.get("backend") not in TENSORRT_LLM:
+        changes |= {"tensorrt.dtype": options.dtype, "tensorrt.kv_cache": options.dtype}
     recipe = load_recipe(options.recipe, changes)
     if recipe.backend not in BUILDERS:
         raise RiverError(
@@ -90,6 +96,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         config = source.config
         if saved is not None:
             saved.check_model(source.config_sha256, config.num_layers, config.hidden_size)
+        half = half_dtype(config, recipe, options.dtype)
         longest = engine_positions(config, recipe.max_seq_len, options.max_seq_len)
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
@@ -103,12 +110,37 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             options.banks,
             None if saved is None else saved.policy,
             options.tensor_parallel,
-            options.dtype,
+            half,
         )
-        manifest: Manifest = import_module(BUILDERS[recipe.backend]).build_engine(job)
+        manifest: Manifest = builder(recipe.backend)(job)
         if saved is None:
             return manifest
         return replace_policy(directory, saved.policy, saved.calibration)
+
+
+def half_dtype(config: ModelConfig, recipe: Recipe, asked: HalfDtype | None) -> HalfDtype:
+    """What a TensorRT-LLM checkpoint has 16-bit values in.
+
+    RiverError for float16, on a GPU, in a family whose activations overflow it, unless the user
+    asked for it by name.
+    """
+    if asked is not None:
+        return asked
+    on_gpu = recipe.backend in TENSORRT_LLM or (
+        recipe.tensorrt is not None and recipe.tensorrt.dtype == "float16"
+    )
+    if config.needs_bfloat16 and on_gpu:
+        raise RiverError(
+            f"activations of {config.family} overflow float16; use --dtype bfloat16 "
+            "(--dtype float16 does it all the same)"
+        )
+    return "float16"
+
+
+def builder(backend: str) -> Callable[[BuildJob], Manifest]:
+    """What fills a job's directory with an engine of that backend."""
+    found: Callable[[BuildJob], Manifest] = import_module(BUILDERS[backend]).build_engine
+    return found
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:

@@ -15,12 +15,14 @@ BUILT_IN = Path(__file__).with_name("data") / "calibration.txt"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calibration:
+class CalibrationText:
     token_ids: Tensor  # int64 [texts, tokens]
     source: str  # for people: where the ids come from
 
 
-def read_calibration(tokenizer_file: Path, config: ModelConfig, text: Path | None) -> Calibration:
+def read_calibration(
+    tokenizer_file: Path, config: ModelConfig, text: Path | None
+) -> CalibrationText:
     """Pieces of `text`, or of the text that comes with river-trt, spread over its length.
 
     A model without a tokenizer is given token ids drawn at random. Raises RiverError for a text
@@ -31,7 +33,7 @@ def read_calibration(tokenizer_file: Path, config: ModelConfig, text: Path | Non
             raise RiverError("the model has no tokenizer, so it cannot read a calibration text")
         seeded = torch.Generator().manual_seed(0)
         ids = torch.randint(config.vocab_size, (TEXTS, TOKENS), generator=seeded)
-        return Calibration(ids, "random token ids (the model has no tokenizer)")
+        return CalibrationText(ids, "random token ids (the model has no tokenizer)")
     try:
         content = (text or BUILT_IN).read_text(encoding="utf-8")
     except OSError as error:
@@ -43,7 +45,7 @@ def read_calibration(tokenizer_file: Path, config: ModelConfig, text: Path | Non
     if len(tokens) < length:
         raise RiverError(f"calibration text {text} has {len(tokens)} tokens; {length} are needed")
     source = "the built-in text" if text is None else text.name
-    return Calibration(spread_pieces(tokens, TEXTS, length), source)
+    return CalibrationText(spread_pieces(tokens, TEXTS, length), source)
 
 
 def spread_pieces(tokens: list[int], count: int, length: int) -> Tensor:

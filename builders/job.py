@@ -1,17 +1,18 @@
 """What every backend's build takes, and the parts of it that do not depend on the backend."""
 
 import datetime
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import river_trt
-from builders.calibration_text import Calibration, read_calibration
+from builders.calibration_text import CalibrationText, read_calibration
+from builders.checkpoints.text_files import eos_union
 from builders.quantisers import make_quantiser
 from builders.quantisers.base import Quantiser
 from builders.recipes import Recipe
 from builders.source import ModelSource
+from builders.text import special_token_ids, write_text
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import RiverError
 from river_trt.manifest import (
@@ -23,12 +24,12 @@ from river_trt.manifest import (
     PolicyInfo,
     PrecisionInfo,
     RiverInfo,
+    TextInfo,
 )
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, ModelShape
-from river_trt.tokenizer import TOKENIZER_FILE
+from river_trt.text import TOKENIZER_FILE
 
-# Called with a stage, the steps done and their total.
-Progress = Callable[[str, int, int], None]
 # One bank alone is a plain model, to measure the River engine against.
 Banks = Literal["both", "backbone", "river"]
 HalfDtype = Literal["float16", "bfloat16"]
@@ -53,7 +54,11 @@ class BuildJob:
         recipe = self.recipe
         return make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
 
-    def read_calibration(self, quantiser: Quantiser) -> Calibration | None:
+    def write_tokenizer(self) -> bool:
+        """Into `directory`, and tried; False if the model has none."""
+        return write_text(self.source.checkpoint, self.directory)
+
+    def read_calibration(self, quantiser: Quantiser) -> CalibrationText | None:
         """The text that the quantiser looks at, through the tokenizer in `directory`."""
         if quantiser.needs_inputs:
             tokenizer = self.directory / TOKENIZER_FILE
@@ -66,17 +71,18 @@ class BuildJob:
         self,
         backend: BackendInfo,
         precision: PrecisionInfo,
-        calibration: Calibration | None,
+        calibration: CalibrationText | None,
         bytes_per_layer: ByteCounts,
         engine_file: str,
     ) -> Manifest:
         """Hash what `directory` holds by now and write its manifest.json."""
         self.progress("hashing", 0, 1)
         recipe = self.recipe
+        text = self.source.checkpoint.text_info() if self.has_tokenizer else TextInfo()
         manifest = Manifest(
             river_trt_version=river_trt.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            model=self._model_info(),
+            model=self._model_info(text),
             backend=backend,
             precision=precision,
             river=RiverInfo(
@@ -90,6 +96,7 @@ class BuildJob:
             bytes_per_layer=bytes_per_layer,
             engine_file=engine_file,
             files=hash_files(self.directory),
+            text=text,
             # The last layer is by far the most sensitive (docs/exit-policy.md).
             draft=DraftInfo(pinned=(self.source.config.num_layers,)),
         )
@@ -97,7 +104,11 @@ class BuildJob:
         self.progress("hashing", 1, 1)
         return manifest
 
-    def _model_info(self) -> ModelInfo:
+    @property
+    def has_tokenizer(self) -> bool:
+        return (self.directory / TOKENIZER_FILE).exists()
+
+    def _model_info(self, text: TextInfo) -> ModelInfo:
         config, checkpoint = self.source.config, self.source.checkpoint
         shape = ModelShape(
             num_layers=config.num_layers,
@@ -108,13 +119,14 @@ class BuildJob:
             vocab_size=config.vocab_size,
             max_seq_len=self.recipe.max_seq_len,
         )
+        named = special_token_ids(self.directory, text) if self.has_tokenizer else {}
         return ModelInfo(
             name=checkpoint.name,
             family=config.family,
             config_sha256=self.source.config_sha256,
             shape=shape,
-            eos_token_ids=config.eos_token_ids,
-            bos_token_id=config.bos_token_id,
-            has_tokenizer=(self.directory / TOKENIZER_FILE).exists(),
+            eos_token_ids=tuple(eos_union(*config.eos_token_ids, named.get("eos_token"))),
+            bos_token_id=named.get("bos_token", checkpoint.config.get("bos_token_id")),
+            has_tokenizer=self.has_tokenizer,
             num_parameters=self.source.num_parameters,
         )

@@ -11,7 +11,8 @@ from builders.quantisers import make_quantiser
 from builders.recipes import Recipe
 from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
-from river_trt.spec import GATE_SCOPES, ExitPolicy
+from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.spec import ExitPolicy, GateScope
 
 
 def load_reference(
@@ -28,16 +29,8 @@ def policy_inputs(
     policy: ExitPolicy, hidden_size: int, gate_scope: str
 ) -> tuple[torch.Tensor, ...]:
     """The policy inputs of a step, in the order of river_trt.spec.POLICY_INPUTS."""
-    directions = policy.directions
-    if directions is None:
-        directions = np.zeros((len(policy.tau), hidden_size), np.float32)
-    return (
-        torch.from_numpy(policy.tau),
-        torch.from_numpy(policy.pinned),
-        torch.tensor(policy.directions is not None),
-        torch.from_numpy(directions),
-        torch.tensor(GATE_SCOPES[gate_scope], dtype=torch.int32),
-    )
+    buffers = PolicyBuffers.of(policy, hidden_size, GateScope.named(gate_scope))
+    return tuple(torch.from_numpy(array) for array in buffers.arrays.values())
 
 
 @torch.inference_mode()

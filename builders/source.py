@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from builders.checkpoints import Checkpoint, open_checkpoint
 from builders.checkpoints.text_part import text_part
 from builders.families import Family, ModelConfig, family_of
-from builders.weights import LayerWeights, SharedWeights, check_names, read_layer, read_shared
+from builders.weights import (
+    LayerWeights,
+    SharedWeights,
+    check_names,
+    read_layer,
+    read_shared,
+    with_stored_head,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,7 @@ class ModelSource:
         """Whatever `--model` takes; CheckpointError if it is not a whole, supported model."""
         checkpoint = text_part(open_checkpoint(model))
         family = family_of(checkpoint.config)
-        config = family.read_config(checkpoint.config)
+        config = with_stored_head(checkpoint, family, family.read_config(checkpoint.config))
         check_names(checkpoint, family, config)
         return cls(checkpoint, family, config)
 

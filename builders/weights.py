@@ -1,12 +1,14 @@
 """Reads a checkpoint's weights into the decoder's layout, one layer at a time."""
 
+import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import torch
 
 from builders.checkpoints import Checkpoint
 from builders.families import Family, ModelConfig
-from river_trt.errors import CheckpointError
+from river_trt.errors import CheckpointError, RiverWarning
 
 # Left over from old exports; every reader computes it from the config.
 TOLERATED_SUFFIX = ".rotary_emb.inv_freq"
@@ -39,7 +41,7 @@ def read_layer(
     prefix = names.layer.format(layer=layer)
 
     def read(modules: tuple[str, ...], kind: str) -> torch.Tensor:
-        parts = [checkpoint.tensor(f"{prefix}.{module}.{kind}").float() for module in modules]
+        parts = [_read(checkpoint, f"{prefix}.{module}.{kind}").float() for module in modules]
         return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
 
     return LayerWeights(
@@ -55,13 +57,31 @@ def read_layer(
 def read_shared(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> SharedWeights:
     """Embedding, LM head and final norm."""
     names = family.weights
-    embedding = checkpoint.tensor(f"{names.embedding}.weight")
+    embedding = _read(checkpoint, f"{names.embedding}.weight")
     tied = config.tie_embeddings
     return SharedWeights(
         embedding=embedding,
-        lm_head=embedding if tied else checkpoint.tensor(f"{names.lm_head}.weight"),
-        final_norm=checkpoint.tensor(f"{names.final_norm}.weight").float() + names.norm_offset,
+        lm_head=embedding if tied else _read(checkpoint, f"{names.lm_head}.weight"),
+        final_norm=_read(checkpoint, f"{names.final_norm}.weight").float() + names.norm_offset,
     )
+
+
+def with_stored_head(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> ModelConfig:
+    """The config, untied where the checkpoint ties its LM head but stores another one.
+
+    transformers uses what is stored, so that is used here, with a RiverWarning.
+    """
+    head, embedding = f"{family.weights.lm_head}.weight", f"{family.weights.embedding}.weight"
+    both = {head, embedding} <= checkpoint.tensor_names
+    if not config.tie_embeddings or not both or _equal(checkpoint, head, embedding):
+        return config
+    warnings.warn(
+        f"the config of {checkpoint.name} ties its LM head to the embedding, but {head} differs: "
+        "the stored one is used, as transformers does",
+        RiverWarning,
+        stacklevel=2,
+    )
+    return dataclasses.replace(config, tie_embeddings=False)
 
 
 def check_names(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
@@ -78,12 +98,8 @@ def check_names(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> 
     left_over = {
         name for name in checkpoint.tensor_names - expected if not name.endswith(TOLERATED_SUFFIX)
     }
-    if config.tie_embeddings and lm_head in left_over:
-        if not _equal(checkpoint, lm_head, f"{names.embedding}.weight"):
-            raise CheckpointError(
-                f"{checkpoint.name} ties its LM head to the embedding, but {lm_head} differs"
-            )
-        left_over.remove(lm_head)
+    if config.tie_embeddings:
+        left_over.discard(lm_head)  # equal to the embedding: see with_stored_head
     if left_over:
         raise CheckpointError(f"{checkpoint.name} holds unknown {_named(left_over)}")
     _check_shapes(checkpoint, family, config)
@@ -130,6 +146,17 @@ def _check_shapes(checkpoint: Checkpoint, family: Family, config: ModelConfig) -
             check(modules, "weight", (rows, columns))
             if linear in config.biased_linears:
                 check(modules, "bias", (rows,))
+
+
+def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """A tensor of numbers; CheckpointError for one that holds NaN or infinity."""
+    tensor = checkpoint.tensor(name)
+    if not torch.isfinite(tensor).all():
+        kind = "NaN" if torch.isnan(tensor).any() else "infinity"
+        raise CheckpointError(
+            f"{checkpoint.name}: {name} holds {kind}, so every text would; get the checkpoint again"
+        )
+    return tensor
 
 
 def _equal(checkpoint: Checkpoint, left: str, right: str) -> bool:

@@ -53,6 +53,9 @@ class CacheRows:
     def __iter__(self) -> Iterator[Row]:
         return chain.from_iterable(group.rows for group in self.groups)
 
+    def __contains__(self, row: Row) -> bool:
+        return row is self.prefilling or any(row in group.places for group in self.groups)
+
     def begin(self, row: Row) -> None:
         """Give a row its place for the prefill."""
         assert self.prefilling is None

@@ -1,7 +1,7 @@
 """What a caller may ask of one generation, and how it combines with the engine's exit policy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -14,6 +14,13 @@ from river_trt.spec import ExitPolicy
 PrefillMode = Literal["off", "sequence"]
 DecodeScope = Literal["token", "batch"]
 Mode = Literal["river", "lossless", "full"]
+# What every token of a generation is compared with, and every other request waits for.
+MOST_STOP_STRINGS, LONGEST_STOP_STRING = 128, 1024  # strings, characters of one
+MOST_STOP_CHARACTERS = 16384  # of all strings: the states of a search for them
+MOST_VALUES = 4096  # of stop_token_ids, tau and pinned
+
+
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,9 @@ class GenerationConfig:
     repetition_penalty: > 0, 1 is off; counts the prompt's tokens too.
     seed: prompt i of a call draws from the stream of `seed + i`, whatever the other prompts are;
         None draws anew each time.
-    stop: strings that end the text and are cut from it; needs an engine with a tokenizer.
+    stop: strings that end the text and are cut from it; needs an engine with a tokenizer. At most
+        128, of at most 1,024 characters each and 16,384 together. Special tokens may be named in
+        them: the text, which does not show them, ends where the token comes.
     stop_token_ids: token ids that end it, beside the model's end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
     mode: "river" leaves the backbone as the exit policy says; "full" is the backbone alone;
@@ -74,18 +83,31 @@ class GenerationConfig:
         _check_choice("prefill", self.prefill, get_args(PrefillMode))
         _check_choice("gate_scope", self.gate_scope, get_args(DecodeScope))
 
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(s, str) and s for s in stop):
-            raise RiverError(f"stop must be strings that are not empty, got {stop!r}")
+        # None is no value, as clients send it.
+        stop = _items("stop", self.stop, MOST_STOP_STRINGS)
+        for text in stop:
+            if not isinstance(text, str) or not text:
+                raise RiverError(f"stop must be strings that are not empty, got {stop!r:.200}")
+            if len(text) > LONGEST_STOP_STRING:
+                raise RiverError(
+                    f"a string in stop may have {LONGEST_STOP_STRING} characters, got {len(text)}"
+                )
+        if sum(map(len, stop)) > MOST_STOP_CHARACTERS:
+            raise RiverError(
+                f"the strings in stop may have {MOST_STOP_CHARACTERS} characters together, "
+                f"got {sum(map(len, stop))}"
+            )
         object.__setattr__(self, "stop", stop)
-        for token in self.stop_token_ids:
+        ids = _items("stop_token_ids", self.stop_token_ids, MOST_VALUES)
+        for token in ids:
             _check_int("a token id in stop_token_ids", token, 0)
-        object.__setattr__(self, "stop_token_ids", tuple(int(t) for t in self.stop_token_ids))
+        object.__setattr__(self, "stop_token_ids", tuple(map(int, ids)))
         object.__setattr__(self, "tau", _freeze_tau(self.tau))
         if self.pinned is not None:
-            for layer in self.pinned:
+            layers = _items("pinned", self.pinned, MOST_VALUES)
+            for layer in layers:
                 _check_int("a layer in pinned", layer, 1)
-            object.__setattr__(self, "pinned", tuple(int(layer) for layer in self.pinned))
+            object.__setattr__(self, "pinned", tuple(map(int, layers)))
         if self.mode != "river":
             self._check_backbone_output()
 
@@ -153,26 +175,53 @@ def _freeze_tau(tau: Any) -> float | tuple[float, ...] | None:
     if tau is None:
         return None
     is_number = isinstance(tau, Real) and not isinstance(tau, bool)
+    items = () if is_number else _items("tau", tau, MOST_VALUES)
     try:
-        values = (float(tau),) if is_number else tuple(float(v) for v in tau)
-    except (TypeError, ValueError) as error:
-        raise RiverError(f"tau must be a number or a list of numbers, got {tau!r}") from error
+        values = (float(tau),) if is_number else tuple(map(float, items))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RiverError(f"tau must be a number or a list of numbers, got {tau!r:.200}") from error
     if any(math.isnan(v) for v in values):
         raise RiverError("tau holds NaN; use inf to forbid an exit and -inf to force one")
+    if any(LARGEST_FLOAT < abs(value) < math.inf for value in values):
+        raise RiverError("tau must fit float32; use inf to forbid an exit and -inf to force one")
     return values[0] if is_number else values
+
+
+def _items(name: str, values: Any, most: int) -> tuple[Any, ...]:
+    if isinstance(values, str):
+        return (values,)
+    if values is None:
+        return ()
+    if not isinstance(values, Iterable) or not isinstance(values, Sized):
+        raise RiverError(f"{name} must be a list, got {_shown(values)}")
+    if len(values) > most:
+        raise RiverError(f"{name} may hold {most} values, got {len(values)}")
+    return tuple(values)
 
 
 def _check_int(name: str, value: Any, minimum: int) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
-        raise RiverError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+        raise RiverError(
+            f"{name} must be a whole number of at least {minimum}, got {_shown(value)}"
+        )
 
 
 def _check_float(name: str, value: Any, rule: str, accepts: Any) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not accepts(value):
-        raise RiverError(f"{name} must be a number {rule}, got {value!r}")
+    try:
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        number = False
+    if not number or not accepts(value):
+        raise RiverError(f"{name} must be a number {rule}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise RiverError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise RiverError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from river_trt.backends.base import Session, StepOutput
+from river_trt.backends.base import Session, Step, StepOutput
 from river_trt.cache_rows import CacheRows, Group
 from river_trt.errors import EngineError
+from river_trt.faults import row_failure
 from river_trt.lossless.decoding import Given, LosslessDecoder
 from river_trt.results import TokenEvent
 from river_trt.row import Row
-from river_trt.spec import GATE_SCOPES, ExitPolicy
+from river_trt.spec import ExitPolicy, GateScope
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,23 +101,27 @@ class Decoder:
         ids = row.prompt[None, start : start + self.next_chunk(row)]
         row.past_length += ids.shape[1]
         return self._session.step(
-            ids,
-            self.rows.prefill_place,
-            np.array([start], np.int32),
-            np.array([ids.shape[1] - 1], np.int64),
-            policy,
-            GATE_SCOPES["sequence"],
+            Step(
+                ids,
+                self.rows.prefill_place,
+                np.array([start], np.int32),
+                np.array([ids.shape[1] - 1], np.int64),
+                policy,
+                GateScope.SEQUENCE,
+            )
         )
 
     def _decode_step(self, group: Group) -> Given:
         row = group.places[0]  # policy and scope are the group's
         out = self._session.step(
-            np.array([[row.token_ids[-1]] for row in group.places], np.int64),
-            group.first,
-            np.array([row.past_length for row in group.places], np.int32),
-            np.zeros(1, np.int64),
-            row.policy,
-            row.scope,
+            Step(
+                np.array([[row.token_ids[-1]] for row in group.places], np.int64),
+                group.first,
+                np.array([row.past_length for row in group.places], np.int32),
+                np.zeros(1, np.int64),
+                row.policy,
+                row.scope,
+            )
         )
         given: Given = {}
         for row, logits, exits in zip(group.rows, out.logits, out.exit_layer, strict=False):
@@ -129,8 +134,8 @@ def _accept(row: Row, logits: np.ndarray, exit_layer: int) -> list[str | EngineE
     """The row's new text; an error is the row's own and leaves the others alone."""
     try:
         return [row.accept(logits, exit_layer)]
-    except EngineError as error:
-        return [error]
+    except BaseException as error:  # of the sampler, the tokenizer's decoder
+        return [row_failure(error)]
 
 
 def _goes_on(row: Row, given: list[str | EngineError]) -> bool:

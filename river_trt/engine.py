@@ -1,30 +1,30 @@
 """Load an engine directory and generate with it."""
 
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from numbers import Integral
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from river_trt.backends import open_session
-from river_trt.backends.base import DecodingLoop, Session, SessionOptions
+from river_trt.backends.base import DecodingLoop, SessionOptions
+from river_trt.backends.device import gpu_index
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
-from river_trt.decoding import Decoder
-from river_trt.engine_dir import read_directions, read_engine_dir
-from river_trt.errors import PromptError, RiverError
+from river_trt.engine_dir import read_directions
+from river_trt.engine_files import loading
+from river_trt.errors import RiverError
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, step_cost
 from river_trt.manifest import Manifest
+from river_trt.prompts import Prompt, PromptReader, as_prompts
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
 from river_trt.sampling import row_generator
-from river_trt.spec import GATE_SCOPES, ExitPolicy
-from river_trt.tokenizer import TextStream, Tokenizer
+from river_trt.spec import ExitPolicy
+from river_trt.stepping import Stepper
+from river_trt.text import ChatOptions, TextStream, Tokenizer
 
 if TYPE_CHECKING:
     from river_trt.serving.scheduler import Scheduler
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_QUEUE = 64
 
-Prompt = str | Sequence[int] | np.ndarray
 Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
 
 
@@ -45,6 +44,7 @@ def load(
     verify: bool = True,
     prefill_chunk: int = 512,
     batch_invariant: bool = False,
+    device: str | None = None,
 ) -> "Engine":
     """Load the engine directory `path`.
 
@@ -59,29 +59,41 @@ def load(
     batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
         a batch with. Where the kernels need it, a lone row then steps as one of two, which costs
         time (docs/serving.md).
+    device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
     directory = Path(path)
-    manifest = read_engine_dir(directory, verify=verify)
-    limit = manifest.model.shape.max_seq_len
-    cache_length = min(limit, 4096) if max_seq_len is None else max_seq_len
-    if not 1 <= cache_length <= limit:
-        raise RiverError(f"max_seq_len must be in 1..{limit} for this model, got {cache_length}")
-    for name, value in (
-        ("max_batch_size", max_batch_size),
-        ("threads", 1 if threads is None else threads),
-        ("prefill_chunk", prefill_chunk),
-    ):
-        if value < 1:
-            raise RiverError(f"{name} must be at least 1, got {value}")
-    tokenizer = Tokenizer.from_engine_dir(directory, manifest)
-    policy = manifest.policy.to_policy(read_directions(directory, manifest))
-    twins = batch_invariant and not manifest.rows_are_independent
-    spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
-    options = SessionOptions(max_batch_size, cache_length, threads, spare_rows)
-    session = open_session(directory, manifest, options)
-    return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, twins)
+    with loading(directory, verify) as manifest:
+        limit = manifest.model.shape.max_seq_len
+        cache_length = min(limit, 4096) if max_seq_len is None else max_seq_len
+        if not 1 <= cache_length <= limit:
+            raise RiverError(
+                f"max_seq_len must be in 1..{limit} for this model, got {cache_length}"
+            )
+        for name, value in (
+            ("max_batch_size", max_batch_size),
+            ("threads", 1 if threads is None else threads),
+            ("prefill_chunk", prefill_chunk),
+        ):
+            if value < 1:
+                raise RiverError(f"{name} must be at least 1, got {value}")
+        tokenizer = Tokenizer.from_engine_dir(directory, manifest)
+        policy = manifest.policy.to_policy(read_directions(directory, manifest))
+        twins = batch_invariant and not manifest.rows_are_independent
+        spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
+        gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
+        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu)
+        opened = open_session(directory, manifest, options)
+        if isinstance(opened, DecodingLoop):
+            if batch_invariant:
+                raise RiverError(
+                    f"batch_invariant is not offered by {manifest.backend.name}, which forms "
+                    "batches by itself"
+                )
+            return Engine(manifest, policy, tokenizer, opened, options)
+        stepper = Stepper(opened, manifest, options, prefill_chunk, batch_invariant=twins)
+        return Engine(manifest, policy, tokenizer, stepper, options)
 
 
 class Engine:
@@ -89,7 +101,8 @@ class Engine:
 
     Attributes: manifest; policy, the engine's own ExitPolicy; draft_policy, what drafts in
     lossless mode; tokenizer, None when the engine
-    takes token ids only; num_layers; max_batch_size; max_seq_len, the cache slots of a row.
+    takes token ids only; num_layers; max_batch_size; max_seq_len, the cache slots of a row;
+    gap_acceptance, what lossless mode has learned.
     """
 
     def __init__(
@@ -97,16 +110,9 @@ class Engine:
         manifest: Manifest,
         policy: ExitPolicy,
         tokenizer: Tokenizer | None,
-        session: Session | DecodingLoop,
+        loop: DecodingLoop,
         options: SessionOptions,
-        prefill_chunk: int = 512,
-        batch_invariant: bool = False,
     ) -> None:
-        if batch_invariant and isinstance(session, DecodingLoop):
-            raise RiverError(
-                f"batch_invariant is not offered by {manifest.backend.name}, which forms batches "
-                "by itself"
-            )
         self.manifest = manifest
         self.policy = policy
         self.draft_policy = manifest.draft.to_policy(manifest.model.shape.num_layers)
@@ -114,11 +120,9 @@ class Engine:
         self.num_layers = manifest.model.shape.num_layers
         self.max_batch_size = options.max_batch_size
         self.max_seq_len = options.cache_length
-        self._opened = session
-        self._prefill_chunk = prefill_chunk
-        self._batch_invariant = batch_invariant
-        self._gap_acceptance = GapAcceptance()  # learns from all that is drafted here
-        self._lock = threading.Lock()
+        self._loop = loop
+        self._prompts = PromptReader(manifest.model.shape.vocab_size, self.max_seq_len, tokenizer)
+        self.gap_acceptance = GapAcceptance()  # learns from all that is drafted here
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], config: GenerationConfig | None = None
@@ -146,9 +150,9 @@ class Engine:
         """
         config = config or GenerationConfig()
         rows = [
-            self._row(index, prompt, config) for index, prompt in enumerate(_as_prompts(prompts))
+            self.make_row(index, prompt, config) for index, prompt in enumerate(as_prompts(prompts))
         ]
-        return self._run(rows)
+        return self._loop.run(rows)
 
     def serve(
         self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
@@ -156,19 +160,23 @@ class Engine:
         """An asyncio server over this engine, with continuous batching: `async with` it.
 
         max_batch_size: requests that decode together, by default as many as the engine takes.
-        max_queue: requests that may wait beyond those; more are rejected. While it is open the
-        engine does nothing else. Raises RiverError for a value out of range or a busy engine.
+        max_queue: requests that may wait beyond those; more are rejected. Raises RiverError for a
+        value out of range. From `async with` to its end the engine does nothing else; entering
+        raises RiverError when it is busy.
         """
         from river_trt.serving.server import Server  # asyncio, for those who serve
 
-        return Server(self.scheduler(max_batch_size=max_batch_size, max_queue=max_queue))
+        options = self._serving_options(max_batch_size, max_queue)
+        return Server(lambda: self._open_scheduler(*options))
 
     def scheduler(
         self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
     ) -> "Scheduler":
         """What `serve` runs on, for threads of one's own: see serving/scheduler.py."""
-        from river_trt.serving.scheduler import Scheduler
+        return self._open_scheduler(*self._serving_options(max_batch_size, max_queue))
 
+    def _serving_options(self, max_batch_size: int | None, max_queue: int) -> tuple[int, int]:
+        """Both, checked."""
         size = self.max_batch_size if max_batch_size is None else max_batch_size
         if not 1 <= size <= self.max_batch_size:
             raise RiverError(
@@ -177,102 +185,68 @@ class Engine:
             )
         if max_queue < 0:
             raise RiverError(f"max_queue must be at least 0, got {max_queue}")
-        _ = self._session  # a loop of its own has a scheduler of its own
-        self._acquire()
-        return Scheduler(self._decoder(), self._row, self._lock.release, size, max_queue)
+        _ = self.stepper  # a loop of its own has a scheduler of its own
+        return size, max_queue
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's turn.
+    def _open_scheduler(self, size: int, max_queue: int) -> "Scheduler":
+        from river_trt.serving.scheduler import Scheduler
+
+        stepper = self.stepper
+        stepper.caller.acquire()
+        return Scheduler(stepper.decoder(), self.make_row, stepper.caller.release, size, max_queue)
+
+    def chat_prompt(
+        self, messages: Sequence[Message], options: ChatOptions | None = None
+    ) -> list[int]:
+        """Token ids of a conversation, by default ready for the assistant's turn.
 
         messages: dicts with "role" and "content". Raises RiverError when the engine has no
         tokenizer or chat template, or the template refuses the messages.
         """
         if self.tokenizer is None:
             raise RiverError("a chat needs a tokenizer, and this engine takes token ids only")
-        return self.tokenizer.chat_prompt(messages)
+        text = self.tokenizer.chat_text(messages, options or ChatOptions())
+        self._prompts.check_length(text)
+        return self.tokenizer.encode(text, add_special_tokens=False)  # the template writes its own
 
     def forward(
-        self,
-        token_ids: np.ndarray,  # [batch, seq] integers
-        policy: ExitPolicy | None = None,  # None: the engine's own
-        logit_indices: np.ndarray | None = None,  # [num_logits] positions; None: all
-        gate_scope: str = "token",  # a key of spec.GATE_SCOPES
-        first_row: int = 0,  # the cache row of the first sequence
-        past_length: int = 0,  # tokens that each row holds already, from a pass before
+        self, token_ids: np.ndarray, policy: ExitPolicy | None = None, **options: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One parallel pass, for evaluation and tests.
+        """`stepper.forward`, by the engine's own policy where none is given."""
+        return self.stepper.forward(token_ids, policy or self.policy, **options)
 
-        Returns logits float32 [batch, num_logits, vocab] and exit_layer int32 [batch, seq].
-        With gate_scope "token" this equals decoding the same tokens one by one, and a long text
-        may be given in several passes. Raises RiverError for rows beyond max_batch_size, more
-        tokens than max_seq_len, or a policy of another number of layers.
-        """
-        ids = np.asarray(token_ids)
-        most = self.max_batch_size - first_row
-        if first_row < 0 or ids.ndim != 2 or not ids.size or ids.shape[0] > most:
-            raise RiverError(
-                f"forward takes token ids [1..{most}, seq] from cache row {first_row} of "
-                f"{self.max_batch_size} on, got {list(ids.shape)}"
-            )
-        if past_length < 0 or past_length + ids.shape[1] > self.max_seq_len:
-            raise RiverError(
-                f"{ids.shape[1]} tokens after {past_length} do not fit the cache of "
-                f"{self.max_seq_len} slots"
-            )
-        rows = np.stack([self._token_ids(row) for row in ids])
-        policy = policy or self.policy
-        if len(policy.tau) != self.num_layers:
-            raise RiverError(f"the policy has {len(policy.tau)} layers, not {self.num_layers}")
-        if gate_scope not in GATE_SCOPES:
-            raise RiverError(f"gate_scope must be one of {', '.join(GATE_SCOPES)}: {gate_scope!r}")
-        indices = np.arange(rows.shape[1]) if logit_indices is None else np.asarray(logit_indices)
-        if indices.dtype.kind not in "iu" or not np.isin(indices, np.arange(rows.shape[1])).all():
-            raise RiverError(f"logit_indices must be positions in 0..{rows.shape[1] - 1}")
-        past = np.full(len(rows), past_length, np.int32)
-        scope = GATE_SCOPES[gate_scope]
-        with self._exclusive():
-            out = self._session.step(rows, first_row, past, indices.astype(np.int64), policy, scope)
-            return out.logits.copy(), out.exit_layer.copy()
-
-    def read_cache(
-        self,
-        row: int,  # 0..max_batch_size - 1
-        length: int,  # the first `length` slots
-    ) -> np.ndarray:
-        """A copy of a row's K and V, float32 [L, 2, num_kv_heads, length, head_dim].
-
-        K is stored with its rotary angle. What the row holds is of the last `forward` over it.
-        """
-        if not (0 <= row < self.max_batch_size and 0 <= length <= self.max_seq_len):
-            raise RiverError(
-                f"the cache has rows 0..{self.max_batch_size - 1} of {self.max_seq_len} slots; "
-                f"got row {row}, length {length}"
-            )
-        with self._exclusive():
-            return self._session.read_row(row, length)
+    def read_cache(self, row: int, length: int) -> np.ndarray:
+        """`stepper.read_cache`."""
+        return self.stepper.read_cache(row, length)
 
     @property
-    def _session(self) -> Session:
-        """What steps one at a time need; RiverError where the backend has a loop of its own."""
-        if isinstance(self._opened, DecodingLoop):
+    def stepper(self) -> Stepper:
+        """What runs the engine step by step: for evaluation, servers and tests.
+
+        Raises RiverError where the backend has a decoding loop of its own.
+        """
+        if not isinstance(self._loop, Stepper):
             raise RiverError(
                 f"the backend {self.manifest.backend.name} runs its own decoding loop: it can "
                 "generate and stream, but not score texts, read its cache or serve from here"
             )
-        return self._opened
+        return self._loop
 
-    def _row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
+    def make_row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
+        """A prompt ready to run, the `index`-th of its call.
+
+        Raises RiverError for a prompt or a config that this engine does not take.
+        """
         if config.stop and self.tokenizer is None:
             raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
-        if isinstance(self._opened, DecodingLoop):
-            self._opened.check(config)
+        self._loop.check(config)
         policy = resolve_policy(config, self.policy, self.num_layers)
-        ids = self._token_ids(prompt)
+        ids = self._prompts.read(prompt)
         seen = None
         if config.repetition_penalty != 1.0:
             seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
             seen[ids] = True
-        text = TextStream(self.tokenizer, config.stop) if self.tokenizer else None
+        text = TextStream(self.tokenizer, config.stop, ids.tolist()) if self.tokenizer else None
         return Row(
             index,
             ids,
@@ -295,76 +269,6 @@ class Engine:
         return Draft(
             policy,
             DraftLength(cost, config.max_draft_tokens),
-            self._gap_acceptance if greedy else None,
+            self.gap_acceptance if greedy else None,
             adapts=greedy or config.seed is None,
         )
-
-    def _token_ids(self, prompt: Prompt) -> np.ndarray:
-        """The prompt as int64 [prompt_tokens], checked against the vocabulary and the cache."""
-        if isinstance(prompt, str):
-            if not prompt:
-                raise PromptError("the prompt is empty; give at least one character")
-            if self.tokenizer is None:
-                raise PromptError(
-                    "this engine has no tokenizer and takes token ids only; "
-                    "give lists of ids in place of strings"
-                )
-            prompt = self.tokenizer.encode(prompt)
-        try:
-            ids = np.asarray(prompt)
-        except ValueError:  # a ragged list
-            ids = np.zeros((1, 1))
-        if ids.size == 0:
-            raise PromptError("the prompt is empty; give at least one token")
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise PromptError(f"a prompt is a string or a list of token ids, got {prompt!r:.60}")
-        vocab_size = self.manifest.model.shape.vocab_size
-        if ids.min() < 0 or ids.max() >= vocab_size:
-            bad = ids[(ids < 0) | (ids >= vocab_size)][0]
-            raise PromptError(f"token id {bad} is outside the vocabulary 0..{vocab_size - 1}")
-        if len(ids) > self.max_seq_len:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens but the cache has {self.max_seq_len} slots; "
-                "shorten it, or load the engine with a larger max_seq_len"
-            )
-        return ids.astype(np.int64)
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        self._acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    def _acquire(self) -> None:
-        """The cache serves one caller: a second one fails at once instead of mixing texts."""
-        if not self._lock.acquire(blocking=False):
-            raise RiverError(
-                "the engine is busy with another generation; finish or close that stream first"
-            )
-
-    def _decoder(self) -> Decoder:
-        return Decoder(self._session, self._prefill_chunk, batch_invariant=self._batch_invariant)
-
-    def _run(self, rows: list[Row]) -> Generator[TokenEvent, None, None]:
-        with self._exclusive():
-            if isinstance(self._opened, DecodingLoop):
-                yield from self._opened.run(rows)  # it queues what does not fit
-                return
-            for start in range(0, len(rows), self.max_batch_size):
-                yield from self._decoder().run(rows[start : start + self.max_batch_size])
-
-
-def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several: a string or a flat list of ids is one."""
-    if isinstance(prompts, str):
-        return [prompts]
-    if not isinstance(prompts, Sequence | np.ndarray):
-        raise RiverError(f"prompts are strings or lists of token ids, got {prompts!r:.60}")
-    items = list(prompts)
-    if not items:
-        raise RiverError("the prompt is empty; give at least one token")
-    if isinstance(items[0], Integral):
-        return [items]
-    return items

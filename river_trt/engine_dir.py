@@ -11,16 +11,17 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from river_trt.engine_files import MANIFEST_FILE, EngineFiles
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, DraftInfo, FileInfo, Manifest, PolicyInfo
+from river_trt.plain_file import read_plain
 from river_trt.spec import ExitPolicy
 
-MANIFEST_FILE = "manifest.json"
 UNWRITABLE = (
     errno.EACCES,
     errno.EEXIST,
@@ -99,21 +100,10 @@ def read_engine_dir(path: Path, verify: bool = True) -> Manifest:
     verify: compare the hashes too, not only presence and size. Raises EngineError for a directory
     that is missing, no engine, damaged, or lists a path that leaves it.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise EngineError(f"{path} is not a directory; build an engine with `river-trt build`")
-    if not (path / MANIFEST_FILE).is_file():
-        raise EngineError(
-            f"{path} holds no {MANIFEST_FILE}, so it is not a river engine; "
-            "build one with `river-trt build`"
-        )
-    try:
-        manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise EngineError(f"{MANIFEST_FILE} is not UTF-8 text; {REBUILD}") from error
-    for name, info in manifest.files.items():
-        _check_file(path, name, info, verify)
-    return manifest
+    with EngineFiles(Path(path)) as files:
+        if verify:
+            files.verify()
+        return files.manifest
 
 
 def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
@@ -122,8 +112,13 @@ def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
     if name is None:
         return None
     shape = (manifest.model.shape.num_layers, manifest.model.shape.hidden_size)
-    values = np.fromfile(path / name, "<f4")
-    if values.size != shape[0] * shape[1]:
+    most = 4 * shape[0] * shape[1]
+    try:
+        data = read_plain(path / name, most)
+    except OSError as error:
+        raise EngineError(f"{name} cannot be read: {error.strerror}; {REBUILD}") from error
+    values = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+    if len(data) != most or values.size != shape[0] * shape[1]:
         raise EngineError(f"{name} must hold {list(shape)} float32 values; {REBUILD}")
     return values.astype(np.float32).reshape(shape)
 
@@ -176,29 +171,6 @@ def _write_whole(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _check_file(directory: Path, name: str, info: FileInfo, verify: bool) -> None:
-    parts = PurePosixPath(name).parts
-    file = directory / name
-    inside = file.resolve().is_relative_to(directory.resolve())  # follows symbolic links
-    if not parts or name.startswith("/") or "\\" in name or ".." in parts or not inside:
-        raise EngineError(
-            f"manifest.json lists {name!r}, which leaves the engine directory; "
-            "do not use this engine"
-        )
-    if not file.is_file():
-        raise EngineError(f"{name} is missing from {directory}; copy it again or {REBUILD}")
-    size = file.stat().st_size
-    if size != info.size:
-        raise EngineError(
-            f"{name} has {size} bytes instead of {info.size}; copy the engine again or {REBUILD}"
-        )
-    if verify and sha256(file) != info.sha256:
-        raise EngineError(
-            f"{name} is damaged: its SHA-256 is not the manifest's; "
-            f"copy the engine again or {REBUILD}"
-        )
 
 
 def _check_target(out: Path, force: bool) -> None:

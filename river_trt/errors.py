@@ -17,5 +17,9 @@ class CheckpointError(RiverError):
     """A model checkpoint is missing, incomplete, unsafe, or of an unsupported family."""
 
 
+class RiverWarning(UserWarning):
+    """Something works, but not as the user may think; the CLI prints it in one line."""
+
+
 class MissingDependencyError(RiverError):
     """An optional package is needed; the message holds the pip command that installs it."""

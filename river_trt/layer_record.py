@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from river_trt.errors import EngineError
+from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
+from river_trt.plain_file import read_text
 
 RECORD_FILE = "layers.json"
+MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,15 @@ class LayerRecord:
     @classmethod
     def from_json(cls, text: str) -> "LayerRecord":
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = parse_json(text)
             slots = tuple(CacheSlot(**slot) for slot in data["cache_slots"])
             layers = tuple(NetworkLayer(**layer) for layer in data["layers"])
             return cls(**(data | {"cache_slots": slots, "layers": layers}))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EngineError(f"{RECORD_FILE} cannot be read ({error}); {REBUILD}") from error
 
 
 def read_record(directory: Path) -> LayerRecord | None:
     """None for an engine that has none: those of other backends."""
     path = directory / RECORD_FILE
-    return LayerRecord.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return LayerRecord.from_json(read_text(path, MOST_BYTES)) if path.exists() else None

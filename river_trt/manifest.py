@@ -3,20 +3,27 @@
 import dataclasses
 import json
 import math
+import re
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from river_trt.errors import EngineError
+from river_trt.json_text import parse_json
+from river_trt.manifest_limits import DTYPE_BYTES as DTYPE_BYTES
+from river_trt.manifest_limits import REBUILD as REBUILD
+from river_trt.manifest_limits import check_limits
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
-SCHEMA_VERSION = 1
+# Controls, which a terminal obeys and no file name has, and halves of characters.
+FOREIGN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+MOST_NUMBER = 10**300  # of a float; more would be no number, or infinite
+# Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
+SCHEMA_VERSION = 2
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-REBUILD = "rebuild the engine with `river-trt build`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class BackendInfo:
     kernels: Kernels | None = None  # of the CPU backend
     kernels_abi: int | None = None  # native_library.ABI_VERSION, of native kernels
     mode: TensorRTMode | None = None  # of the TensorRT backends
+    # Of TensorRT: the engine file holds code for the host, so that later versions can run it.
+    version_compatible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,30 @@ class ByteCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingInfo:
+    """What generation_config.json says of sampling; None where it says nothing.
+
+    A temperature of 0 is greedy: the model's publisher does not sample.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextInfo:
+    """special_tokens: those that chat templates know by name ("bos_token"), as the model's
+    tokenizer_config.json says. sampling: used where a caller asks for nothing else.
+    """
+
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    sampling: SamplingInfo = SamplingInfo()
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     size: int
     sha256: str
@@ -135,15 +168,11 @@ class Manifest:
     engine_file: str
     files: dict[str, FileInfo]
     draft: DraftInfo = DraftInfo()
+    text: TextInfo = field(default_factory=TextInfo)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for dimension, size in dataclasses.asdict(self.model.shape).items():
-            if size < 1:
-                raise EngineError(
-                    f"manifest.json: model.shape.{dimension} must be at least 1, "
-                    f"got {size}; {REBUILD}"
-                )
+        check_limits(self)
         num_layers = self.model.shape.num_layers
         if len(self.policy.tau) != num_layers:
             raise EngineError(
@@ -179,26 +208,26 @@ class Manifest:
     def from_json(cls, text: str) -> "Manifest":
         """Parse manifest.json; raises EngineError on anything it does not know exactly."""
         try:
-            data = json.loads(text, parse_constant=_reject_constant)
+            data = parse_json(text, _reject_constant)
         except ValueError as error:
             raise EngineError(f"manifest.json is not valid JSON ({error}); {REBUILD}") from error
         return cls.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: Any) -> "Manifest":
-        # The schema comes first: other keys of a newer schema are no error of this file.
+        # The schema comes first: other keys of another schema are no error of this file.
         version = data.get("schema_version") if isinstance(data, dict) else None
         if type(version) is int and version > SCHEMA_VERSION:
             raise EngineError(
                 f"the engine has manifest schema {version} but this river-trt reads up to "
                 f"{SCHEMA_VERSION}; upgrade with `pip install -U river-trt`"
             )
-        manifest: Manifest = _decode(cls, data, "")
-        if manifest.schema_version != SCHEMA_VERSION:
+        if type(version) is int and version < SCHEMA_VERSION:
             raise EngineError(
-                f"the engine has manifest schema {manifest.schema_version} but this river-trt "
-                f"reads {SCHEMA_VERSION}; {REBUILD}"
+                f"the engine has manifest schema {version} but this river-trt reads "
+                f"{SCHEMA_VERSION}; {REBUILD}"
             )
+        manifest: Manifest = _decode(cls, data, "")
         return manifest
 
 
@@ -229,13 +258,21 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {key: _decode(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            _decode(str, key, f"a key of {where}"): _decode(args[1], item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _decode_dataclass(kind, value, where)
     if kind is float and value in ("inf", "-inf"):
         return float(value)
-    if kind is float and type(value) in (int, float):
+    if kind is float and type(value) in (int, float) and abs(value) < MOST_NUMBER:
         return float(value)
+    if kind is str and type(value) is str and FOREIGN.search(value):
+        raise EngineError(
+            f"manifest.json: {where} must be printable text, got {json.dumps(value)[:60]}; "
+            f"{REBUILD}"
+        )
     if kind in (int, str, bool) and type(value) is kind:
         return value
     expected = kind.__name__ if isinstance(kind, type) and origin is None else kind
@@ -251,7 +288,7 @@ def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     for key in value:
         if key not in hints:
             raise EngineError(f"manifest.json: unknown key {prefix}{key}; {REBUILD}")
-    for field in dataclasses.fields(kind):
-        if field.name not in value:
-            raise EngineError(f"manifest.json: {prefix}{field.name} is missing; {REBUILD}")
+    for known in dataclasses.fields(kind):
+        if known.name not in value:
+            raise EngineError(f"manifest.json: {prefix}{known.name} is missing; {REBUILD}")
     return kind(**{key: _decode(hints[key], item, prefix + key) for key, item in value.items()})

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
+from river_trt.manifest import FOREIGN
+from river_trt.plain_file import read_text
 from river_trt.spec import ExitPolicy
 
 FORMAT = "river-trt policy 1"
+MOST_BYTES = 256 << 20  # of directions for the largest models, as text
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 KEYS = {"format", "model", "config_sha256", "calibration", "tau", "pinned", "directions"}
 
 
@@ -50,9 +55,9 @@ class PolicyFile:
     def read(cls, path: Path) -> "PolicyFile":
         """RiverError, naming the value, for anything but what `write` makes."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RiverError(f"{path} cannot be read: {error.strerror}") from error
+            document = parse_json(read_text(path, MOST_BYTES))
+        except RiverError:
+            raise
         except ValueError as error:
             raise RiverError(f"{path} is not JSON ({error})") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -62,11 +67,11 @@ class PolicyFile:
             state = "missing" if wrong[0] in KEYS else "unknown"
             raise RiverError(f"{path}: key {wrong[0]!r} is {state}")
         for key in ("model", "config_sha256", "calibration"):
-            if not isinstance(document[key], str):
-                raise RiverError(f"{path}: {key} must be a string")
+            if not isinstance(document[key], str) or FOREIGN.search(document[key]):
+                raise RiverError(f"{path}: {key} must be printable text")
         try:
             policy = _read_policy(document)
-        except (TypeError, ValueError) as error:  # RiverError is a ValueError
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RiverError(f"{path}: {error}") from error
         return cls(document["model"], document["config_sha256"], document["calibration"], policy)
 
@@ -88,7 +93,10 @@ class PolicyFile:
 
 
 def _read_policy(document: dict[str, Any]) -> ExitPolicy:
-    tau = np.array([float(value) for value in document["tau"]], np.float32)
+    values = [float(value) for value in document["tau"]]
+    if any(LARGEST_FLOAT < abs(value) < np.inf for value in values):
+        raise ValueError("tau must fit float32")
+    tau = np.array(values, np.float32)
     pinned = np.zeros(len(tau), np.bool_)
     for layer in document["pinned"]:
         pinned[_index(layer, len(tau))] = True

@@ -9,8 +9,8 @@ from river_trt.config import GenerationConfig
 from river_trt.lossless.draft import Draft
 from river_trt.results import FinishReason, GenerationResult, TokenEvent
 from river_trt.sampling import sample
-from river_trt.spec import GATE_SCOPES, ExitPolicy, backbone_layers
-from river_trt.tokenizer import TextStream
+from river_trt.spec import ExitPolicy, GateScope, backbone_layers
+from river_trt.text import TextStream
 
 StepKey = tuple[bytes, bytes, int, str]
 
@@ -48,9 +48,8 @@ class Row:
         )
 
     @property
-    def scope(self) -> int:
-        """A value of spec.GATE_SCOPES."""
-        return GATE_SCOPES[self.config.gate_scope]
+    def scope(self) -> GateScope:
+        return GateScope.named(self.config.gate_scope)
 
     @property
     def filled(self) -> int:

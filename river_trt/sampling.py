@@ -7,7 +7,7 @@ import numpy as np
 from river_trt.config import GenerationConfig
 from river_trt.errors import EngineError
 
-TINY = float(np.finfo(np.float32).tiny)
+TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def row_generator(seed: int | None, index: int) -> np.random.Generator:
@@ -104,7 +104,11 @@ def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray
     """Repetition penalty (CTRL, arXiv:1909.05858): seen tokens' logits move towards minus."""
     out = logits.copy()
     values = out[seen]
-    out[seen] = np.where(values < 0, values * penalty, values / penalty)
+    factor = np.float32(min(max(penalty, TINY), LARGEST))
+    with np.errstate(over="ignore"):
+        moved = np.where(values < 0, values * factor, values / factor)
+    # A penalty of any size leaves numbers; logits that are none stay what they are.
+    out[seen] = np.where(np.isfinite(values), moved.clip(-LARGEST, LARGEST), values)
     return out
 
 

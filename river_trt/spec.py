@@ -1,16 +1,30 @@
 """The contract between the builders and the runtime: what a model is and how a step is called."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 import numpy as np
 
-from river_trt.errors import RiverError
+from river_trt.errors import EngineError, RiverError
 
 GateKind = Literal["similarity", "direction"]
 
-# Scope of the gate's decision, as passed to the engine input `gate_scope`.
-GATE_SCOPES = {"token": 0, "sequence": 1, "batch": 2}
+
+class GateScope(IntEnum):
+    """What decides together whether it exits; the value of the engine input `gate_scope`."""
+
+    TOKEN = 0  # each token by itself
+    SEQUENCE = 1  # the tokens of a row: the least score decides for all
+    BATCH = 2  # all tokens of the step
+
+    @classmethod
+    def named(cls, name: str) -> "GateScope":
+        """The scope that users call "token", "sequence" or "batch"; RiverError for another."""
+        known = {scope.name.lower(): scope for scope in cls}
+        if name not in known:
+            raise RiverError(f"gate_scope must be one of {', '.join(known)}, got {name!r}")
+        return known[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +48,7 @@ class ModelShape:
 #   pinned          bool    [L]
 #   use_directions  bool    []             gate reference: False = block input, True = directions[l]
 #   directions      float32 [L, hidden]
-#   gate_scope      int32   []             GATE_SCOPES
+#   gate_scope      int32   []             GateScope
 #   k_cache.{l}     float32 [batch, num_kv_heads, T, head_dim]   (and v_cache.{l})
 # outputs
 #   logits          float32 [batch, num_logits, vocab]
@@ -47,18 +61,6 @@ STEP_INPUTS = ("input_ids", "past_lengths", "logit_indices")
 def cache_names(num_layers: int, suffix: str = "") -> list[str]:
     """Names of the cache tensors in layer order: k, v of layer 0, k, v of layer 1, ..."""
     return [f"{kv}_cache{suffix}.{layer}" for layer in range(num_layers) for kv in ("k", "v")]
-
-
-def policy_arrays(shape: ModelShape) -> dict[str, np.ndarray]:
-    """Zeros for the policy inputs, in the order of POLICY_INPUTS."""
-    layers = shape.num_layers
-    return {
-        "tau": np.zeros(layers, np.float32),
-        "pinned": np.zeros(layers, np.bool_),
-        "use_directions": np.zeros((), np.bool_),
-        "directions": np.zeros((layers, shape.hidden_size), np.float32),
-        "gate_scope": np.zeros((), np.int32),
-    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +107,15 @@ class ExitPolicy:
 
 
 def backbone_layers(exit_layer: np.ndarray, pinned: np.ndarray) -> np.ndarray:
-    """Backbone layers that ran, from exit_layer int [...] (1..L) and pinned bool [L]."""
+    """Backbone layers that ran, from exit_layer int [...] (1..L) and pinned bool [L].
+
+    Raises EngineError for another exit_layer: an engine's graph can give any number.
+    """
+    if exit_layer.size and not 1 <= exit_layer.min() <= exit_layer.max() <= len(pinned):
+        raise EngineError(
+            f"the engine gives the exit layers {exit_layer.min()}..{exit_layer.max()}, but its "
+            f"model has the layers 1..{len(pinned)}; do not use this engine"
+        )
     pinned_after = np.concatenate([np.cumsum(pinned[::-1])[::-1], [0]])  # [L + 1]
     layers: np.ndarray = exit_layer + pinned_after[exit_layer]
     return layers

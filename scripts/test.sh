@@ -4,6 +4,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 setup_venv test
 ./scripts/setup_triton.sh
+./scripts/setup_tensorrt_bindings.sh
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -176,8 +176,8 @@ ENGINES: dict[str, tuple[Damage, str]] = {
         "model.data is missing from {engine}; copy it again or rebuild the engine",
     ),
     "newer schema": (
-        edit_json("manifest.json", schema_version=2, of_the_future=True),
-        "the engine has manifest schema 2 but this river-trt reads up to 1; "
+        edit_json("manifest.json", schema_version=3, of_the_future=True),
+        "the engine has manifest schema 3 but this river-trt reads up to 2; "
         "upgrade with `pip install -U river-trt`",
     ),
     "unknown key": (edit_json("manifest.json", flow=1), "manifest.json: unknown key flow"),
@@ -384,7 +384,7 @@ def test_file_that_the_file_system_cannot_hold(work: Path, refused: Refused) -> 
 # A build that stops in the middle of the weights, so that a signal meets it there.
 STALLED_BUILD = """
 import signal, sys, time
-from builders.onnxruntime.weights_file import WeightsWriter
+from builders.layouts.weights_file import WeightsWriter
 from river_trt.cli.main import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it

@@ -10,10 +10,11 @@ from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
 from builders.aotinductor.cuda import CudaDevice
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.package import compile_package
-from builders.aotinductor.program import Device, Planned, rewrite
+from builders.aotinductor.program import Device, rewrite
+from builders.aotinductor.recording import write_program
 from builders.aotinductor.weights_file import WeightsWriter
-from builders.byte_counts import mean_layer_bytes
 from builders.job import BuildJob
+from builders.layouts.byte_counts import byte_counts
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
 from builders.tracing import trace
@@ -21,8 +22,10 @@ from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
 from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
 from river_trt.backends.aotinductor.session import WEIGHTS_FILE
+from river_trt.backends.torch.opening import PROGRAM_FILE
+from river_trt.backends.torch.schemas import declare_operators
 from river_trt.errors import RiverError
-from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 
 ENGINE_FILE = "model.pt2"
 
@@ -38,15 +41,23 @@ def build_engine(job: BuildJob) -> Manifest:
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     device = _device(job, shared)
-    load_operators(device.name)
-    register_fakes(device.name)
-    source.checkpoint.write_tokenizer(directory)
+    is_recorded = recipe.backend == "torch"
+    if is_recorded:
+        declare_operators()
+    else:
+        load_operators(device.name)
+        register_fakes(device.name)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
 
     job.progress("compiling", 0, 1)
     program = rewrite(trace(config, river, recipe.max_seq_len), device)
-    package = directory / ENGINE_FILE
-    compile_package(program, config, device.name, device.activation, package)
+    engine_file = PROGRAM_FILE if is_recorded else ENGINE_FILE
+    if is_recorded:
+        write_program(program, directory / engine_file)
+    else:
+        package = directory / engine_file
+        compile_package(program, config, device.name, device.activation, package)
     job.progress("compiling", 1, 1)
 
     with WeightsWriter(program.planned, directory / WEIGHTS_FILE) as weights:
@@ -62,19 +73,23 @@ def build_engine(job: BuildJob) -> Manifest:
             weights.write_planned(device.layer_tensors(index, layer))
             job.progress("quantising", index + 1, config.num_layers)
 
+    capability = None  # a recorded program is for any GPU
+    if not is_recorded:
+        capability = X86_LEVEL if device.name == "cpu" else compute_capability()
     backend = BackendInfo(
-        "aotinductor",
+        recipe.backend,
         torch.__version__,
         recipe.target,
-        compute_capability=X86_LEVEL if device.name == "cpu" else compute_capability(),
+        compute_capability=capability,
         kernels_abi=ABI_VERSION,
     )
     dtype = str(device.activation).removeprefix("torch.")
     # A GPU's kernels multiply in the activations' own 16 bits.
     multiplied = recipe.river_activation or "bfloat16"
     precision = PrecisionInfo(dtype, device.head_bits, dtype, multiplied)
-    sizes = _byte_counts(program.planned, config.num_layers)
-    return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
+    sizes = {name: buffer.num_bytes for name, buffer in program.planned.items()}
+    counts = byte_counts(sizes, config.num_layers, config.vocab_size, job.banks)
+    return job.write_manifest(backend, precision, calibration, counts, engine_file)
 
 
 def _device(job: BuildJob, shared: SharedWeights) -> Device:
@@ -83,10 +98,15 @@ def _device(job: BuildJob, shared: SharedWeights) -> Device:
         raise RiverError(
             f"--kernels {recipe.kernels} is an option of the backend onnxruntime; leave it out"
         )
-    if recipe.target == "cpu":
+    if recipe.target == "cpu" and recipe.backend == "aotinductor":
         return _cpu(job, shared)
     if recipe.target == "cuda":
         return _cuda(job)
+    if recipe.backend == "torch":
+        raise RiverError(
+            f"the backend torch builds for the target cuda, not {recipe.target!r}; "
+            "leave --backend out, or give --target cuda"
+        )
     raise RiverError(
         f"aotinductor builds for the targets cpu and cuda, not {recipe.target!r}: a package is "
         "compiled for the GPU of the machine that builds it"
@@ -117,7 +137,7 @@ def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
 
 def _cuda(job: BuildJob) -> CudaDevice:
     recipe = job.recipe
-    if not torch.cuda.is_available():
+    if recipe.backend == "aotinductor" and not torch.cuda.is_available():
         raise RiverError(
             f"target {recipe.target}: torch {torch.__version__} sees no GPU on this machine, and a "
             "package is compiled on a GPU of the kind that runs it"
@@ -129,28 +149,7 @@ def _cuda(job: BuildJob) -> CudaDevice:
         )
     if recipe.lm_head_bits not in (None, CUDA_HEAD_BITS):
         raise RiverError(
-            f"aotinductor's GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
+            f"{recipe.backend}'s GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
             f"not {recipe.lm_head_bits}"
         )
     return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)
-
-
-def _byte_counts(planned: dict[str, Planned], num_layers: int) -> ByteCounts:
-    """From what the program holds: what one token reads of each part."""
-    sizes = {name: buffer.num_bytes for name, buffer in planned.items()}
-    layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
-    shared = (".bias", ".bias_panels", "norm.weight")
-    backbone = (".weight", ".weight_panels", *shared)
-    river = (
-        *(".qweight", ".scales", ".zero_points", ".pre_scale"),
-        *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
-        *shared,
-    )
-    embedding = planned["embedding"]
-    head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
-    return ByteCounts(
-        backbone_layer=mean_layer_bytes(layers, backbone, num_layers),
-        river_layer=mean_layer_bytes(layers, river, num_layers),
-        lm_head=head or embedding.num_bytes,
-        embedding=embedding.num_bytes // embedding.shape[0],
-    )

@@ -14,8 +14,8 @@ from torch import Tensor, fx
 
 from builders.aotinductor.program import LinearNode, Shape, Weights
 from builders.job import Banks
-from builders.onnxruntime.layer_tensors import BackboneFormat
-from builders.onnxruntime.panels import (
+from builders.layouts.modules import BackboneFormat
+from builders.layouts.panels import (
     PANEL,
     num_panels,
     panel_head_tensors,

@@ -18,7 +18,8 @@ from torch import Tensor, fx
 from builders.aotinductor.program import LinearNode, Shape, Weights
 from builders.decoder import NORM_PATHS
 from builders.job import Banks
-from builders.onnxruntime.layer_tensors import MODULES
+from builders.layouts.modules import MODULES
+from builders.narrowing import narrow
 from builders.river_bank import LayerBanks
 from builders.weights import SharedWeights
 
@@ -76,27 +77,28 @@ class CudaDevice:
         tensors: dict[str, Tensor | None] = {}
         for short, module in MODULES.items():
             path, river = f"layers.{layer}.{module}", banks.river[short]
-            tensors[f"{path}.weight"] = self._rounded(banks.weights.linears[short])
-            tensors[f"{path}.bias"] = self._rounded(banks.weights.biases.get(short))
+            tensors[f"{path}.weight"] = self._rounded(banks.weights.linears[short], path)
+            tensors[f"{path}.bias"] = self._rounded(banks.weights.biases.get(short), path)
             tensors[f"{path}.qweight"] = river.qweight
-            tensors[f"{path}.scales"] = river.scales.half()
+            tensors[f"{path}.scales"] = narrow(river.scales, torch.float16, f"{path}.scales")
             tensors[f"{path}.zero_points"] = river.zero_points
-            scale = river.pre_scale
-            tensors[f"{path}.pre_scale"] = None if scale is None else scale.half()
+            if river.pre_scale is not None:
+                name = f"{path}.pre_scale"
+                tensors[name] = narrow(river.pre_scale, torch.float16, name)
         for norm, weight in banks.weights.norms.items():
             name = f"layers.{layer}.{NORM_PATHS.get(norm, norm)}.weight"
-            tensors[name] = self._rounded(weight)
+            tensors[name] = self._rounded(weight, name)
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def shared_tensors(self, shared: SharedWeights) -> dict[str, Tensor]:
         return {
-            "embedding": shared.embedding.to(self.activation),
-            "lm_head": shared.lm_head.to(self.activation),
-            "norm.weight": shared.final_norm.to(self.activation),
+            "embedding": narrow(shared.embedding, self.activation, "embedding"),
+            "lm_head": narrow(shared.lm_head, self.activation, "lm_head"),
+            "norm.weight": narrow(shared.final_norm, self.activation, "norm.weight"),
         }
 
-    def _rounded(self, weight: Tensor | None) -> Tensor | None:
-        return None if weight is None else weight.to(self.activation)
+    def _rounded(self, weight: Tensor | None, name: str) -> Tensor | None:
+        return None if weight is None else narrow(weight, self.activation, name)
 
 
 def _target() -> Any:

@@ -26,7 +26,8 @@ from river_trt.engine import Engine
 from river_trt.engine_dir import read_directions, read_engine_dir
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
-from river_trt.tokenizer import Tokenizer
+from river_trt.stepping import Stepper
+from river_trt.text import Tokenizer
 
 
 def load_eager(
@@ -53,7 +54,8 @@ def load_eager(
     session = TorchSession(run, weights, shape, options, device, torch.float32)
     policy = manifest.policy.to_policy(read_directions(directory, manifest))
     tokenizer = Tokenizer.from_engine_dir(directory, manifest)
-    return Engine(manifest, policy, tokenizer, session, options)
+    stepper = Stepper(session, manifest, options)
+    return Engine(manifest, policy, tokenizer, stepper, options)
 
 
 def runner(

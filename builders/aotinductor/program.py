@@ -12,12 +12,13 @@ The rewritten program takes the inputs of river_trt.spec flat, in their order.
 import copy
 from dataclasses import dataclass
 from operator import getitem
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from builders.graph import linear
 from builders.quiet import quietly
 from builders.river_bank import LayerBanks
 from builders.weights import SharedWeights
@@ -56,23 +57,7 @@ class Planned:
         return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LinearNode:
-    """A linear of the dialect: its inputs, and what its buffers are."""
-
-    path: str  # layers.0.self_attn.qkv_proj
-    x: fx.Node
-    use_river: fx.Node
-    shape: Shape  # [N, K]
-    group_size: int
-    has_zero_points: bool
-    has_pre_scale: bool
-    has_bias: bool
-
-    @property
-    def layer(self) -> int:
-        """0-based."""
-        return int(self.path.split(".")[1])
+LinearNode: TypeAlias = linear.LinearNode[fx.Node]
 
 
 class Device(Protocol):
@@ -131,8 +116,8 @@ def rewrite(program: ExportedProgram, device: Device) -> DeviceProgram:
     for node in list(graph.nodes):
         with graph.inserting_after(node):
             if node.target == DIALECT.linear.default:
-                linear = device.linear(graph, weights, _linear_node(node, buffers))
-                node.replace_all_uses_with(linear)
+                banked = device.linear(graph, weights, _linear_node(node, buffers))
+                node.replace_all_uses_with(banked)
             elif node.target == DIALECT.gate.default:
                 node.replace_all_uses_with(graph.call_function(ops.gate.default, node.args))
             elif node.target == DIALECT.attention.default:
@@ -179,7 +164,7 @@ def _linear_node(node: fx.Node, buffers: dict[str, Tensor]) -> LinearNode:
     x, use_river, weight, qweight, _, zero_points, pre_scale, bias = node.args
     assert isinstance(x, fx.Node) and isinstance(use_river, fx.Node)
     assert isinstance(weight, fx.Node) and isinstance(qweight, fx.Node)
-    return LinearNode(
+    return linear.LinearNode(
         path=str(weight.target).removesuffix(".weight"),
         x=x,
         use_river=use_river,

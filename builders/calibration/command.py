@@ -13,7 +13,6 @@ from builders.calibration.search import RANKING_PIECES, Measured, Search, pin_co
 from builders.evaluation.command import TextRun, open_subject
 from builders.evaluation.policies import fixed_exit
 from builders.evaluation.results import NamedPolicy, PolicyResult
-from builders.evaluation.scores import Progress
 from builders.evaluation.subject import Subject
 from builders.evaluation.text import (
     ALL_RIVER,
@@ -21,6 +20,7 @@ from builders.evaluation.text import (
     evaluate_policies,
     read_pieces,
 )
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 PolicyKind = Literal["calibrated", "paper"]
@@ -44,6 +44,7 @@ def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress
     """Choose a policy within the budget. Raises RiverError for bad input, before any work."""
     options = run.check()
     subject = open_subject(run)
+    subject.check_hidden_states()
     budget.check(subject.num_layers)
     split = Split.of(read_pieces(subject, options), str(run.text))
     paper = PaperSearch(subject, split.choose, run.skip, progress)

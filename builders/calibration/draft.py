@@ -13,12 +13,12 @@ import river_trt
 from builders.calibration.material import renamed, sensitivity
 from builders.calibration.search import RANKING_PIECES
 from builders.evaluation.command import TextRun, open_subject
-from builders.evaluation.scores import Progress
 from builders.evaluation.text import read_pieces
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
 from river_trt.lossless.length import best_length, step_cost, token_cost
 from river_trt.manifest import DraftInfo
+from river_trt.progress import Progress
 
 MOST_PINS = 4  # behind layer 1
 DEFAULTS = GenerationConfig()

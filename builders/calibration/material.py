@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from builders.evaluation.policies import pinned_only
-from builders.evaluation.scores import PieceScores, Progress, score
+from builders.evaluation.scores import PieceScores, score
 from builders.evaluation.subject import Subject
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 
 PARTS = "rfrfrfrc"  # piece by piece, again and again: parts from all over the text
 GATE_DEPTHS = (0.03, 0.07, 0.13, 0.2, 0.27)  # share of the layers before a candidate decides

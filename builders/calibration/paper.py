@@ -7,8 +7,9 @@ import numpy as np
 from builders.calibration.material import renamed
 from builders.calibration.search import Measured, measured
 from builders.evaluation.policies import gate_scores, paper_taus
-from builders.evaluation.scores import Progress, score
+from builders.evaluation.scores import score
 from builders.evaluation.subject import Subject
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 

@@ -30,8 +30,9 @@ from builders.calibration.material import (
     sensitivity,
 )
 from builders.evaluation.policies import pinned_only
-from builders.evaluation.scores import PieceScores, Progress, score
+from builders.evaluation.scores import PieceScores, score
 from builders.evaluation.subject import Subject
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
 
 RANKING_PIECES = 4  # of the fit part: ranking needs less text than fitting

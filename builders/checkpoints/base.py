@@ -1,12 +1,15 @@
 """What a model's weights look like to the builders, whatever they are stored in."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from river_trt.errors import CheckpointError
+from river_trt.manifest import TextInfo
+from river_trt.text.template import template_file
 
 
 class Checkpoint(Protocol):
@@ -30,10 +33,15 @@ class Checkpoint(Protocol):
         ...
 
     def write_tokenizer(self, directory: Path) -> bool:
-        """Write tokenizer.json and, where present, chat_template.jinja and generation_config.json.
+        """Write tokenizer.json and, where present, chat templates and generation_config.json.
 
-        False, and nothing written, for a checkpoint without a tokenizer.json.
+        False, and nothing written, for a checkpoint without a tokenizer. Raises CheckpointError
+        for one that cannot be read.
         """
+        ...
+
+    def text_info(self) -> TextInfo:
+        """The special tokens that templates know by name, and how the publisher samples."""
         ...
 
 
@@ -48,3 +56,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value
+
+
+def write_templates(directory: Path, templates: Mapping[str, str]) -> None:
+    """Chat templates by name, where an engine has them."""
+    for name, source in templates.items():
+        file = directory / template_file(name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source, encoding="utf-8", newline="")

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor, dequantize
 
+from builders.checkpoints.base import write_templates
+from builders.checkpoints.text_files import named_templates
 from river_trt.errors import CheckpointError
+from river_trt.manifest import TextInfo
+from river_trt.text import TOKENIZER_FILE
 
 # Formats without loss keep their dtype; every other one is dequantised to float32.
 DTYPES = {GGMLQuantizationType.F16: torch.float16, GGMLQuantizationType.BF16: torch.bfloat16}
@@ -78,14 +83,22 @@ class GgufFile:
     def write_tokenizer(self, directory: Path) -> bool:
         if not self._has_tokenizer:
             return False
+        self._tokenizer.backend_tokenizer.save(str(directory / TOKENIZER_FILE))
+        if self._tokenizer.chat_template:
+            templates = named_templates(self._tokenizer.chat_template, self._file.name)
+            write_templates(directory, templates)
+        return True
+
+    def text_info(self) -> TextInfo:
+        if not self._has_tokenizer:
+            return TextInfo()
+        return TextInfo(dict(self._tokenizer.special_tokens_map))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self._file.parent, gguf_file=self._file.name)
-        tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
-        if tokenizer.chat_template:
-            template = directory / "chat_template.jinja"
-            template.write_text(tokenizer.chat_template, encoding="utf-8")
-        return True
+        return AutoTokenizer.from_pretrained(self._file.parent, gguf_file=self._file.name)
 
 
 def _read_config(reader: GGUFReader, tied: bool) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 
 from river_trt.errors import CheckpointError
 
-ALLOW = ["*.safetensors", "*.json", "*.jinja"]
-IGNORE = ["*/*"]  # copies in other formats lie in subdirectories
+ALLOW = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+IGNORE = ["*/*.safetensors", "*/*.json"]  # copies in other formats lie in subdirectories
 
 
 def is_hub_id(model: str) -> bool:

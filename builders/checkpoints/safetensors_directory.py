@@ -11,9 +11,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from builders.checkpoints.base import read_json
+from builders.checkpoints.base import read_json, write_templates
+from builders.checkpoints.text_files import (
+    GENERATION_CONFIG,
+    eos_union,
+    read_sampling,
+    read_special_tokens,
+    read_templates,
+)
+from builders.quiet import quietly
 from river_trt.errors import CheckpointError
+from river_trt.manifest import TextInfo
+from river_trt.text import TOKENIZER_FILE
 
+SENTENCEPIECE = "tokenizer.model"
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
@@ -54,27 +65,48 @@ class SafetensorsDirectory:
         return tensor
 
     def write_tokenizer(self, directory: Path) -> bool:
-        if not (self._directory / "tokenizer.json").is_file():
+        if not _write_tokenizer_json(self._directory, directory):
             return False
-        for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
-            if (self._directory / name).is_file():
-                shutil.copyfile(self._directory / name, directory / name)
-        if not (directory / "chat_template.jinja").exists():
-            template = _embedded_chat_template(self._directory / "tokenizer_config.json")
-            if template:
-                (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+        write_templates(directory, read_templates(self._directory))
+        if (self._directory / GENERATION_CONFIG).is_file():
+            shutil.copyfile(self._directory / GENERATION_CONFIG, directory / GENERATION_CONFIG)
         return True
+
+    def text_info(self) -> TextInfo:
+        return TextInfo(read_special_tokens(self._directory), read_sampling(self._directory))
+
+
+def _write_tokenizer_json(source: Path, directory: Path) -> bool:
+    """Copied, or made by transformers from SentencePiece's tokenizer.model."""
+    if (source / TOKENIZER_FILE).is_file():
+        shutil.copyfile(source / TOKENIZER_FILE, directory / TOKENIZER_FILE)
+        return True
+    if not (source / SENTENCEPIECE).is_file():
+        return False
+    from transformers import AutoTokenizer
+
+    try:
+        with quietly():
+            converted = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            converted.backend_tokenizer.save(str(directory / TOKENIZER_FILE))
+    except Exception as error:  # whatever a converter raises
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{source / SENTENCEPIECE} cannot be converted ({type(error).__name__}: {reason}); "
+            f"put a {TOKENIZER_FILE} beside it, or remove it for an engine that takes ids only"
+        ) from error
+    return True
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"{directory} has no config.json: it is not a Hugging Face model")
     config = read_json(directory / "config.json")
-    generation = directory / "generation_config.json"
-    if generation.is_file():
-        stop = read_json(generation).get("eos_token_id")
-        if stop is not None:
-            config["eos_token_id"] = stop
+    if (directory / GENERATION_CONFIG).is_file():
+        stop = read_json(directory / GENERATION_CONFIG).get("eos_token_id")
+        union = eos_union(stop, config.get("eos_token_id"))
+        if stop is not None:  # as it is written where the other file adds none
+            config["eos_token_id"] = stop if union == eos_union(stop) else union
     return config
 
 
@@ -123,13 +155,3 @@ def _open(file: Path) -> Iterator[Any]:
         raise CheckpointError(f"{file} is damaged or cut short: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-
-def _embedded_chat_template(tokenizer_config: Path) -> str | None:
-    """The chat template of a checkpoint saved before transformers wrote chat_template.jinja."""
-    if not tokenizer_config.is_file():
-        return None
-    template = read_json(tokenizer_config).get("chat_template")
-    if isinstance(template, list):  # several named templates
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from builders.checkpoints.base import Checkpoint
+from builders.checkpoints.text_files import eos_union
 from river_trt.errors import CheckpointError
+from river_trt.manifest import TextInfo
 
 # Architecture of the whole to its possible text models: model_type and architecture.
 TEXT_MODELS: dict[str, dict[str, str]] = {
@@ -54,6 +56,9 @@ class TextPart:
     def write_tokenizer(self, directory: Path) -> bool:
         return self._whole.write_tokenizer(directory)
 
+    def text_info(self) -> TextInfo:
+        return self._whole.text_info()
+
 
 def _text_name(name: str) -> str:
     if match := LANGUAGE_MODEL.fullmatch(name):
@@ -84,4 +89,7 @@ def _text_config(
     for key in ("eos_token_id", "bos_token_id", "quantization_config"):
         if whole.get(key) is not None:
             config[key] = whole[key]
+    ids = eos_union(config.get("eos_token_id"), text.get("eos_token_id"))
+    if ids != eos_union(config.get("eos_token_id")):  # as it is written where text adds none
+        config["eos_token_id"] = ids
     return config

@@ -8,7 +8,6 @@ import numpy as np
 
 import river_trt
 from builders.evaluation.results import PolicyResult
-from builders.evaluation.scores import Progress
 from builders.evaluation.subject import ROWS, DecoderSubject, EngineSubject, Subject
 from builders.evaluation.text import (
     Tau,
@@ -21,6 +20,7 @@ from builders.evaluation.texts import read_documents
 from builders.recipes import load_recipe
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 
 RECIPE = "cpu"
 
@@ -81,6 +81,8 @@ def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     """Backbone, all river, the own policy and each tau. Raises RiverError for bad input."""
     options = run.check()
     subject = open_subject(run)
+    if run.report is not None:
+        subject.check_hidden_states()
     policies = compared_policies(subject, run.taus, run.pinned)
     pieces = read_pieces(subject, options)
     results = evaluate_policies(subject, pieces, policies, options, progress)
@@ -102,7 +104,7 @@ def open_subject(run: TextRun) -> Subject:
             threads=run.threads,
             verify=run.verify,
         )
-        return EngineSubject(engine, run.engine)
+        return EngineSubject(engine)
     assert run.model is not None, "the command line asks for one of them"
     changes = {} if run.quantiser is None else {"quantiser": run.quantiser}
     return DecoderSubject.open(run.model, load_recipe(RECIPE, changes), run.piece_tokens)

@@ -7,10 +7,11 @@ import torch
 
 from builders.evaluation.metrics import agreement, kl_divergence
 from builders.evaluation.texts import cut_pieces, read_documents
-from river_trt.benchmark.measure import EngineArm, Progress
+from river_trt.benchmark.measure import EngineArm
 from river_trt.benchmark.result import ArmQuality
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 SKIP = 32  # first positions of a piece, not scored

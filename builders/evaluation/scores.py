@@ -8,7 +8,7 @@ A token's flag depends only on layers below, so the parallel pass is decoding to
 (design, section 2). One piece's logits of the backbone and one chunk's of a policy are in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,11 @@ import torch
 
 from builders.evaluation.metrics import agreement, kl_divergence, surprise
 from builders.evaluation.subject import Subject
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 CHUNK = 256  # tokens of a pass
 BACKBONE_ROW, POLICY_ROW = 0, 1
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,13 +11,12 @@ import torch
 import river_trt
 from builders.build import initial_policy
 from builders.decoder import RiverDecoder
-from builders.onnxruntime.probe import HiddenStates
 from builders.recipes import Recipe
 from builders.reference import load_reference, policy_inputs
 from builders.source import ModelSource
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
-from river_trt.tokenizer import TOKENIZER_FILE, Tokenizer
+from river_trt.text import TOKENIZER_FILE, Tokenizer
 
 ROWS = 2  # cache rows: the backbone's and the policy's
 
@@ -56,18 +55,22 @@ class Subject(Protocol):
         """h_0, h_1, ... at full depth, float32 [layers, seq, hidden]; h_L may lack."""
         ...
 
+    def check_hidden_states(self) -> None:
+        """RiverError for a subject that has none to show, before any work."""
+        ...
+
 
 class EngineSubject:
     """An engine directory."""
 
-    def __init__(self, engine: river_trt.Engine, directory: Path) -> None:
+    def __init__(self, engine: river_trt.Engine) -> None:
         if engine.tokenizer is None:
             raise RiverError("the engine has no tokenizer, so it cannot read a text")
         if engine.max_batch_size < ROWS:
             raise RiverError(f"max_batch_size must be at least {ROWS}, got {engine.max_batch_size}")
         manifest = engine.manifest
         self.engine: river_trt.Engine | None = engine
-        self._engine, self._directory = engine, directory
+        self._engine = engine
         self.name, self.policy, self.tokenizer = (
             manifest.model.name,
             engine.policy,
@@ -78,23 +81,23 @@ class EngineSubject:
         self.config_sha256 = manifest.model.config_sha256
         river = manifest.river
         self.river = f"{river.quantiser}, {river.bits} bits, groups of {river.group_size}"
-        self._hidden_states: HiddenStates | None = None
 
     def step(
         self, row: int, past_length: int, ids: np.ndarray, policy: ExitPolicy
     ) -> tuple[np.ndarray, np.ndarray]:
-        logits, exit_layer = self._engine.forward(
+        logits, exit_layer = self._engine.stepper.forward(
             ids[None], policy, first_row=row, past_length=past_length
         )
         return logits[0], exit_layer[0]
 
     def read_cache(self, row: int, length: int) -> np.ndarray:
-        return self._engine.read_cache(row, length)
+        return self._engine.stepper.read_cache(row, length)
 
     def hidden_states(self, ids: np.ndarray) -> np.ndarray:
-        if self._hidden_states is None:
-            self._hidden_states = HiddenStates(self._directory, self._engine.manifest)
-        return self._hidden_states(ids)
+        return self._engine.stepper.hidden_states(ids)
+
+    def check_hidden_states(self) -> None:
+        self._engine.stepper.check_hidden_states()
 
 
 class DecoderSubject:
@@ -176,3 +179,6 @@ class DecoderSubject:
             for hook in hooks:
                 hook.remove()
         return torch.stack(found).numpy()
+
+    def check_hidden_states(self) -> None:
+        """It shows them all."""

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from builders.evaluation.results import NamedPolicy, PolicyResult, summarise
-from builders.evaluation.scores import Progress, score
+from builders.evaluation.scores import score
 from builders.evaluation.subject import Subject
 from builders.evaluation.texts import check_length, cut_pieces, read_documents
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 Tau = float | tuple[float, ...]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from river_trt.errors import RiverError
-from river_trt.tokenizer import Tokenizer
+from river_trt.text import Tokenizer
 
 JSONL = (".jsonl", ".ndjson")
 

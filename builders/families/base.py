@@ -83,6 +83,8 @@ class ModelConfig:
     query_scaling: QueryScaling | None = None
     # Past this length transformers changes the angles of all tokens (LongRoPE); None: never.
     fixed_rope_positions: int | None = None
+    # Its activations leave float16's range: trained in bfloat16, they reach some 10^5 and more.
+    needs_bfloat16: bool = False
 
     def __post_init__(self) -> None:
         for size in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):

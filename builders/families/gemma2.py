@@ -31,6 +31,7 @@ def gemma_features(config: PreTrainedConfig) -> dict[str, Any]:
     return {
         "activation": config.hidden_activation,
         "sandwich_norms": True,
+        "needs_bfloat16": True,
         "embedding_scale": config.hidden_size**0.5,
         "attention_scale": config.query_pre_attn_scalar**-0.5,
         "final_softcap": config.final_logit_softcapping,

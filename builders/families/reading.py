@@ -8,6 +8,9 @@ from builders.families.base import LayerSpec, ModelConfig
 from builders.families.rope import fixed_rope_positions, read_rope
 from river_trt.errors import CheckpointError
 
+# Other names that transformers has for an activation.
+SAME_ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}
+
 
 def head_dim_of(config: PreTrainedConfig) -> int:
     stated: int | None = getattr(config, "head_dim", None)
@@ -31,7 +34,8 @@ def standard_config(
         differences["ropes"] = (rope,)
         differences["fixed_rope_positions"] = fixed_rope_positions(config)
     if "activation" not in differences:
-        differences["activation"] = config.hidden_act
+        act = config.hidden_act
+        differences["activation"] = SAME_ACTIVATIONS.get(act, act)
     eos = config.eos_token_id
     fields: dict[str, Any] = {
         "hidden_size": config.hidden_size,

@@ -4,11 +4,13 @@ from importlib.metadata import version
 
 import torch
 
-from builders.byte_counts import mean_layer_bytes
-from builders.job import Banks, BuildJob
+from builders.job import BuildJob
+from builders.layouts.byte_counts import byte_counts
+from builders.layouts.modules import BackboneFormat
+from builders.layouts.panels import panel_head_tensors, panel_layer_tensors
+from builders.layouts.weights_file import WeightsWriter
 from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
 from builders.onnxruntime.layer_tensors import (
-    BackboneFormat,
     head_tensors,
     layer_tensors,
     stored,
@@ -16,8 +18,6 @@ from builders.onnxruntime.layer_tensors import (
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import LoweringOptions, lower
 from builders.onnxruntime.native import choose_kernels, lower_native
-from builders.onnxruntime.panels import panel_head_tensors, panel_layer_tensors
-from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
 from builders.position_tables import position_tables
 from builders.quantisers.integer import quantise_integer
 from builders.recipes import Recipe
@@ -25,12 +25,12 @@ from builders.river_bank import river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
 from builders.weights import SharedWeights
+from river_trt.backends.onnxruntime import WEIGHTS_FILE
 from river_trt.errors import CheckpointError, RiverError
-from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 from river_trt.native_library import ABI_VERSION, native_library
 
 ENGINE_FILE = "model.onnx"
-WEIGHTS_FILE = "model.data"
 BACKBONE_NAMES = {8: "int8", 16: "float16", 32: "float32"}
 HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention with rotary embeddings takes no other head_dim
 
@@ -57,7 +57,7 @@ def build_engine(job: BuildJob) -> Manifest:
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     head = _head_precision(source, recipe, shared)
-    source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
 
     job.progress("tracing", 0, 1)
@@ -87,8 +87,8 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels_abi=ABI_VERSION if native else None,
     )
     precision = PrecisionInfo(BACKBONE_NAMES[backbone.bits], head.bits, "float32", activation)
-    sizes = _byte_counts(layout, config.num_layers, job.banks)
-    return job.write_manifest(backend, precision, calibration, sizes, ENGINE_FILE)
+    counts = byte_counts(layout.sizes, config.num_layers, config.vocab_size, job.banks)
+    return job.write_manifest(backend, precision, calibration, counts, ENGINE_FILE)
 
 
 def river_activation(recipe: Recipe) -> RiverActivation:
@@ -149,33 +149,3 @@ def _write_shared(
         weights.write_planned(tensors(quantised))
     elif not head.is_embedding:
         weights.write("lm_head", stored(shared.lm_head.to(head.head_dtype)))
-
-
-def _byte_counts(layout: WeightsLayout, num_layers: int, banks: Banks) -> ByteCounts:
-    """From the file's layout: what one token reads of each part. One bank alone stands for both."""
-    sizes = {name: planned.num_bytes for name, planned in layout.planned.items()}
-    layers = {name: size for name, size in sizes.items() if name.startswith("layers.")}
-    # With the dot before it: qweight_panels ends with weight_panels too.
-    shared_parts = (".bias", ".bias_panels", "norm.weight")
-    backbone_parts = (
-        *(".weight_transposed", ".weight_panels", ".weight_float16_panels"),
-        *(".backbone_qweight", ".backbone_scales", ".backbone_zero_points"),
-        *(".backbone_qweight_panels", ".backbone_scales_panels", ".backbone_zero_points_panels"),
-        *shared_parts,
-    )
-    river_parts = (
-        *(".qweight", ".scales", ".zero_points_packed", ".pre_scale"),
-        *(".qweight_panels", ".scales_panels", ".zero_points_panels"),
-        *shared_parts,
-    )
-    embedding = layout.planned["embedding"]
-    head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
-    backbone, river = (
-        mean_layer_bytes(layers, parts, num_layers) for parts in (backbone_parts, river_parts)
-    )
-    return ByteCounts(
-        backbone_layer=river if banks == "river" else backbone,
-        river_layer=backbone if banks == "backbone" else river,
-        lm_head=head or embedding.num_bytes,
-        embedding=embedding.num_bytes // embedding.shape[0],
-    )

@@ -6,11 +6,10 @@ from typing import Literal
 import numpy as np
 from onnx import TensorProto
 
-from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation, Program
-from builders.onnxruntime.scope import Scope
+from builders.graph.linear import Bank, Linear, input_of, is_linear, without_pre_scale
+from builders.graph.program import Operation, Program
+from builders.graph.scope import Scope
 
-Bank = Literal["backbone", "river"]
 RiverActivation = Literal["int8", "float32"]
 
 # MatMulNBits: 4 rounds the activations of each group to 8 bits, 1 computes in float32.
@@ -41,12 +40,12 @@ class RegionEmitter:
         for operation in operations:
             self._read_constants(scope, operation)
             copy = operation.renamed(names, suffix)
-            if (operation.domain, operation.op_type) != (DOMAIN, "Linear"):
+            if not is_linear(operation):
                 scope.copy(copy)
             elif bank == "backbone":
-                self._backbone_linear(scope, copy)
+                self._backbone_linear(scope, Linear.of(copy, self.program.weight_shapes))
             else:
-                self._river_linear(scope, copy)
+                self._river_linear(scope, Linear.of(copy, self.program.weight_shapes))
         return names
 
     def _fold_pre_scales(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
@@ -56,23 +55,21 @@ class RegionEmitter:
         """
         norms = {op.outputs[0]: op for op in operations if op.op_type in NORM_WEIGHT_INPUT}
         folded: dict[int, Operation] = {}
-        for linear in operations:
-            norm = norms.get(linear.inputs[0]) if linear.op_type == "Linear" else None
-            pre_scale = self._optional(linear, 6) if norm else ""
-            if norm is None or not pre_scale or len(self.readers[norm.outputs[0]]) > 1:
+        for linear in filter(is_linear, operations):
+            norm = norms.get(input_of(linear, "x"))
+            scaled = input_of(linear, "pre_scale")
+            if norm is None or not scaled or len(self.readers[norm.outputs[0]]) > 1:
                 continue
             at = NORM_WEIGHT_INPUT[norm.op_type]
             weight = norm.inputs[at] + PRE_SCALED
             folded[id(norm)] = replace(
                 norm, inputs=(*norm.inputs[:at], weight, *norm.inputs[at + 1 :])
             )
-            folded[id(linear)] = replace(
-                linear, inputs=(*linear.inputs[:6], "", *linear.inputs[7:])
-            )
+            folded[id(linear)] = without_pre_scale(linear)
         return tuple(folded.get(id(op), op) for op in operations)
 
     def _read_constants(self, scope: Scope, operation: Operation) -> None:
-        if operation.op_type == "Linear":
+        if is_linear(operation):
             return
         for tensor in operation.inputs:
             if tensor in self.program.constants:
@@ -80,86 +77,73 @@ class RegionEmitter:
             elif (stored := tensor.removesuffix(PRE_SCALED)) in self.program.weight_shapes:
                 scope.weight(tensor, np.float32, self.program.weight_shapes[stored])
 
-    def _backbone_linear(self, scope: Scope, linear: Operation) -> None:
+    def _backbone_linear(self, scope: Scope, linear: Linear) -> None:
         """x -- MatMul [K, N] -- (Add bias) -- y, or MatMulNBits(+ bias)"""
-        x, _, weight, *_ = linear.inputs
-        (y,) = linear.outputs
-        n, k = self.program.weight_shapes[weight]
         if self.backbone_group_size is not None:
             self._integer_backbone(scope, linear, self.backbone_group_size)
             return
-        transposed = scope.weight(f"{weight}_transposed", np.float32, (k, n))
-        bias = self._optional(linear, 7)
-        if bias:
-            product = scope.add("MatMul", [x, transposed], [f"{y}/product"])
-            bias = scope.weight(bias, np.float32, (n,))
-            scope.add("Add", [product, bias], [y], name=linear.name)
+        n, k = linear.shape
+        transposed = scope.weight(f"{linear.weight}_transposed", np.float32, (k, n))
+        if linear.has_bias:
+            product = scope.add("MatMul", [linear.x, transposed], [f"{linear.y}/product"])
+            bias = scope.weight(f"{linear.path}.bias", np.float32, (n,))
+            scope.add("Add", [product, bias], [linear.y], name=linear.name)
         else:
-            scope.add("MatMul", [x, transposed], [y], name=linear.name)
+            scope.add("MatMul", [linear.x, transposed], [linear.y], name=linear.name)
 
-    def _integer_backbone(self, scope: Scope, linear: Operation, group_size: int) -> None:
+    def _integer_backbone(self, scope: Scope, linear: Linear, group_size: int) -> None:
         """x -- MatMulNBits(+ bias) -- y"""
-        x, _, weight, *_ = linear.inputs
-        n, k = self.program.weight_shapes[weight]
-        groups, path = -(-k // group_size), weight.removesuffix(".weight")
-        inputs = [
-            x,
+        (n, k), path = linear.shape, linear.path
+        groups = -(-k // group_size)
+        weights = [
             scope.weight(f"{path}.backbone_qweight", np.uint8, (n, groups, group_size)),
             scope.weight(f"{path}.backbone_scales", np.float32, (n, groups)),
             scope.weight(f"{path}.backbone_zero_points", np.uint8, (n, groups)),
         ]
-        if bias := self._optional(linear, 7):
-            inputs += ["", scope.weight(bias, np.float32, (n,))]
-        scope.contrib(
-            "MatMulNBits",
-            inputs,
-            list(linear.outputs),
-            name=linear.name,
-            K=k,
-            N=n,
-            bits=8,
-            block_size=group_size,
-            accuracy_level=self.accuracy_level,
-        )
+        self._product(scope, linear, linear.x, weights, 8, group_size)
 
-    def _river_linear(self, scope: Scope, linear: Operation) -> None:
+    def _river_linear(self, scope: Scope, linear: Linear) -> None:
         """x -- (Mul pre_scale) -- MatMulNBits(+ bias) -- y"""
-        x, _, weight, qweight, scales, *_ = linear.inputs
-        (y,) = linear.outputs
-        shapes = self.program.weight_shapes
-        n, k = shapes[weight]
-        group_size = 2 * shapes[qweight][-1]
-        zero_points, pre_scale, bias = (self._optional(linear, i) for i in (5, 6, 7))
-        if pre_scale:
-            factor = scope.weight(pre_scale, np.float32, (k,))
-            x = scope.add("Mul", [x, factor], [f"{y}/scaled"])
+        x, (n, k), path = linear.x, linear.shape, linear.path
+        groups, half = linear.groups, linear.group_size // 2
+        if linear.has_pre_scale:
+            factor = scope.weight(f"{path}.pre_scale", np.float32, (k,))
+            x = scope.add("Mul", [x, factor], [f"{linear.y}/scaled"])
         packed = ""
-        if zero_points:
-            packed_shape = (n, -(-shapes[zero_points][1] // 2))
-            packed = scope.weight(f"{zero_points}_packed", np.uint8, packed_shape)
-        inputs = [
-            x,
-            scope.weight(qweight, np.uint8, shapes[qweight]),
-            scope.weight(scales, np.float32, shapes[scales]),
+        if linear.has_zero_points:
+            shape = (n, -(-groups // 2))
+            packed = scope.weight(f"{path}.zero_points_packed", np.uint8, shape)
+        weights = [
+            scope.weight(f"{path}.qweight", np.uint8, (n, groups, half)),
+            scope.weight(f"{path}.scales", np.float32, (n, groups)),
             packed,
         ]
-        if bias:
-            inputs += ["", scope.weight(bias, np.float32, (n,))]
+        self._product(scope, linear, x, weights, 4, linear.group_size)
+
+    def _product(
+        self,
+        scope: Scope,
+        linear: Linear,
+        x: str,
+        weights: list[str],
+        bits: int,
+        group_size: int,
+    ) -> None:
+        n, k = linear.shape
+        inputs = [x, *weights]
+        if linear.has_bias:
+            inputs += ["", scope.weight(f"{linear.path}.bias", np.float32, (n,))]
         scope.contrib(
             "MatMulNBits",
             inputs,
-            [y],
+            [linear.y],
             name=linear.name,
             K=k,
             N=n,
-            bits=4,
+            bits=bits,
             block_size=group_size,
             accuracy_level=self.accuracy_level,
         )
-
-    @staticmethod
-    def _optional(linear: Operation, index: int) -> str:
-        return linear.inputs[index] if index < len(linear.inputs) else ""
 
 
 def emit_attention(scope: Scope, attention: Operation, program: Program) -> None:

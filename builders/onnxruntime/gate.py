@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from onnx import TensorProto, helper
 
-from builders.onnxruntime.scope import Scope
+from builders.graph.scope import Scope
 
 NEVER = np.iinfo(np.int32).max
 

@@ -1,32 +1,15 @@
 """One layer's weights as the arrays that the engine's weights file holds."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from builders.decoder import NORM_PATHS
+from builders.layouts.modules import MODULES, BackboneFormat
 from builders.onnxruntime.emit import PRE_SCALED
 from builders.quantisers.base import RiverWeight
 from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights
 
-
-@dataclass(frozen=True, slots=True)
-class BackboneFormat:
-    """How the backbone's weights are stored."""
-
-    bits: int  # one of recipes.BACKBONE_BITS
-    group_size: int  # of 8-bit ones
-
-
-# Short names of a layer's parts to their paths in RiverDecoder.
-MODULES = {
-    "qkv": "self_attn.qkv_proj",
-    "o": "self_attn.o_proj",
-    "gate_up": "mlp.gate_up_proj",
-    "down": "mlp.down_proj",
-}
 # The linear that reads a norm, where one does.
 NORMED = {"input_norm": "qkv", "post_attention_norm": "gate_up"}
 

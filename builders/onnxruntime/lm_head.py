@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
+from builders.graph.program import Operation
+from builders.graph.scope import Scope
 from builders.onnxruntime.emit import RegionEmitter
 from builders.onnxruntime.fusions import fuse_norms
-from builders.onnxruntime.program import Operation
-from builders.onnxruntime.scope import Scope
 
 LM_HEAD_BITS = (4, 8, 16, 32)
 

@@ -18,10 +18,15 @@ import numpy as np
 import onnx_ir
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from builders.graph.linear import Bank
+from builders.graph.lowering import Lowering
+from builders.graph.program import MICROSOFT, Operation, Program, read_program
+from builders.graph.regions import LayerRegions, Regions, find_regions
+from builders.graph.scope import Scope
 from builders.job import Banks
+from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.emit import (
     ACCURACY_LEVELS,
-    Bank,
     RegionEmitter,
     RiverActivation,
     emit_attention,
@@ -38,13 +43,6 @@ from builders.onnxruntime.gate import (
     emit_river_state,
 )
 from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
-from builders.onnxruntime.program import MICROSOFT, Operation, Program, consumers, read_program
-from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
-from builders.onnxruntime.scope import Scope
-from builders.onnxruntime.weights_file import WeightsLayout
-
-OPSET_VERSION = 24
-IR_VERSION = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +58,37 @@ class LoweringOptions:
 def lower(model: onnx_ir.Model, options: LoweringOptions) -> tuple[ModelProto, WeightsLayout]:
     """Graph and the layout of the weights file that it points into."""
     program = fuse(read_program(model))
-    return Lowering(program, find_regions(program), options).lower(model)
+    return RuntimeLowering(model, program, find_regions(program), options).lower()
 
 
-class Lowering:
-    """A graph under construction, layer after layer. Other kernels override its steps."""
+class RuntimeLowering(Lowering):
+    """A graph of ONNX Runtime's own operators; native kernels override its steps."""
 
-    custom_domains: ClassVar[tuple[tuple[str, int], ...]] = ()  # (domain, version)
+    custom_domains: ClassVar[tuple[tuple[str, int], ...]] = ((MICROSOFT, 1),)
 
-    def __init__(self, program: Program, regions: Regions, options: LoweringOptions) -> None:
-        self.program, self.regions, self.options = program, regions, options
-        self.layout = WeightsLayout(options.weights_file)
-        self.readers = consumers(program.operations)
+    def __init__(
+        self, model: onnx_ir.Model, program: Program, regions: Regions, options: LoweringOptions
+    ) -> None:
+        super().__init__(program, regions, WeightsLayout(options.weights_file))
+        self.model, self.options = model, options
         accuracy_level = ACCURACY_LEVELS[options.river_activation]
         group_size = options.group_size if options.backbone_bits == 8 else None
         self.emitter = RegionEmitter(program, self.readers, accuracy_level, group_size)
         self.graph = Scope(self.layout)
-        self.num_layers = len(regions.layers)
         self.state = GateState.after(0)  # of the layers emitted so far
         self.exit_layers: list[str] = []  # each gated layer's own
 
-    def lower(self, model: onnx_ir.Model) -> tuple[ModelProto, WeightsLayout]:
-        self._prologue()
-        for number, layer in enumerate(self.regions.layers, start=1):
-            self._layer(number, layer)
-        self._epilogue()
-        inputs, outputs = (
-            [_value_info(value) for value in values]
-            for values in (model.graph.inputs, model.graph.outputs)
-        )
-        initializers = list(self.graph.initializers.values())
-        graph = helper.make_graph(self.graph.nodes, "river", inputs, outputs, initializers)
-        opsets = [
-            helper.make_opsetid(domain, version)
-            for domain, version in (("", OPSET_VERSION), (MICROSOFT, 1), *self.custom_domains)
-        ]
-        proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        proto.producer_name = "river-trt"
-        return proto, self.layout
+    @property
+    def main_graph(self) -> Scope:
+        return self.graph
 
-    def _prologue(self) -> None:
+    def inputs(self) -> list[ValueInfoProto]:
+        return [_value_info(value) for value in self.model.graph.inputs]
+
+    def outputs(self) -> list[ValueInfoProto]:
+        return [_value_info(value) for value in self.model.graph.outputs]
+
+    def prologue(self) -> None:
         graph = self.graph
         emit_lengths(graph)
         if self.options.banks == "both":
@@ -110,7 +99,7 @@ class Lowering:
             self.state = emit_first_state(graph)
         emit_embedding(graph, self.regions.prologue, self.emitter, self.options.head)
 
-    def _layer(self, number: int, layer: LayerRegions) -> None:
+    def layer(self, number: int, layer: LayerRegions) -> None:
         gated = number < self.num_layers
         if number == 1 or self.options.banks != "both":
             bank: Bank = "river" if self.options.banks == "river" else "backbone"
@@ -135,7 +124,7 @@ class Lowering:
         self, number: int, operations: tuple[Operation, ...], gated: LayerRegions | None
     ) -> None:
         """One conditional region; with `gated`, the gate of that layer is its end."""
-        results = self._results(operations)
+        results = self.results(operations)
         river = self.graph.branch()
         names = self.emitter.emit(river, operations, "river", "/river")
         river_outputs = [names[tensor] for tensor in results]
@@ -194,17 +183,7 @@ class Lowering:
         )
         return outputs
 
-    def _results(self, operations: tuple[Operation, ...]) -> list[str]:
-        """Tensors that the region makes and others read."""
-        inside = {id(operation) for operation in operations}
-        made = (t for operation in operations for t in operation.outputs if t)
-        return [
-            tensor
-            for tensor in made
-            if any(id(reader) not in inside for reader in self.readers.get(tensor, ()))
-        ]
-
-    def _epilogue(self) -> None:
+    def epilogue(self) -> None:
         emit_lm_head(self.graph, self.regions.epilogue, self.emitter, self.options.head)
         emit_exit_layer(self.graph, self.num_layers, self.exit_layers)
 

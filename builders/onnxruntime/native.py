@@ -11,13 +11,14 @@ import onnx_ir
 from onnx import ModelProto
 
 from builders.families import ModelConfig
-from builders.onnxruntime.fusions import pack_qkv
+from builders.graph.fusions import pack_qkv
+from builders.graph.linear import Linear, is_linear
+from builders.graph.program import Operation, read_program
+from builders.graph.regions import LayerRegions, find_regions
+from builders.layouts.panels import PANEL, num_panels
+from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
-from builders.onnxruntime.lowering import Lowering, LoweringOptions
-from builders.onnxruntime.panels import PANEL, num_panels
-from builders.onnxruntime.program import Operation, read_program
-from builders.onnxruntime.regions import LayerRegions, find_regions
-from builders.onnxruntime.weights_file import WeightsLayout
+from builders.onnxruntime.lowering import LoweringOptions, RuntimeLowering
 from river_trt.errors import CheckpointError
 from river_trt.manifest import Kernels
 from river_trt.native_library import ABI_VERSION, DOMAIN
@@ -72,22 +73,22 @@ def lower_native(
     The model must be one that `choose_kernels` gives native kernels.
     """
     program = pack_qkv(read_program(model))
-    return _NativeLowering(program, find_regions(program), options).lower(model)
+    return _NativeLowering(model, program, find_regions(program), options).lower()
 
 
-class _NativeLowering(Lowering):
-    custom_domains = ((DOMAIN, ABI_VERSION),)
+class _NativeLowering(RuntimeLowering):
+    custom_domains = (*RuntimeLowering.custom_domains, (DOMAIN, ABI_VERSION))
 
-    def _prologue(self) -> None:
+    def prologue(self) -> None:
         emit_embedding(self.graph, self.regions.prologue, self.emitter, self.options.head)
         for layer in self.regions.layers:
             _check_layer(layer)
         self._block(0)
 
-    def _layer(self, number: int, layer: LayerRegions) -> None:
+    def layer(self, number: int, layer: LayerRegions) -> None:
         self._block(number)
 
-    def _epilogue(self) -> None:
+    def epilogue(self) -> None:
         head = self.options.head
         if head.bits >= 16:
             emit_lm_head(self.graph, self.regions.epilogue, self.emitter, head)
@@ -123,19 +124,19 @@ class _NativeLowering(Lowering):
             outputs[0] = ended.h_out
             outputs[3:] = ended.attention.outputs[1:]
             attention, attributes = self._attention(ended.attention)
-            linears = _linears(ended.after)
+            linears = self._linears(ended.after)
             for linear, halves in zip(linears, (1, 2, 1), strict=True):
                 weights += self._linear(number, linear, halves)
-            attributes["attended_size"] = self._shape(linears[0])[1]
-            attributes["intermediate_size"] = self._shape(linears[2])[1]
+            attributes["attended_size"] = linears[0].shape[1]
+            attributes["intermediate_size"] = linears[2].shape[1]
         else:
             weights += [""] * 3 * LINEAR_PARTS
             attributes["intermediate_size"] = 0
         if begun is not None:
-            (qkv,) = _linears(begun.before)
-            outputs[2] = qkv.outputs[0]
+            (qkv,) = self._linears(begun.before)
+            outputs[2] = qkv.y
             weights += self._linear(number + 1, qkv, 1)
-            attributes["qkv_size"] = self._shape(qkv)[0]
+            attributes["qkv_size"] = qkv.shape[0]
         else:
             outputs[1] = "exit_layer"
             weights += [""] * LINEAR_PARTS
@@ -178,23 +179,21 @@ class _NativeLowering(Lowering):
         }
         return ["", qkv, past_lengths, k_cache, v_cache, *tables], attributes
 
-    def _linear(self, number: int, linear: Operation, halves: int) -> list[str]:
+    def _linear(self, number: int, linear: Linear, halves: int) -> list[str]:
         """The parts of a linear of layer `number`; layer 1 never uses its river."""
-        shapes = self.program.weight_shapes
-        _, _, weight, qweight, _, *optional = linear.inputs
-        zero_points, pre_scale, bias = (*optional, "", "", "")[:3]
-        n, k = shapes[weight]
-        path = weight.removesuffix(".weight")
+        (n, k), path, weight = linear.shape, linear.path, self.graph.weight
         panels = num_panels(n, halves)
         backbone, river = [""] * 5, [""] * 4
         if self.options.banks != "river":
             backbone = self._backbone(path, panels, k)
         if self.options.banks == "river" or (self.options.banks == "both" and number > 1):
-            group_size = 2 * shapes[qweight][-1]
-            river = self._quantised(path, panels, k, group_size, 4, asymmetric=bool(zero_points))
-            river.append(self.graph.weight(pre_scale, np.float32, (k,)) if pre_scale else "")
-        if bias:
-            bias = self.graph.weight(f"{bias}_panels", np.float32, (panels * PANEL,))
+            group_size, asymmetric = linear.group_size, linear.has_zero_points
+            river = self._quantised(path, panels, k, group_size, 4, asymmetric)
+            scaled = linear.has_pre_scale
+            river.append(weight(f"{path}.pre_scale", np.float32, (k,)) if scaled else "")
+        bias = ""
+        if linear.has_bias:
+            bias = weight(f"{path}.bias_panels", np.float32, (panels * PANEL,))
         return [*backbone, *river, bias]
 
     def _backbone(self, path: str, panels: int, k: int) -> list[str]:
@@ -231,8 +230,9 @@ class _NativeLowering(Lowering):
             zero_points,
         ]
 
-    def _shape(self, linear: Operation) -> tuple[int, ...]:
-        return self.program.weight_shapes[linear.inputs[2]]
+    def _linears(self, operations: tuple[Operation, ...]) -> list[Linear]:
+        shapes = self.program.weight_shapes
+        return [Linear.of(operation, shapes) for operation in operations if is_linear(operation)]
 
     def _rounds(self) -> int:
         return int(self.options.river_activation == "int8")
@@ -242,10 +242,6 @@ def _check_layer(layer: LayerRegions) -> None:
     before = tuple(operation.op_type for operation in layer.before[: len(BEFORE)])
     after = tuple(operation.op_type for operation in layer.after)
     assert before == BEFORE and after == AFTER, "missing_features lets only these layers pass"
-
-
-def _linears(operations: tuple[Operation, ...]) -> list[Operation]:
-    return [operation for operation in operations if operation.op_type == "Linear"]
 
 
 def _norm(operations: tuple[Operation, ...]) -> Operation:

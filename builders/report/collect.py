@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from tokenizers.decoders import DecodeStream
 
 from builders.evaluation.policies import fixed_exit, gate_scores, paper_taus, tau_shifts
 from builders.evaluation.results import NamedPolicy, PolicyResult
-from builders.evaluation.scores import Progress
 from builders.evaluation.subject import Subject
 from builders.evaluation.text import BACKBONE, TextOptions, evaluate_policies
 from builders.report.data import LayerScores, PolicyPoint, ReportData, Series, TokenDepths
 from river_trt.benchmark import ALL_RIVER, ENGINE_POLICY, FULL_DEPTH, Plan, measure, summarise
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
+from river_trt.text import TextStream
 
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.7)  # of the layers: the depths that the lines pass through
 SCORE_PIECES = 4  # pieces whose hidden states are looked at
@@ -108,8 +108,9 @@ def layer_scores(scores: np.ndarray, gate: str) -> LayerScores:
 def token_depths(subject: Subject, ids: np.ndarray, options: TextOptions) -> TokenDepths:
     """The text of each token and how deep the step that read it went."""
     _, exit_layer = subject.step(1, 0, ids, subject.policy)
-    stream = DecodeStream(skip_special_tokens=True)
-    texts = [stream.step(subject.tokenizer.raw, int(token)) or "" for token in ids]
+    stream = TextStream(subject.tokenizer)
+    texts = [stream.push(int(token)) for token in ids]
+    texts[-1] += stream.flush()
     return TokenDepths(
         tuple(texts),
         tuple(exit_layer.tolist()),

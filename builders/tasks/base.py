@@ -1,14 +1,11 @@
 """What every task has in common: questions, answers, and a score with its interval."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from builders.evaluation.intervals import Estimate, bootstrap_mean
 from river_trt.results import GenerationResult
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from builders.evaluation.texts import read_records
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.prompts import Prompt
 
 FIELDS = {"question": str, "answer": str}
 MAX_NEW_TOKENS = 256

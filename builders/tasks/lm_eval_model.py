@@ -12,6 +12,7 @@ from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
 from river_trt.spec import backbone_layers
+from river_trt.text import ChatOptions
 
 CHUNK = 256  # tokens of a pass: bounds the logits in memory
 DEFAULT_NEW_TOKENS = 256
@@ -69,7 +70,9 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return self.river_tokenizer.chat_text(chat_history, add_generation_prompt)
+        # A task's beginning of an answer is gone on with.
+        options = ChatOptions(continue_final_message=not add_generation_prompt)
+        return self.river_tokenizer.chat_text(chat_history, options)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
@@ -129,7 +132,7 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             chunk = ids[start : start + CHUNK]
             asked = np.arange(max(0, first - start), len(chunk))
             indices = asked if len(asked) else np.zeros(1, np.int64)
-            logits, exit_layer = self.engine.forward(
+            logits, exit_layer = self.engine.stepper.forward(
                 chunk[None], self.policy, indices, past_length=start
             )
             self.depths.append(backbone_layers(exit_layer[0], self.policy.pinned))

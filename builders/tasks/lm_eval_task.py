@@ -9,20 +9,21 @@ from lm_eval.tasks import TaskManager
 
 from builders.evaluation.intervals import Estimate
 from builders.quiet import quietly
-from builders.tasks.base import Progress, TaskScore
+from builders.tasks.base import TaskScore
 from builders.tasks.lm_eval_model import RiverLM
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
 
 if TYPE_CHECKING:
-    from builders.tasks.run import Arm, TaskRun
+    from builders.tasks.run import TaskPolicy, TaskRun
 
 NORMAL_95 = 1.959964  # standard errors of a 95 % interval; the harness gives standard errors
 
 
 def evaluate_lm_eval(
-    engine: Engine, run: "TaskRun", arms: Sequence["Arm"], progress: Progress
+    engine: Engine, run: "TaskRun", arms: Sequence["TaskPolicy"], progress: Progress
 ) -> list[TaskScore]:
     """A score for each policy and each of the task's metrics.
 

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from builders.tasks import gsm8k, humaneval
-from builders.tasks.base import Progress, TaskScore, mean_layers, share_of
+from builders.tasks.base import TaskScore, mean_layers, share_of
+from builders.tasks.sandbox import require_isolation
 from river_trt.config import GenerationConfig, resolve_policy
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
+from river_trt.prompts import Prompt
 
 LM_EVAL = "lm-eval:"
 Tau = float | tuple[float, ...]
@@ -24,9 +27,10 @@ class GeneratedTask:
     metric: str
     read: Callable[[Path], list[Any]]
     ask: Callable[[Engine, Any, bool], Prompt]  # engine, question, chat
-    is_correct: Callable[[Any, str, bool], bool]  # question, answer, chat
+    is_correct: Callable[..., bool]  # question, answer, chat; where it runs code, unsafe too
     max_new_tokens: int
     stop: tuple[str, ...]  # of a completion; a chat ends by itself
+    runs_code: bool = False  # that the model wrote
 
 
 GENERATED = {
@@ -45,13 +49,14 @@ GENERATED = {
         is_correct=humaneval.passes,
         max_new_tokens=humaneval.MAX_NEW_TOKENS,
         stop=humaneval.STOP,
+        runs_code=True,
     ),
 }
 TASKS = (*GENERATED, f"{LM_EVAL}NAME")
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class TaskPolicy:
     """A policy under the name that the table prints; tau and pinned as in GenerationConfig."""
 
     name: str
@@ -72,6 +77,7 @@ class TaskRun:
     max_new_tokens: int | None = None  # None: the task's
     task_path: Path | None = None  # of lm-eval definitions
     allow_code: bool = False
+    unsafe_execution: bool = False  # run code even where it cannot be isolated
     seed: int = 0
 
     def check(self) -> None:
@@ -86,22 +92,27 @@ class TaskRun:
             raise RiverError(f"task {self.task!r} is not offered; choose one of {', '.join(TASKS)}")
         if self.data is None:
             raise RiverError(f"{self.task} needs its questions: --data FILE (JSONL)")
-        if self.task == "humaneval" and not self.allow_code:
-            raise RiverError(
-                "humaneval runs code that the model writes; --allow-code allows it, in a "
-                "restricted subprocess"
-            )
+        if GENERATED[self.task].runs_code:
+            if not self.allow_code:
+                raise RiverError(
+                    f"{self.task} runs code that the model writes; --allow-code allows it, in "
+                    "namespaces of its own"
+                )
+            if not self.unsafe_execution:
+                require_isolation()
         GENERATED[self.task].read(self.data)
 
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[TaskPolicy]:
         taus = [
-            Arm(f"tau {tau:g}" if isinstance(tau, float) else "tau a layer", tau, self.pinned)
+            TaskPolicy(
+                f"tau {tau:g}" if isinstance(tau, float) else "tau a layer", tau, self.pinned
+            )
             for tau in self.taus
         ]
         ends = [
-            Arm("backbone", np.inf, ()),
-            Arm("all river", -np.inf, ()),
-            Arm("River", None, None),
+            TaskPolicy("backbone", np.inf, ()),
+            TaskPolicy("all river", -np.inf, ()),
+            TaskPolicy("River", None, None),
         ]
         return [*ends, *taus]
 
@@ -123,6 +134,7 @@ def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[Task
         return evaluate_lm_eval(engine, run, arms, progress)
     assert run.data is not None
     kind = GENERATED[run.task]
+    safety = {"unsafe": run.unsafe_execution} if kind.runs_code else {}
     questions = kind.read(run.data)[: run.limit]
     scores = []
     for arm in arms:
@@ -137,7 +149,7 @@ def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[Task
         for done, question in enumerate(questions, 1):
             prompt = kind.ask(engine, question, run.chat)
             (result,) = engine.generate([prompt], config)
-            correct.append(kind.is_correct(question, result.text or "", run.chat))
+            correct.append(kind.is_correct(question, result.text or "", run.chat, **safety))
             results.append(result)
             progress(f"{run.task}, {arm.name}", done, len(questions))
         scores.append(

@@ -6,6 +6,7 @@ from typing import Any
 
 from builders.families import ModelConfig
 from builders.job import BuildJob
+from builders.layouts.byte_counts import byte_counts
 from builders.tensorrt import versions
 from builders.tensorrt.graph_file import GRAPH_FILE, write_graph
 from builders.tensorrt.options import TensorRTOptions
@@ -13,12 +14,12 @@ from builders.tensorrt.plugin_library import plugin_library
 from builders.tensorrt.process import run_build
 from builders.tensorrt.request import BuildRequest
 from builders.tensorrt.scope import DTYPES
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.library import load_library
 from river_trt.errors import CheckpointError, RiverError
 from river_trt.layer_record import RECORD_FILE
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.library import load_library
-from river_trt.user_cache import user_cache
+from river_trt.user_cache import private_folder
 
 ENGINE_FILE = "engine.trt"
 LOG_FILE = "build.log"
@@ -44,7 +45,7 @@ def build_engine(job: BuildJob) -> Manifest:
     library = None
     if options.mode == "plugin":
         library = plugin_library(trt, recipe.backend, job.progress)
-    job.source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
 
     with tempfile.TemporaryDirectory(dir=directory, prefix=".graph-") as folder:
         written = write_graph(job, options, Path(folder))
@@ -68,12 +69,12 @@ def build_engine(job: BuildJob) -> Manifest:
         recipe.target,
         compute_capability=options.compute_capability + compatible,
         mode=options.mode,
+        version_compatible=options.version_compatible,
     )
     head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
-    return job.write_manifest(
-        backend, precision, written.calibration, written.byte_counts(config.num_layers), ENGINE_FILE
-    )
+    counts = byte_counts(written.layout.sizes, config.num_layers, config.vocab_size)
+    return job.write_manifest(backend, precision, written.calibration, counts, ENGINE_FILE)
 
 
 def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
@@ -144,4 +145,4 @@ def _timing_cache(trt: Any, options: TensorRTOptions) -> Path | None:
     if not (options.timing_cache and versions.has(trt, "timing_cache")):
         return None
     capability = options.compute_capability.replace(".", "")
-    return user_cache() / "tensorrt" / f"{trt.__version__}-sm{capability}.timing"
+    return private_folder("tensorrt") / f"{trt.__version__}-sm{capability}.timing"

@@ -3,31 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders.calibration_text import Calibration
+from builders.calibration_text import CalibrationText
 from builders.job import BuildJob
-from builders.onnxruntime.weights_file import WeightsLayout, WeightsWriter
+from builders.layouts.weights_file import WeightsLayout, WeightsWriter
+from builders.narrowing import to_array
 from builders.position_tables import position_tables
 from builders.river_bank import river_format, stream_layers
-from builders.tensorrt.lowering import GraphOptions, Lowering
+from builders.tensorrt.lowering import GraphOptions, TensorRTLowering
 from builders.tensorrt.options import TensorRTOptions
 from builders.tensorrt.plugin_graph import PluginLowering
 from builders.tensorrt.portable_graph import PortableLowering
 from builders.tensorrt.scope import DTYPES
-from builders.tensorrt.weights import head_arrays, layer_arrays, to_array
+from builders.tensorrt.weights import head_arrays, layer_arrays
 from builders.tracing import to_onnx, trace
-from river_trt.manifest import ByteCounts, TensorRTMode
+from river_trt.manifest import TensorRTMode
 
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.data"
-LOWERINGS: dict[TensorRTMode, type[Lowering]] = {
+LOWERINGS: dict[TensorRTMode, type[TensorRTLowering]] = {
     "plugin": PluginLowering,
     "portable": PortableLowering,
 }
-BACKBONE_PARTS = (".weight", ".weight_transposed")
-RIVER_PARTS = (
-    *(".qweight_int32", ".scales_float16", ".zero_points_int32", ".pre_scale_float16"),
-    *(".int4", ".scales_transposed", ".offsets", ".pre_scale"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +31,7 @@ class WrittenGraph:
     """What the files hold, and the text that the quantiser saw."""
 
     layout: WeightsLayout
-    calibration: Calibration | None
-
-    def byte_counts(self, num_layers: int) -> ByteCounts:
-        """What one token reads of each part."""
-        planned = self.layout.planned
-        embedding = planned["embedding"]
-        head = sum(t.num_bytes for name, t in planned.items() if name.startswith("lm_head"))
-        return ByteCounts(
-            backbone_layer=self._mean(BACKBONE_PARTS, num_layers),
-            river_layer=self._mean(RIVER_PARTS, num_layers),
-            lm_head=head or embedding.num_bytes,
-            embedding=embedding.num_bytes // embedding.shape[0],
-        )
-
-    def _mean(self, parts: tuple[str, ...], num_layers: int) -> int:
-        """Of one layer's bank, with the norms and biases that both banks read.
-
-        The first layer has no river: count the layers that have the parts.
-        """
-        sizes: dict[str, int] = {}
-        shared = 0
-        for name, planned in self.layout.planned.items():
-            if not name.startswith("layers."):
-                continue
-            layer = name.split(".")[1]
-            if name.endswith(("norm.weight", ".bias")):
-                shared += planned.num_bytes
-            elif name.endswith(parts):
-                sizes[layer] = sizes.get(layer, 0) + planned.num_bytes
-        return sum(sizes.values()) // max(1, len(sizes)) + shared // num_layers
+    calibration: CalibrationText | None
 
 
 def write_graph(
@@ -101,16 +68,16 @@ def write_graph(
     job.progress("tracing", 1, 1)
     with WeightsWriter(layout, directory) as weights:
         for name, table in position_tables(config, recipe.max_seq_len).items():
-            tables = {name: to_array(table, dtype), f"{name}_float32": table.numpy()}
+            tables = {name: to_array(table, dtype, name), f"{name}_float32": table.numpy()}
             weights.write_planned(tables)
         if recipe.lm_head_bits == 4:
             head = head_arrays(shared.lm_head, recipe.group_size, dtype, options.mode)
             weights.write_planned(head)
         weights.write_planned(
             {
-                "norm.weight": to_array(shared.final_norm, dtype),
-                "embedding": to_array(shared.embedding.float(), dtype),
-                "lm_head": to_array(shared.lm_head.float(), dtype),
+                "norm.weight": to_array(shared.final_norm, dtype, "norm.weight"),
+                "embedding": to_array(shared.embedding, dtype, "embedding"),
+                "lm_head": to_array(shared.lm_head, dtype, "lm_head"),
             }
         )
         ids = calibration.token_ids if calibration else None

@@ -1,22 +1,22 @@
-"""What the two modes' graphs share: inputs and outputs, embedding, layers in order, the head."""
+"""What the two kinds of graph share: inputs and outputs, embedding, layers in order, the head."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
+from builders.graph.linear import Bank
+from builders.graph.lowering import Lowering
+from builders.graph.program import Operation, Program, read_program
+from builders.graph.regions import Regions, find_regions
 from builders.job import Banks
-from builders.onnxruntime.emit import Bank
-from builders.onnxruntime.program import Operation, Program, read_program
-from builders.onnxruntime.regions import LayerRegions, Regions, find_regions
-from builders.onnxruntime.weights_file import WeightsLayout
+from builders.layouts.weights_file import WeightsLayout
 from builders.tensorrt.program import prepare
 from builders.tensorrt.scope import TypedScope
 from river_trt.spec import cache_names
 
-IR_VERSION = 10
 TYPED_LOGITS = "logits/typed"
 
 
@@ -34,21 +34,17 @@ class GraphOptions:
     layer_outputs: bool = False  # h.{l} float32 after each layer l: 1..L, to compare backends by
 
 
-class Lowering(ABC):
-    """A graph under construction, layer after layer."""
-
-    opset_version = 24
-    custom_domains: tuple[tuple[str, int], ...] = ()
+class TensorRTLowering(Lowering):
+    """What is the same with plugins and without."""
 
     def __init__(self, program: Program, regions: Regions, options: GraphOptions) -> None:
-        self.program, self.regions, self.options = program, regions, options
-        self.layout = WeightsLayout(options.weights_file)
+        super().__init__(program, regions, WeightsLayout(options.weights_file))
+        self.options = options
         self.graph = TypedScope(self.layout, program, options.dtype)
-        self.num_layers = len(regions.layers)
         self.gated = options.banks == "both"
 
     @classmethod
-    def of(cls, model: onnx_ir.Model, options: GraphOptions) -> "Lowering":
+    def of(cls, model: onnx_ir.Model, options: GraphOptions) -> "TensorRTLowering":
         program = prepare(read_program(model), options.tied, options.head_group_size)
         program = cls.transform(program, options)
         regions = find_regions(program)
@@ -62,48 +58,26 @@ class Lowering(ABC):
         """A mode's own changes to the program."""
         return program
 
-    @abstractmethod
-    def prologue(self) -> None:
-        """Embedding, and what all layers read."""
+    @property
+    def main_graph(self) -> TypedScope:
+        return self.graph
 
     @abstractmethod
-    def layer(self, number: int, layer: LayerRegions) -> None:
-        """Layer `number`, from 1."""
-
-    @abstractmethod
-    def epilogue(self) -> None:
+    def head(self) -> None:
         """Final norm and head."""
 
     @abstractmethod
     def exit_layer(self) -> str:
         """The name of exit_layer int32 [batch, seq] after the last layer."""
 
-    def lower(self) -> tuple[ModelProto, WeightsLayout]:
-        """Graph and the layout of the weights file that it points into."""
-        graph = self.graph
-        self.prologue()
-        for number, layer in enumerate(self.regions.layers, start=1):
-            self.layer(number, layer)
-        self.epilogue()
-        wide = int(TensorProto.FLOAT)
+    def epilogue(self) -> None:
+        self.head()
+        wide, graph = int(TensorProto.FLOAT), self.graph
         graph.emit("Cast", [TYPED_LOGITS], "logits", name="logits/float32", to=wide)
         graph.emit("Identity", [self._exit_layer()], "exit_layer")
-        outputs = self._outputs()
         if self.options.layer_outputs:
             for number, layer in enumerate(self.regions.layers, start=1):
-                graph.cast(layer.h_out, f"h.{number}", int(TensorProto.FLOAT))
-                hidden = self.program.weight_shapes["norm.weight"][0]
-                outputs.append(_value(f"h.{number}", TensorProto.FLOAT, ["batch", "seq", hidden]))
-        weights = list(graph.initializers.values())
-        body = helper.make_graph(graph.nodes, "river", self._inputs(), outputs, weights)
-        opsets = [("", self.opset_version), *self.custom_domains]
-        proto = helper.make_model(
-            body,
-            opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets],
-            ir_version=IR_VERSION,
-        )
-        proto.producer_name = "river-trt"
-        return proto, self.layout
+                graph.cast(layer.h_out, f"h.{number}", wide)
 
     def _exit_layer(self) -> str:
         if self.gated:
@@ -122,7 +96,7 @@ class Lowering(ABC):
         """Of the inputs pinned and use_directions."""
         return int(TensorProto.BOOL)
 
-    def _inputs(self) -> list[ValueInfoProto]:
+    def inputs(self) -> list[ValueInfoProto]:
         layers, hidden = self.num_layers, self.program.weight_shapes["norm.weight"][0]
         step = [
             _value("input_ids", TensorProto.INT64, ["batch", "seq"]),
@@ -138,12 +112,17 @@ class Lowering(ABC):
         ]
         return step + (policy if self.gated else []) + self._caches("")
 
-    def _outputs(self) -> list[ValueInfoProto]:
-        vocab = self.program.weight_shapes["embedding"][0]
+    def outputs(self) -> list[ValueInfoProto]:
+        vocab, hidden = self.program.weight_shapes["embedding"]
+        layers = self.num_layers if self.options.layer_outputs else 0
         return [
             _value("logits", TensorProto.FLOAT, ["batch", "num_logits", vocab]),
             _value("exit_layer", TensorProto.INT32, ["batch", "seq"]),
             *self._caches("_out"),
+            *(
+                _value(f"h.{number}", TensorProto.FLOAT, ["batch", "seq", hidden])
+                for number in range(1, layers + 1)
+            ),
         ]
 
     def _caches(self, suffix: str) -> list[ValueInfoProto]:

@@ -8,8 +8,8 @@ Linear -- Split -- Sigmoid, Mul -- Mul        becomes   Linear(silu_mul)
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.program import Operation
+from builders.graph.linear import input_of, is_linear
+from builders.graph.program import Operation
 
 Readers = dict[str, list[Operation]]
 
@@ -36,7 +36,7 @@ def fuse_linears(
     for operation in operations:
         if not is_linear(operation):
             continue
-        x, (y,) = operation.inputs[0], operation.outputs
+        x, (y,) = input_of(operation, "x"), operation.outputs
         call = FusedLinear(operation, x, y)
         norm = norms.get(x)
         if norm is not None and all(is_linear(reader) for reader in readers[x]):
@@ -53,10 +53,6 @@ def fuse_linears(
                 call = replace(call, silu_mul=True)
         fused[id(operation)] = call
     return [fused.get(id(op), op) for op in operations if id(op) not in absorbed]
-
-
-def is_linear(operation: Operation) -> bool:
-    return (operation.domain, operation.op_type) == (DOMAIN, "Linear")
 
 
 def _residual(y: str, readers: Readers) -> list[Operation] | None:

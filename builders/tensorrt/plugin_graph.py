@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from builders.onnxruntime.fusions import pack_qkv
-from builders.onnxruntime.program import Operation, Program, consumers
-from builders.onnxruntime.regions import LayerRegions
-from builders.tensorrt.lowering import GraphOptions, Lowering
+from builders.graph.fusions import pack_qkv
+from builders.graph.linear import Linear
+from builders.graph.program import Operation, Program
+from builders.graph.regions import LayerRegions
+from builders.tensorrt.lowering import GraphOptions, TensorRTLowering
 from builders.tensorrt.plugin_fusions import FusedLinear, fuse_linears
 from builders.tensorrt.portable_attention import emit_attention, emit_positions
 
@@ -43,7 +44,7 @@ PLAIN_LINEAR: dict[str, Any] = {
 }
 
 
-class PluginLowering(Lowering):
+class PluginLowering(TensorRTLowering):
     """Plugin mode."""
 
     custom_domains = ((NAMESPACE, 1),)
@@ -59,7 +60,6 @@ class PluginLowering(Lowering):
     def prologue(self) -> None:
         if not self.options.native_attention:
             self.opset_version = PLAIN_OPSET
-        self.readers = consumers(self.program.operations)
         self.exited: list[str] = []  # exited and exit_layer so far
         self.use_river = ""  # flags of the layer to come; nothing has exited before layer 1
         for operation in self.regions.prologue:
@@ -80,7 +80,7 @@ class PluginLowering(Lowering):
         if self.gated:
             self._gate(number, layer)
 
-    def epilogue(self) -> None:
+    def head(self) -> None:
         self._operations(self.regions.epilogue, self.head_bank)
 
     def exit_layer(self) -> str:
@@ -102,33 +102,29 @@ class PluginLowering(Lowering):
     def _linear(self, fused: FusedLinear, bank: str) -> None:
         """Inputs in the order of plugins/tensorrt/linear_plugin.h."""
         graph, shapes, dtype = self.graph, self.program.weight_shapes, self.graph.dtype
-        _, _, weight, qweight, scales, zero_points, pre_scale, bias = (
-            *fused.linear.inputs,
-            *[""] * (8 - len(fused.linear.inputs)),
-        )
-        n, k = shapes[weight]
+        linear = Linear.of(fused.linear, shapes)
+        (n, k), path = linear.shape, linear.path
         fields = PLAIN_LINEAR | {"banks": BANKS[bank]}
         inputs = [fused.x]
         if bank == "both":
             inputs.append(self.use_river)
         if bank != "river":
-            inputs.append(graph.weight(weight, dtype, (n, k)))
+            inputs.append(graph.weight(linear.weight, dtype, (n, k)))
         if bank != "backbone":
-            groups, half = shapes[qweight][1:]
-            fields["group_size"] = 2 * half
-            words = (n, groups * half // INT32_BYTES)
-            inputs.append(graph.weight(f"{qweight}_int32", np.int32, words))
-            inputs.append(graph.weight(f"{scales}_float16", np.float16, (n, groups)))
-            if zero_points:
+            groups, fields["group_size"] = linear.groups, linear.group_size
+            words = (n, groups * linear.group_size // 2 // INT32_BYTES)
+            inputs.append(graph.weight(f"{path}.qweight_int32", np.int32, words))
+            inputs.append(graph.weight(f"{path}.scales_float16", np.float16, (n, groups)))
+            if linear.has_zero_points:
                 fields["zero_points"] = 1
                 size = -(-n * groups // INT32_BYTES)
-                inputs.append(graph.weight(f"{zero_points}_int32", np.int32, (size,)))
-            if pre_scale:
+                inputs.append(graph.weight(f"{path}.zero_points_int32", np.int32, (size,)))
+            if linear.has_pre_scale:
                 fields["pre_scale"] = 1
-                inputs.append(graph.weight(f"{pre_scale}_float16", np.float16, (k,)))
-        if bias:
+                inputs.append(graph.weight(f"{path}.pre_scale_float16", np.float16, (k,)))
+        if linear.has_bias:
             fields["bias"] = 1
-            inputs.append(graph.weight(bias, dtype, (n,)))
+            inputs.append(graph.weight(f"{path}.bias", dtype, (n,)))
         if fused.norm is not None:
             fields |= {"norm": 1, "norm_eps": float(fused.norm.attributes["epsilon"])}
             inputs.append(graph.weight(fused.norm.inputs[1], dtype, (k,)))

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from builders.job import Progress
+from river_trt.backends.tensorrt.library import LIBRARIES
+from river_trt.backends.tensorrt.opening import check_plugin_abi
 from river_trt.errors import RiverError
-from river_trt.plugin import PARTS, BuildOptions, build_library, built_library
+from river_trt.plugin import PARTS, LibraryOptions, build_library, built_library
 from river_trt.plugin.build import find_built
-from river_trt.tensorrt.library import LIBRARIES
-from river_trt.tensorrt.opening import check_plugin_abi
+from river_trt.progress import Progress
 
 
 def plugin_library(trt: Any, backend: str, progress: Progress) -> Path:
@@ -26,7 +26,7 @@ def plugin_library(trt: Any, backend: str, progress: Progress) -> Path:
         return given
     library = find_built(part, version)
     if library is None:
-        library, _ = build_library(BuildOptions(), progress)
+        library, _ = build_library(LibraryOptions(), progress)
         if library.info.abi != part.abi(version):
             raise RiverError(
                 f"the plugin was compiled with TensorRT {library.info.headers}'s headers, but "

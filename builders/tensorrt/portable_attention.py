@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-from builders.onnxruntime.program import Operation
+from builders.graph.program import Operation
 from builders.tensorrt.scope import TypedScope
 
 INT64 = int(TensorProto.INT64)

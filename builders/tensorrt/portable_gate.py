@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from builders.onnxruntime.regions import LayerRegions
+from builders.graph.regions import LayerRegions
 from builders.tensorrt.scope import TypedScope
 
 LEAST_NORM = 1e-30  # keeps a zero vector from dividing by zero; its cosine is 0

@@ -10,22 +10,21 @@ An If costs TensorRT a synchronisation, so the regions are few: one before and o
 of two conditionals each (_region). Layer 1 always runs the backbone and has none.
 """
 
-from builders.onnxruntime.program import Operation, consumers
-from builders.onnxruntime.regions import LayerRegions
-from builders.tensorrt.lowering import Lowering
-from builders.tensorrt.plugin_fusions import is_linear
+from builders.graph.linear import Linear, is_linear
+from builders.graph.program import Operation
+from builders.graph.regions import LayerRegions
+from builders.tensorrt.lowering import TensorRTLowering
 from builders.tensorrt.portable_attention import emit_attention, emit_positions
 from builders.tensorrt.portable_gate import emit_first_flags, emit_gate
 from builders.tensorrt.portable_linear import emit_backbone, emit_river
 from builders.tensorrt.scope import TypedScope
 
 
-class PortableLowering(Lowering):
+class PortableLowering(TensorRTLowering):
     """Portable mode."""
 
     def prologue(self) -> None:
         graph = self.graph
-        self.readers = consumers(self.program.operations)
         if self.gated:
             self.flags = emit_first_flags(graph, self.num_layers)
         for operation in self.regions.prologue:
@@ -43,7 +42,7 @@ class PortableLowering(Lowering):
         if self.gated:
             self.flags = emit_gate(self.graph, number, self.num_layers, layer, self.flags)
 
-    def epilogue(self) -> None:
+    def head(self) -> None:
         self._emit(self.graph, self.regions.epilogue, self.head_bank)
 
     def exit_layer(self) -> str:
@@ -65,7 +64,7 @@ class PortableLowering(Lowering):
 
         Two conditionals in a row: TensorRT's optimiser fails over one inside another.
         """
-        (result,) = self._results(operations)
+        (result,) = self.results(operations)
         whole = f"{result}/whole"
         river, backbone, mixed, same = (self.graph.branch() for _ in range(4))
         self._if(
@@ -112,18 +111,7 @@ class PortableLowering(Lowering):
         for operation in operations:
             if not is_linear(operation):
                 scope.plain(operation, names)
-            elif bank == "river":
-                emit_river(scope, operation.renamed(names, suffix))
-            else:
-                emit_backbone(scope, operation.renamed(names, suffix))
+                continue
+            linear = Linear.of(operation.renamed(names, suffix), self.program.weight_shapes)
+            (emit_river if bank == "river" else emit_backbone)(scope, linear)
         return names
-
-    def _results(self, operations: tuple[Operation, ...]) -> list[str]:
-        """Tensors that the region makes and others read."""
-        inside = {id(operation) for operation in operations}
-        return [
-            tensor
-            for operation in operations
-            for tensor in operation.outputs
-            if any(id(reader) not in inside for reader in self.readers.get(tensor, ()))
-        ]

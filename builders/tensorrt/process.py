@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TextIO
 
 import builders
-from builders.job import Progress
 from builders.tensorrt.request import BuildRequest
 from builders.tensorrt.worker import last_error
 from river_trt.errors import RiverError
-from river_trt.user_cache import user_cache
+from river_trt.progress import Progress
+from river_trt.user_cache import private_folder
 
 FAILURE_LOG = "last-failure.log"
 WORKER = "builders.tensorrt.worker"
@@ -55,8 +55,7 @@ def run_build(request: BuildRequest, progress: Progress) -> None:
 
 def _keep(log: Path) -> Path:
     """A copy of the log of a build that failed: the engine directory is not there for long."""
-    kept = user_cache() / "tensorrt" / FAILURE_LOG
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept = private_folder("tensorrt") / FAILURE_LOG
     shutil.copyfile(log, kept)
     return kept
 

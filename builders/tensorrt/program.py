@@ -1,10 +1,10 @@
-"""What both modes change in the traced program before they lower it."""
+"""What is changed in the traced program before it is lowered, with plugins and without."""
 
 from dataclasses import replace
 
-from builders.onnx_schemas import DOMAIN
-from builders.onnxruntime.fusions import static_head_norms
-from builders.onnxruntime.program import Operation, Program
+from builders.graph.fusions import static_head_norms
+from builders.graph.linear import RIVER, one_bank
+from builders.graph.program import Program
 
 
 def prepare(program: Program, tied: bool, head_group_size: int | None = None) -> Program:
@@ -29,19 +29,17 @@ def _head_as_linear(program: Program, group_size: int | None) -> Program:
     group_size: the bank is a 4-bit river.
     """
     producers, shapes = program.producers(), dict(program.weight_shapes)
-    river: tuple[str, ...] = ()
     if group_size is not None:
         vocab, hidden = shapes["lm_head"]
         groups = -(-hidden // group_size)
-        river = ("lm_head.qweight", "lm_head.scales", "lm_head.zero_points")
         sizes = ((vocab, groups, group_size // 2), (vocab, groups), (vocab, groups))
-        shapes |= dict(zip(river, sizes, strict=True))
+        shapes |= {f"lm_head.{part}": size for part, size in zip(RIVER, sizes, strict=True)}
     (transpose,) = (op for op in program.operations if op.inputs == ("lm_head",))
     operations = []
     for operation in program.operations:
         if operation.op_type == "MatMul" and producers.get(operation.inputs[1]) is transpose:
-            inputs = (operation.inputs[0], "", "lm_head", *river)
-            operation = Operation("Linear", inputs, operation.outputs, {}, DOMAIN, "lm_head")
+            x, (y,) = operation.inputs[0], operation.outputs
+            operation = one_bank("lm_head", x, y, river=group_size is not None)
         if operation is not transpose:
             operations.append(operation)
     return replace(program, operations=tuple(operations), weight_shapes=shapes)

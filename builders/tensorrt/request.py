@@ -11,7 +11,7 @@ from builders.tensorrt.options import Profile, TensorRTOptions
 class BuildRequest:
     """One engine to build."""
 
-    backend: str  # a key of river_trt.tensorrt.library.LIBRARIES
+    backend: str  # a key of river_trt.backends.tensorrt.library.LIBRARIES
     target: str
     graph: Path  # ONNX, with its weights file beside it
     engine: Path

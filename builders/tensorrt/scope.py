@@ -7,9 +7,9 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
 
-from builders.onnxruntime.program import Operation, Program
-from builders.onnxruntime.scope import Scope
-from builders.onnxruntime.weights_file import WeightsLayout
+from builders.graph.program import Operation, Program
+from builders.graph.scope import Scope
+from builders.layouts.weights_file import WeightsLayout
 
 # What activations, backbone and KV cache are stored in, by the name that recipes use.
 DTYPES: dict[str, np.dtype] = {

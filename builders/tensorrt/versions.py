@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from river_trt.backends.tensorrt.library import LIBRARIES
 from river_trt.errors import RiverError
-from river_trt.tensorrt.library import LIBRARIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from builders.tensorrt.monitor import file_logger, progress_monitor
 from builders.tensorrt.options import Profile
 from builders.tensorrt.record import record_network
 from builders.tensorrt.request import BuildRequest
+from river_trt.backends.tensorrt.library import LIBRARIES, load_library
 from river_trt.errors import RiverError
-from river_trt.tensorrt.library import LIBRARIES, load_library
 
 
 def main(argv: list[str]) -> int:

@@ -16,6 +16,11 @@ class RiverConfig(PretrainedConfig):
         super().__init__(**values)
         self.river = RiverSection.from_dict(river)
 
+    @staticmethod
+    def create_runtime_defaults(defaults: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """As they stand in config.json: the C++ object made of them can't be copied or saved."""
+        return defaults
+
     def to_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = super().to_dict()
         return values | {"river": self.river.to_dict()}

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from builders.job import BuildJob
+from builders.layouts.byte_counts import byte_counts
 from builders.river_bank import river_format, stream_layers
 from builders.tensorrt_llm.parameters import (
     EMBEDDING,
     FINAL_NORM,
-    LINEARS,
+    LAYERS,
     LM_HEAD,
     POLICY,
-    Parameter,
     layer_prefix,
     rank_parameters,
 )
@@ -31,7 +31,7 @@ from builders.tensorrt_llm.sharding import Sharding, shard
 from builders.weights import SharedWeights
 from river_trt.backends.tensorrt_llm import CHECKPOINT, CONFIG_FILE, SUPPORTED_VERSION
 from river_trt.errors import RiverError
-from river_trt.manifest import BackendInfo, ByteCounts, Manifest, PrecisionInfo
+from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 from river_trt.spec import ExitPolicy
 
 LM_HEAD_BITS = (None, 16)
@@ -52,7 +52,7 @@ def build_engine(job: BuildJob) -> Manifest:
     policy = job.policy if job.stored_policy is None else job.stored_policy
     values = pretrained_config(config, river, sharding, dtype, recipe.max_seq_len, policy.gate)
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    source.checkpoint.write_tokenizer(directory)
+    job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
     shared = source.shared()
     parameters = rank_parameters(
@@ -77,32 +77,20 @@ def build_engine(job: BuildJob) -> Manifest:
         BackendInfo("tensorrt-llm", SUPPORTED_VERSION, CHECKPOINT),
         PrecisionInfo(dtype, 16, dtype, dtype),
         calibration,
-        byte_counts(parameters, config.num_layers),
+        # Of one rank.
+        byte_counts(
+            {name: num_bytes(parameter) for name, parameter in parameters.items()},
+            config.num_layers,
+            config.vocab_size,
+            layers=LAYERS,
+            embedding=EMBEDDING,
+        ),
         CONFIG_FILE,
     )
 
 
 def rank_file_name(rank: int) -> str:
     return f"rank{rank}.safetensors"
-
-
-def byte_counts(parameters: dict[str, Parameter], num_layers: int) -> ByteCounts:
-    """What one token reads on one rank: per layer of a bank, and the shared parts."""
-    sizes = {name: num_bytes(parameter) for name, parameter in parameters.items()}
-    last = layer_prefix(num_layers - 1)
-    layer = {name.removeprefix(last): size for name, size in sizes.items() if last in name}
-    linears = tuple(f".{path}.weight" for path in LINEARS.values())
-    river_parts = (".qweight", ".scales", ".zero_points", ".pre_scale")
-    backbone = sum(size for name, size in layer.items() if name in linears)
-    river = sum(size for name, size in layer.items() if name.endswith(river_parts))
-    both = sum(layer.values()) - backbone - river
-    embedding = parameters[EMBEDDING]
-    return ByteCounts(
-        backbone_layer=backbone + both,
-        river_layer=river + both,
-        lm_head=sizes[LM_HEAD],
-        embedding=sizes[EMBEDDING] // embedding.shape[0],
-    )
 
 
 def _check_options(job: BuildJob) -> None:

@@ -5,10 +5,11 @@ Not run by this project's tests: they build the network of model.py over a doubl
 
 import dataclasses
 import datetime
+import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+from builders.tensorrt_llm.river_section import RiverSection
 from river_trt.backends.tensorrt_llm import (
     CONFIG_FILE,
     gpu_compute_capability,
@@ -18,10 +19,11 @@ from river_trt.backends.tensorrt_llm import (
 from river_trt.engine_dir import hash_files, read_engine_dir, write_manifest
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, Manifest
+from river_trt.progress import Progress
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
-# What gpt_attention's kernels take.
-HEAD_SIZES = (32, 40, 48, 64, 72, 80, 96, 104, 112, 128, 144, 160, 192, 224, 256)
+# What gpt_attention has decode kernels for: in all, and with a soft cap on the scores.
+HEAD_SIZES = (32, 48, 64, 80, 96, 104, 112, 128, 144, 160, 192, 224, 256)
+CAPPED_HEAD_SIZES = (128, 256)
 # Of a network of ours; trtllm-build takes others (docs/tensorrt-llm.md).
 MAX_BATCH_SIZE, MAX_NUM_TOKENS = 64, 8192
 
@@ -40,6 +42,11 @@ def build_engine_dir(checkpoint: Path, out: Path, progress: Progress) -> Manifes
             f"{manifest.model.name} has a head_dim of {shape.head_dim}, but TensorRT-LLM's "
             f"attention takes {', '.join(map(str, HEAD_SIZES))}"
         )
+    if shape.head_dim not in CAPPED_HEAD_SIZES and _has_soft_cap(checkpoint):
+        raise RiverError(
+            f"{manifest.model.name} caps its attention scores at a head_dim of {shape.head_dim}, "
+            f"but TensorRT-LLM does that at {', '.join(map(str, CAPPED_HEAD_SIZES))} only"
+        )
     ranks = sum(name.endswith(".safetensors") for name in manifest.files)
     _build_ranks(checkpoint, out, ranks, shape.max_seq_len, progress)
     for name in manifest.files:
@@ -57,11 +64,15 @@ def build_engine_dir(checkpoint: Path, out: Path, progress: Progress) -> Manifes
     return built
 
 
+def _has_soft_cap(checkpoint: Path) -> bool:
+    config = json.loads((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+    return RiverSection.from_dict(config["river"]).attention_softcap is not None
+
+
 def _build_ranks(
     checkpoint: Path, out: Path, ranks: int, max_seq_len: int, progress: Progress
 ) -> None:
     try:
-        from tensorrt_llm.bindings import KVCacheType
         from tensorrt_llm.builder import BuildConfig, build
 
         from builders.tensorrt_llm.model import RiverForCausalLM
@@ -71,12 +82,12 @@ def _build_ranks(
     for rank in range(ranks):
         progress("building", rank, ranks)
         model = RiverForCausalLM.from_checkpoint(str(checkpoint), rank=rank)
+        # The cache is paged where none is named. Longer prompts come in chunks.
         options = BuildConfig(
             max_batch_size=MAX_BATCH_SIZE,
             max_input_len=max_seq_len,
             max_seq_len=max_seq_len,
             max_num_tokens=MAX_NUM_TOKENS,
-            kv_cache_type=KVCacheType.PAGED,
         )
         build(model, options).save(str(out))
     progress("building", ranks, ranks)

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from builders.tensorrt_llm.engines import Progress, build_engine_dir
+from builders.tensorrt_llm.engines import build_engine_dir
 from river_trt.backends.tensorrt_llm import require_tensorrt_llm
 from river_trt.engine_dir import write_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
+from river_trt.progress import Progress
 
 TAKES = {"model", "out", "force", "backend"}
 

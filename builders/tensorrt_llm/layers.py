@@ -17,7 +17,7 @@ BACKBONE_ONLY = 1  # RiverLinear's attribute `banks`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GateState:
+class ExitFlags:
     """What goes from layer to layer, [1, tokens] int32 each; None before the first gate."""
 
     exited: Tensor | None = None
@@ -94,7 +94,7 @@ class RiverLinear(Module):
         return y
 
 
-class ExitPolicy(Module):
+class ExitGates(Module):
     """The policy's constants, and one RiverGate a layer over them."""
 
     def __init__(self, config: RiverConfig) -> None:
@@ -113,9 +113,9 @@ class ExitPolicy(Module):
         h_in: Tensor,  # [1, tokens, hidden]
         residual: Tensor,  # [1, tokens, hidden]
         delta: Tensor,  # [1, tokens, hidden]
-        state: GateState,
+        state: ExitFlags,
         switches: "Switches",
-    ) -> tuple[Tensor, GateState]:
+    ) -> tuple[Tensor, ExitFlags]:
         """(h_out, the next layer's state), where h_out = residual + delta.
 
         h_in ----------------+
@@ -143,7 +143,7 @@ class ExitPolicy(Module):
             "RiverGate", f"layers.{number}.gate", fields, inputs
         )
         use_river = None if is_last else flags[0] * switches.generated
-        return h_out, GateState(exited, exit_layer, use_river)
+        return h_out, ExitFlags(exited, exit_layer, use_river)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

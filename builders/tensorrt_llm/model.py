@@ -19,7 +19,9 @@ from tensorrt_llm.functional import (
     arange,
     cast,
     chunk,
+    concat,
     constant,
+    eq,
     gather_last_token_logits,
     gelu,
     gt,
@@ -43,7 +45,7 @@ from tensorrt_llm.module import Module, ModuleList
 
 from builders.tensorrt_llm.attention import RiverAttention, Rotary, make_rotary, query_scale
 from builders.tensorrt_llm.config import RiverConfig
-from builders.tensorrt_llm.layers import ExitPolicy, GateState, RiverLinear, Switches
+from builders.tensorrt_llm.layers import ExitFlags, ExitGates, RiverLinear, Switches
 from builders.tensorrt_llm.river_section import ARCHITECTURE
 from river_trt.backends.tensorrt_llm import EXIT_LAYER
 from river_trt.errors import RiverError
@@ -120,7 +122,7 @@ class RiverModel(Module):
         self.layers = ModuleList(
             [RiverLayer(config, layer) for layer in range(config.num_hidden_layers)]
         )
-        self.exit_policy = ExitPolicy(config)
+        self.exit_policy = ExitGates(config)
         self.ln_f = RmsNorm(
             normalized_shape=config.hidden_size, eps=config.norm_epsilon, dtype=config.dtype
         )
@@ -138,14 +140,12 @@ class RiverModel(Module):
         h = unsqueeze(self.vocab_embedding(input_ids), 0)
         if river.embedding_scale != 1.0:
             h = h * river.embedding_scale
-        generated = generated_tokens(
-            input_ids, position_ids, last_token_ids, attention_params.context_lengths
-        )
+        generated = generated_tokens(input_ids, last_token_ids, attention_params.context_lengths)
         zero, one = (constant(np.array([value], np.int32)) for value in (0, 1))
         switches = Switches(zero, one, generated)
         rotaries = [make_rotary(rope, config.max_position_embeddings) for rope in river.ropes]
         scale = query_scale(config, position_ids)
-        state = GateState()
+        state = ExitFlags()
         for layer, (block, rope) in enumerate(zip(self.layers, river.layer_ropes, strict=True)):
             rotary = None if rope is None else rotaries[rope]
             residual, delta = block(
@@ -212,19 +212,23 @@ class RiverForCausalLM(DecoderModelForCausalLM):
 
 def generated_tokens(
     input_ids: Tensor,  # [tokens]
-    position_ids: Tensor,  # [tokens]
     last_token_ids: Tensor,  # [sequences]
-    context_lengths: Tensor,  # [sequences]: prompt tokens
+    context_lengths: Tensor,  # [sequences]: tokens of this chunk of a prompt, or of all of it
 ) -> Tensor:
     """[1, tokens] int32: 1 for a token at or after its sequence's prompt, 0 within the prompt.
 
-    Request types are host tensors, which a network cannot compute with; these four are not.
+    Request types are host tensors, which a network cannot compute with; these three are not. A
+    sequence in its prompt has as many tokens in the step as its context_lengths says: the chunk's.
+    One that generates has a single token, and the length of its prompt there. After a prompt of one
+    token the two look alike, and the backbone runs: exact, but without the river's speed.
     """
     count = shape(input_ids, 0, cast_to_dtype="int32")
     numbers = arange(constant(np.array(0, np.int32)), count, "int32") + 1  # [tokens] 1, 2, ...
     passed = cast(gt(unsqueeze(numbers, 1), unsqueeze(last_token_ids, 0)), "int32")
     sequence = sum_over(passed, dim=1)  # sequences that end before the token
-    in_prompt = gt(index_select(context_lengths, 0, sequence), position_ids)
+    starts = concat([constant(np.array([0], np.int32)), last_token_ids])
+    begin, end = (index_select(ends, 0, sequence) for ends in (starts, last_token_ids))
+    in_prompt = eq(index_select(context_lengths, 0, sequence), end - begin)
     return unsqueeze(1 - cast(in_prompt, "int32"), 0)
 
 

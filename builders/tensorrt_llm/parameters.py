@@ -24,6 +24,7 @@ EMBEDDING = "transformer.vocab_embedding.weight"
 FINAL_NORM = "transformer.ln_f.weight"
 LM_HEAD = "lm_head.weight"
 POLICY = "transformer.exit_policy"
+LAYERS = "transformer.layers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Parameter:
 
 def layer_prefix(layer: int) -> str:
     """layer: from 0, as in TensorRT-LLM's names."""
-    return f"transformer.layers.{layer}"
+    return f"{LAYERS}{layer}"
 
 
 def rank_parameters(

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import torch
 
+from builders.narrowing import narrow
 from builders.tensorrt_llm.parameters import Parameter
 
 # Names in a safetensors header.
@@ -49,7 +50,7 @@ class RankFile:
             dtype = getattr(torch, parameter.dtype)
             assert tensor.is_floating_point() == dtype.is_floating_point, f"{name}: {tensor.dtype}"
             self._file.seek(self._data_start + self._offsets[name])
-            stored = tensor.to(dtype).contiguous()
+            stored = narrow(tensor, dtype, name).contiguous()
             self._file.write(stored.view(torch.uint8).numpy().data)
             self._missing.remove(name)
 

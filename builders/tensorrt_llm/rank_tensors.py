@@ -11,7 +11,7 @@ from builders.families import ModelConfig
 from builders.quantisers.base import SYMMETRIC_ZERO, RiverWeight
 from builders.river_bank import LayerBanks
 from builders.tensorrt_llm.parameters import LINEARS, NORMS
-from builders.tensorrt_llm.sharding import Sharding, Span
+from builders.tensorrt_llm.sharding import Shard, Sharding
 
 ZERO_BYTE = SYMMETRIC_ZERO | SYMMETRIC_ZERO << 4
 
@@ -64,31 +64,31 @@ def rank_layer(
     return tensors
 
 
-def take(tensor: Tensor, axis: int, spans: Sequence[Span] | None, fill: float = 0) -> Tensor:
-    """The spans of an axis one after another, each padded with `fill` to its length; None: all."""
-    if spans is None:
+def take(tensor: Tensor, axis: int, shards: Sequence[Shard] | None, fill: float = 0) -> Tensor:
+    """The shards of an axis one after another, each padded with `fill` to its length; None: all."""
+    if shards is None:
         return tensor
     parts = []
-    for span in spans:
-        part = tensor.narrow(axis, span.start, span.stop - span.start)
-        padding = span.length - (span.stop - span.start)
+    for shard in shards:
+        part = tensor.narrow(axis, shard.start, shard.stop - shard.start)
+        padding = shard.length - (shard.stop - shard.start)
         after = [0, 0] * (tensor.ndim - 1 - axis) + [0, padding]
         parts.append(F.pad(part, after, value=fill) if padding else part)
     return torch.cat(parts, axis)
 
 
 def take_river(
-    river: RiverWeight, rows: Sequence[Span] | None, columns: Sequence[Span] | None
+    river: RiverWeight, rows: Sequence[Shard] | None, columns: Sequence[Shard] | None
 ) -> RiverWeight:
-    """The same spans of a river weight; columns begin where a group begins, padding is zero."""
+    """The same shards of a river weight; columns begin where a group begins, padding is zero."""
     zero_byte = ZERO_BYTE if river.zero_points is None else 0  # the code of zero, twice
     groups = None
     if columns is not None:
         size = river.group_size
-        assert all(span.start % size == 0 for span in columns)
+        assert all(shard.start % size == 0 for shard in columns)
         groups = [
-            Span(span.start // size, -(-span.stop // size), -(-span.length // size))
-            for span in columns
+            Shard(shard.start // size, -(-shard.stop // size), -(-shard.length // size))
+            for shard in columns
         ]
 
     def part(tensor: Tensor, fill: int = 0) -> Tensor:
@@ -119,19 +119,19 @@ def _words(values: Tensor) -> Tensor:
 
 def _parts(
     linear: str, config: ModelConfig, sharding: Sharding, rank: int
-) -> tuple[list[Span] | None, list[Span] | None]:
+) -> tuple[list[Shard] | None, list[Shard] | None]:
     """Rows and columns of a linear on a rank; None: all of them."""
     if linear == "qkv":
         heads, kv = sharding.heads[rank], sharding.kv_heads[rank]
         k_start, v_start = config.num_heads, config.num_heads + config.num_kv_heads
         q_k_v = [
             heads,
-            *(Span(start + kv.start, start + kv.stop, kv.length) for start in (k_start, v_start)),
+            *(Shard(start + kv.start, start + kv.stop, kv.length) for start in (k_start, v_start)),
         ]
-        return [span.times(config.head_dim) for span in q_k_v], None
+        return [shard.times(config.head_dim) for shard in q_k_v], None
     if linear == "o":
         return None, [sharding.heads[rank].times(config.head_dim)]
     mlp, total = sharding.intermediate[rank], config.intermediate_size
     if linear == "gate_up":
-        return [mlp, Span(total + mlp.start, total + mlp.stop, mlp.length)], None
+        return [mlp, Shard(total + mlp.start, total + mlp.stop, mlp.length)], None
     return None, [mlp]

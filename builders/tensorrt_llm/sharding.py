@@ -18,26 +18,26 @@ MAX_RANKS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Shard:
     """Entries start..stop of an axis, padded to `length`."""
 
     start: int
     stop: int
     length: int
 
-    def times(self, unit: int) -> "Span":
-        """The span of an axis on which every entry is `unit` wide."""
-        return Span(self.start * unit, self.stop * unit, self.length * unit)
+    def times(self, unit: int) -> "Shard":
+        """The shard of an axis on which every entry is `unit` wide."""
+        return Shard(self.start * unit, self.stop * unit, self.length * unit)
 
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Spans of every rank; all ranks have equal lengths."""
+    """Shards of every rank; all ranks have equal lengths."""
 
-    heads: tuple[Span, ...]
-    kv_heads: tuple[Span, ...]
-    intermediate: tuple[Span, ...]
-    vocab: tuple[Span, ...]  # rows of the LM head
+    heads: tuple[Shard, ...]
+    kv_heads: tuple[Shard, ...]
+    intermediate: tuple[Shard, ...]
+    vocab: tuple[Shard, ...]  # rows of the LM head
 
     @property
     def ranks(self) -> int:
@@ -58,23 +58,23 @@ def shard(config: ModelConfig, ranks: int, group_size: int) -> Sharding:
         intermediate=_intermediate(config, ranks, group_size),
         vocab=_even(config.vocab_size, ranks, -(-config.vocab_size // ranks)),
     )
-    for span in sharding.heads:
-        if span.start * config.head_dim % group_size:
+    for shard in sharding.heads:
+        if shard.start * config.head_dim % group_size:
             raise RiverError(
                 f"with {ranks} ranks a part of o begins at column "
-                f"{span.start * config.head_dim}, inside a group of {group_size} weights; give a "
+                f"{shard.start * config.head_dim}, inside a group of {group_size} weights; give a "
                 "smaller --group-size or fewer ranks"
             )
     return sharding
 
 
-def _kv_heads(config: ModelConfig, ranks: int) -> tuple[Span, ...]:
+def _kv_heads(config: ModelConfig, ranks: int) -> tuple[Shard, ...]:
     total = config.num_kv_heads
     if ranks > total and ranks % total == 0:  # each key/value head on several ranks
         owners = [rank * total // ranks for rank in range(ranks)]
-        return tuple(Span(owner, owner + 1, 1) for owner in owners)
-    spans = _even(total, ranks, -(-total // ranks))
-    if spans[-1].start == spans[-1].stop:
+        return tuple(Shard(owner, owner + 1, 1) for owner in owners)
+    shards = _even(total, ranks, -(-total // ranks))
+    if shards[-1].start == shards[-1].stop:
         fits = [
             number
             for number in range(1, MAX_RANKS + 1)
@@ -84,39 +84,39 @@ def _kv_heads(config: ModelConfig, ranks: int) -> tuple[Span, ...]:
             f"{ranks} ranks cannot share {total} key/value heads; give one of "
             f"{', '.join(map(str, fits))}"
         )
-    return spans
+    return shards
 
 
-def _heads(config: ModelConfig, ranks: int) -> tuple[Span, ...]:
+def _heads(config: ModelConfig, ranks: int) -> tuple[Shard, ...]:
     """Queries go where their key/value head is."""
     group = config.num_heads // config.num_kv_heads
-    kv_spans = _kv_heads(config, ranks)
+    kv_shards = _kv_heads(config, ranks)
     copies = ranks // config.num_kv_heads
     if ranks <= config.num_kv_heads or copies <= 1:
-        return tuple(span.times(group) for span in kv_spans)
+        return tuple(shard.times(group) for shard in kv_shards)
     parts = _even(group, copies, -(-group // copies))
     if parts[-1].start == parts[-1].stop:
         raise RiverError(f"{ranks} ranks cannot share {config.num_heads} attention heads")
-    spans = []
-    for rank, kv_span in enumerate(kv_spans):
+    shards = []
+    for rank, kv_span in enumerate(kv_shards):
         part, first = parts[rank % copies], kv_span.start * group
-        spans.append(Span(first + part.start, first + part.stop, part.length))
-    return tuple(spans)
+        shards.append(Shard(first + part.start, first + part.stop, part.length))
+    return tuple(shards)
 
 
-def _intermediate(config: ModelConfig, ranks: int, group_size: int) -> tuple[Span, ...]:
+def _intermediate(config: ModelConfig, ranks: int, group_size: int) -> tuple[Shard, ...]:
     total = config.intermediate_size
     if ranks == 1:
-        return (Span(0, total, total),)
+        return (Shard(0, total, total),)
     groups = -(-total // group_size)
-    spans = _even(total, ranks, -(-groups // ranks) * group_size)
-    if spans[-1].start == spans[-1].stop:
+    shards = _even(total, ranks, -(-groups // ranks) * group_size)
+    if shards[-1].start == shards[-1].stop:
         raise RiverError(
             f"{ranks} ranks cannot share an MLP of {total} columns in groups of {group_size}"
         )
-    return spans
+    return shards
 
 
-def _even(total: int, ranks: int, length: int) -> tuple[Span, ...]:
+def _even(total: int, ranks: int, length: int) -> tuple[Shard, ...]:
     starts = [min(rank * length, total) for rank in range(ranks)]
-    return tuple(Span(start, min(start + length, total), length) for start in starts)
+    return tuple(Shard(start, min(start + length, total), length) for start in starts)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import river_trt
-from builders.job import BuildJob, Progress
-from builders.onnxruntime.build import build_engine
+from builders.build import builder
+from builders.job import BuildJob
 from builders.recipes import Recipe, load_recipe
 from builders.reference import load_reference
 from builders.source import ModelSource
@@ -17,13 +17,14 @@ from builders.tensorrt.graph_file import GRAPH_FILE, write_graph
 from builders.tensorrt.options import Profile, TensorRTOptions
 from builders.verify.compare import Comparison, compare
 from builders.verify.runners import Pass, PassRunner, engine_pass, graph_pass, torch_pass
+from river_trt.backends.tensorrt.cuda import Cuda
+from river_trt.backends.tensorrt.library import LIBRARIES, load_library
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest, PrecisionInfo
+from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
-from river_trt.tensorrt.cuda import Cuda
-from river_trt.tensorrt.library import LIBRARIES, load_library
-from river_trt.tokenizer import TOKENIZER_FILE
+from river_trt.text import TOKENIZER_FILE
 
 REFERENCE, GRAPH = "torch", "TensorRT's portable graph, by onnxruntime"
 # Of the logits against the reference in float32, by what a backend computes in; int8: a river that
@@ -79,7 +80,7 @@ def verify(options: VerifyOptions, progress: Progress) -> VerifyResult:
         if not any(manifest.backend.name == "onnxruntime" for manifest in engines.values()):
             built = _job(source, recipe, work / "onnxruntime", progress)
             source.checkpoint.write_tokenizer(built.directory)
-            build_engine(built)
+            builder("onnxruntime")(built)
             passes["onnxruntime"] = (_open(built.directory), "float32")
         for path, manifest in engines.items():
             name = f"{manifest.backend.name}, {path}"

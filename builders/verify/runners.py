@@ -15,6 +15,8 @@ from polygraphy.common import TensorMetadata
 import river_trt
 from builders.decoder import RiverDecoder
 from builders.reference import teacher_forced
+from river_trt.backends.base import Step
+from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.spec import ExitPolicy, cache_names
 
 Outputs = dict[str, np.ndarray]
@@ -91,16 +93,7 @@ def graph_pass(graph: Path, num_layers: int, cache_shape: tuple[int, ...], layer
     names += [f"h.{number}" for number in range(1, num_layers + 1)] if layers else []
 
     def run(ids: np.ndarray, policy: ExitPolicy) -> Outputs:
-        feeds = {
-            "input_ids": ids,
-            "past_lengths": np.zeros(len(ids), np.int32),
-            "logit_indices": np.arange(ids.shape[1]),
-            "tau": policy.tau,
-            "pinned": policy.pinned,
-            "use_directions": np.array(False),
-            "directions": np.zeros((num_layers, hidden_size), np.float32),
-            "gate_scope": np.array(0, np.int32),
-        }
+        feeds = Step.whole(ids, policy).inputs | PolicyBuffers.of(policy, hidden_size).arrays
         feeds |= {name: np.zeros(cache_shape, np.float32) for name in cache_names(num_layers)}
         return dict(zip(names, session.run(names, feeds), strict=True))
 

@@ -391,7 +391,7 @@ void round_row(
         for (size_t k = whole; k < count; ++k)
             largest = std::max(largest, std::fabs(in[k]));
         float const inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        int32_t sum = 0;
+        uint32_t sum = 0; // wraps where x is not finite
         __m256i sum_8 = _mm256_setzero_si256();
         for (size_t k = 0; k < whole; k += 8)
         {
@@ -402,18 +402,18 @@ void round_row(
                 _mm256_castsi256_si128(rounded_8), _mm256_extracti128_si256(rounded_8, 1));
             _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_packs_epi16(words, words));
         }
-        alignas(32) int32_t sum_parts[8];
+        alignas(32) uint32_t sum_parts[8];
         _mm256_store_si256(reinterpret_cast<__m256i*>(sum_parts), sum_8);
-        for (int32_t part : sum_parts)
+        for (uint32_t part : sum_parts)
             sum += part;
         for (size_t k = whole; k < count; ++k)
         {
             out[k] = static_cast<int8_t>(std::lrintf(in[k] * inverse));
-            sum += out[k];
+            sum += static_cast<uint32_t>(out[k]);
         }
         std::fill(out + count, out + group_size, static_cast<int8_t>(0));
         scales[g] = largest / 127.0f;
-        sums[g] = static_cast<float>(sum);
+        sums[g] = static_cast<float>(static_cast<int32_t>(sum));
     }
 }
 

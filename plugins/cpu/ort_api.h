@@ -88,6 +88,7 @@ constexpr Entry<26, OrtStatus* (*)(char const*, OrtCustomOpDomain**)> create_dom
 constexpr Entry<27, OrtStatus* (*)(OrtCustomOpDomain*, OrtCustomOp const*)> add_operator;
 constexpr Entry<28, OrtStatus* (*)(OrtSessionOptions*, OrtCustomOpDomain*)> add_domain;
 constexpr Entry<51, OrtStatus* (*)(OrtValue*, void**)> tensor_data;
+constexpr Entry<60, OrtStatus* (*)(OrtTensorTypeAndShapeInfo const*, int*)> element_type;
 constexpr Entry<61, OrtStatus* (*)(OrtTensorTypeAndShapeInfo const*, size_t*)> dimension_count;
 constexpr Entry<62, OrtStatus* (*)(OrtTensorTypeAndShapeInfo const*, int64_t*, size_t)> dimensions;
 constexpr Entry<65, OrtStatus* (*)(OrtValue const*, OrtTensorTypeAndShapeInfo**)> type_and_shape;
@@ -97,6 +98,8 @@ constexpr Entry<90, OrtStatus* (*)(OrtKernelContext const*, size_t, OrtValue con
 constexpr Entry<91, OrtStatus* (*)(OrtKernelContext*, size_t, int64_t const*, size_t, OrtValue**)>
     output;
 constexpr Entry<99, void (*)(OrtTensorTypeAndShapeInfo*)> release_shape;
+constexpr Entry<230, OrtStatus* (*)(OrtKernelInfo const*, size_t*)> input_count;
+constexpr Entry<232, OrtStatus* (*)(OrtKernelInfo const*, size_t, char*, size_t*)> input_name;
 constexpr Entry<249, OrtStatus* (*)(OrtKernelInfo const*, size_t, int*, OrtValue const**)>
     constant_input;
 constexpr Entry<274,

@@ -104,6 +104,12 @@ Tensor attention(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_ca
 {
     TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, kOp, ": q and k_cache have ", q.dim(), " and ",
         k_cache.dim(), " dimensions, but must have 3 and 4");
+    constexpr int64_t kMostHeads = 65536;
+    TORCH_CHECK(num_heads >= 1 && num_heads <= kMostHeads && num_kv_heads >= 1
+            && num_heads % num_kv_heads == 0,
+        kOp, ": ", num_heads, " heads cannot share ", num_kv_heads, " key and value heads");
+    TORCH_CHECK(k_cache.size(3) >= 1 && window >= 0, kOp, ": a head_dim of ", k_cache.size(3),
+        " and a window of ", window, ", but they must be at least 1 and 0");
     TORCH_CHECK(rotary_cos.has_value() == rotary_sin.has_value(), kOp,
         ": rotary_cos and rotary_sin go together, but one is missing");
     int64_t const batch = q.size(0), seq = q.size(1);
@@ -118,6 +124,8 @@ Tensor attention(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_ca
     int64_t positions = a.capacity;
     if (rotary_cos.has_value())
     {
+        TORCH_CHECK(rotary_cos->dim() == 2, kOp, ": rotary_cos is ", rotary_cos->sizes(),
+            ", but must be [positions, half]");
         positions = std::min(positions, rotary_cos->size(0));
         a.half = rotary_cos->size(1);
         TORCH_CHECK(2 * a.half <= a.dim, kOp, ": rotary tables turn ", 2 * a.half,
@@ -139,6 +147,8 @@ Tensor attention(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_ca
     float *keys = k_cache.mutable_data_ptr<float>(), *values = v_cache.mutable_data_ptr<float>();
     Tensor out = at::empty({batch, seq, num_heads * a.dim}, q.options());
     float* result = out.mutable_data_ptr<float>();
+    if (batch * seq == 0)
+        return out;
 
     for (int64_t row = 0; row < batch * seq; ++row)
     {

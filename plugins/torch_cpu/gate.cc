@@ -33,6 +33,7 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
     TORCH_CHECK(
         h_in.dim() == 3, kOp, ": h_in is ", h_in.sizes(), ", but must be [batch, seq, hidden]");
     int64_t const batch = h_in.size(0), seq = h_in.size(1), hidden = h_in.size(2);
+    TORCH_CHECK(hidden >= 1, kOp, ": h_in is ", h_in.sizes(), ", and has no values");
     Tensor const before = h_in.contiguous(), after = h_out.contiguous();
     float const* in = data<float>(kOp, "h_in", before, {batch, seq, hidden});
     float const* out = data<float>(kOp, "h_out", after, {batch, seq, hidden});
@@ -42,6 +43,7 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
     int32_t const* left_after = data<int32_t>(kOp, "exit_layer", exit_layer, {batch, seq});
     float const threshold = *data<float>(kOp, "tau", tau, {});
     int32_t const wide = *data<int32_t>(kOp, "scope", scope, {});
+    TORCH_CHECK(wide >= 0 && wide <= 2, kOp, ": scope is ", wide, ", but must be 0, 1 or 2");
     Tensor exited_out = at::empty_like(exited), exit_layer_out = at::empty_like(exit_layer);
     bool* now_exited = exited_out.mutable_data_ptr<bool>();
     int32_t* leaves_after = exit_layer_out.mutable_data_ptr<int32_t>();

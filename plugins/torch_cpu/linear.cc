@@ -16,6 +16,9 @@ Tensor linear(Tensor const& x, OptionalTensor const& use_river, OptionalTensor c
     OptionalTensor const& pre_scale, OptionalTensor const& bias, int64_t outputs, bool rounds)
 {
     TORCH_CHECK(x.dim() == 3, kOp, ": x is ", x.sizes(), ", but must be [batch, seq, K]");
+    constexpr int64_t kMostOutputs = int64_t{1} << 30;
+    TORCH_CHECK(x.size(2) >= 1 && outputs >= 1 && outputs <= kMostOutputs, kOp, ": x is ",
+        x.sizes(), " for ", outputs, " outputs, and both must have values");
     TORCH_CHECK(weight.has_value() || qweight.has_value(), kOp, ": neither bank is given");
     TORCH_CHECK(use_river.has_value() == (weight.has_value() && qweight.has_value()), kOp,
         ": use_river chooses between two banks, and is given with both or not at all");

@@ -10,6 +10,7 @@ from river_trt.manifest import Manifest
 BACKENDS = {
     "aotinductor": "river_trt.backends.aotinductor",
     "onnxruntime": "river_trt.backends.onnxruntime",
+    "torch": "river_trt.backends.torch",
     "tensorrt": "river_trt.backends.tensorrt",
     "tensorrt-rtx": "river_trt.backends.tensorrt",
     "tensorrt-llm": "river_trt.backends.tensorrt_llm",

@@ -1,10 +1,12 @@
 """What the engine asks of a backend: one step over a KV cache that the backend owns.
 
-A backend whose library has a loop of its own, with a scheduler and a cache behind it, takes whole
-rows instead: DecodingLoop.
+A backend's `open_session` gives a Session, which stepping.py runs step by step. A backend whose
+library has a loop of its own, with a scheduler and a cache behind it, gives a DecodingLoop, which
+takes whole rows.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from river_trt.config import GenerationConfig
 from river_trt.results import TokenEvent
-from river_trt.spec import ExitPolicy
+from river_trt.spec import STEP_INPUTS, ExitPolicy, GateScope
 
 if TYPE_CHECKING:
     from river_trt.row import Row
@@ -26,29 +28,86 @@ class SessionOptions:
     cache_length: int  # slots of a row
     threads: int | None = None  # None: the backend's default
     spare_rows: int = 0  # cache rows beyond max_batch_size, for rows on the move (cache_rows.py)
+    gpu: int = 0  # number of the GPU, for an engine of one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one step runs: seq tokens of each of `rows` neighbouring cache rows, by one policy."""
+
+    input_ids: np.ndarray  # [rows, seq] int64
+    first_row: int  # cache rows first_row .. first_row + rows - 1
+    past_lengths: np.ndarray  # [rows] int32, tokens of each row already in the cache
+    logit_indices: np.ndarray  # [num_logits] int64, positions in 0..seq-1
+    policy: ExitPolicy
+    gate_scope: GateScope = GateScope.TOKEN
+
+    def __post_init__(self) -> None:
+        assert self.input_ids.ndim == 2 and self.input_ids.dtype == np.int64
+        assert self.past_lengths.shape == (self.rows,) and self.past_lengths.dtype == np.int32
+        assert self.logit_indices.ndim == 1 and self.logit_indices.dtype == np.int64
+
+    @classmethod
+    def whole(
+        cls,
+        token_ids: np.ndarray,  # [rows, seq] int64
+        policy: ExitPolicy,
+        *,
+        first_row: int = 0,
+        past_length: int = 0,
+        gate_scope: GateScope = GateScope.TOKEN,
+    ) -> "Step":
+        """Rows of equal length in one pass, with the logits of all their tokens."""
+        rows, seq = token_ids.shape
+        past_lengths = np.full(rows, past_length, np.int32)
+        return cls(token_ids, first_row, past_lengths, np.arange(seq), policy, gate_scope)
+
+    @property
+    def rows(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def seq(self) -> int:
+        return int(self.input_ids.shape[1])
+
+    @property
+    def num_logits(self) -> int:
+        return len(self.logit_indices)
+
+    @property
+    def slots(self) -> int:
+        """Cache slots that the longest row fills, the tokens of this step among them."""
+        return int(self.past_lengths.max()) + self.seq
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """By the names of spec.STEP_INPUTS, in their order."""
+        return {name: getattr(self, name) for name in STEP_INPUTS}
+
+    def row(self, index: int) -> "Step":
+        """The step of one of the rows alone."""
+        one = slice(index, index + 1)
+        return dataclasses.replace(
+            self,
+            input_ids=self.input_ids[one],
+            first_row=self.first_row + index,
+            past_lengths=self.past_lengths[one],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOutput:
     """Views of the session's buffers: valid until its next step."""
 
-    logits: np.ndarray  # [batch, num_logits, vocab] float32
-    exit_layer: np.ndarray  # [batch, seq] int32, 1..L
+    logits: np.ndarray  # [rows, num_logits, vocab] float32
+    exit_layer: np.ndarray  # [rows, seq] int32, 1..L
 
 
 class Session(Protocol):
     """An opened engine with a cache of max_batch_size + spare_rows rows, one caller at a time."""
 
-    def step(
-        self,
-        input_ids: np.ndarray,  # [batch, seq] int64
-        first_row: int,  # cache rows first_row .. first_row + batch - 1
-        past_lengths: np.ndarray,  # [batch] int32, tokens of each row already in the cache
-        logit_indices: np.ndarray,  # [num_logits] int64, positions in 0..seq-1
-        policy: ExitPolicy,
-        gate_scope: int,  # a value of spec.GATE_SCOPES
-    ) -> StepOutput:
-        """Run seq tokens of each row, append their K and V to the cache rows."""
+    def step(self, step: Step) -> StepOutput:
+        """Run the tokens, append their K and V to the cache rows."""
         ...
 
     def move_row(self, source: int, target: int, length: int) -> None:
@@ -61,6 +120,21 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class GivesHiddenStates(Protocol):
+    """What a session may offer beside `Session`: calibration and reports look at its layers."""
+
+    def hidden_states(
+        self,
+        token_ids: np.ndarray,  # [seq] int64
+    ) -> np.ndarray:
+        """h_0 .. h_(L-1) of a text at full depth, float32 [L, seq, hidden].
+
+        What cache row 0 held may be lost.
+        """
+        ...
+
+
+@runtime_checkable
 class DecodingLoop(Protocol):
     """An opened engine whose library decides when which row steps, and samples."""
 
@@ -68,6 +142,9 @@ class DecodingLoop(Protocol):
         """RiverError for what this loop cannot do."""
         ...
 
-    def run(self, rows: "list[Row]") -> Iterator[TokenEvent]:
-        """All rows together, to the end of each: `Row.push` for each token, then its event."""
+    def run(self, rows: "list[Row]") -> Generator[TokenEvent, None, None]:
+        """All rows to the end of each: `Row.push` for each token, then its event.
+
+        RiverError while another caller's rows run.
+        """
         ...

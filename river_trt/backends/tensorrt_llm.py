@@ -6,16 +6,18 @@ Not run against TensorRT-LLM by this project's tests: a double of the bindings s
 import json
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from river_trt.backends.base import SessionOptions
 from river_trt.config import GenerationConfig
-from river_trt.engine_dir import MANIFEST_FILE, read_engine_dir
+from river_trt.engine_dir import read_engine_dir
+from river_trt.engine_files import MANIFEST_FILE
 from river_trt.errors import EngineError, MissingDependencyError, PromptError, RiverError
 from river_trt.manifest import REBUILD, Manifest
+from river_trt.one_caller import OneCaller
 from river_trt.plugin.build import built_library
 from river_trt.results import TokenEvent
 from river_trt.row import Row
@@ -56,7 +58,9 @@ def load_plugin() -> None:
 
     registry = trt.get_plugin_registry()
     if registry.get_creator("RiverLinear", "1", "river_trt") is None:
-        registry.load_library(str(built_library("tensorrt", trt.__version__)))
+        library = built_library("tensorrt", trt.__version__)
+        if registry.load_library(str(library)) is None:
+            raise EngineError(f"TensorRT cannot load the plugin library {library}")
 
 
 def gpu_compute_capability() -> str:
@@ -94,15 +98,19 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     load_plugin()
     from tensorrt_llm.bindings import executor as bindings
 
+    if options.gpu and manifest.backend.target != "tp1":
+        raise RiverError("an engine of several ranks chooses its GPUs itself: leave device out")
+
     config = bindings.ExecutorConfig(
         max_beam_width=1,
         max_batch_size=options.max_batch_size,
-        # Chunks and reused blocks would make prompt tokens look like generated ones to the network.
-        enable_chunked_context=False,
+        enable_chunked_context=True,  # a prompt may be longer than max_num_tokens
+        # Blocks that hold generated tokens would be reused for prompts: the river wrote them.
         kv_cache_config=bindings.KvCacheConfig(
             enable_block_reuse=False, max_attention_window=_windows(directory)
         ),
         additional_model_outputs=[bindings.AdditionalModelOutput(name=EXIT_LAYER)],
+        parallel_config=bindings.ParallelConfig(device_ids=[options.gpu]) if options.gpu else None,
     )
     executor = bindings.Executor(
         model_path=directory, model_type=bindings.ModelType.DECODER_ONLY, executor_config=config
@@ -119,6 +127,7 @@ class ExecutorLoop:
     def __init__(self, executor: Any, bindings: Any) -> None:
         self._executor = executor
         self._bindings = bindings
+        self._caller = OneCaller()  # responses come to whoever asks first
         # At the latest when Python ends: the other ranks wait for it.
         weakref.finalize(self, executor.shutdown)
 
@@ -137,26 +146,27 @@ class ExecutorLoop:
             if value != fixed:
                 raise RiverError(f"{name} is always {fixed!r} with TensorRT-LLM, got {value!r}")
 
-    def run(self, rows: list[Row]) -> Iterator[TokenEvent]:
+    def run(self, rows: list[Row]) -> Generator[TokenEvent, None, None]:
         """All rows together, to the end of each; closing the iterator cancels what is left."""
-        requests = [self._request(row) for row in rows]
-        started = time.perf_counter()
-        ids = self._executor.enqueue_requests(requests)
-        pending = dict(zip(ids, rows, strict=True))
-        try:
-            while pending:
-                for response in self._executor.await_responses():
-                    row = pending.get(response.request_id)
-                    if row is None:  # it ended, and one more token was on its way
-                        continue
-                    yield from self._accept(row, response, started)
-                    if row.finish_reason is not None:
-                        del pending[response.request_id]
-                        if not response.result.is_final:
-                            self._executor.cancel_request(response.request_id)
-        finally:
-            for request_id in pending:
-                self._executor.cancel_request(request_id)
+        with self._caller:
+            requests = [self._request(row) for row in rows]
+            started = time.perf_counter()
+            ids = self._executor.enqueue_requests(requests)
+            pending = dict(zip(ids, rows, strict=True))
+            try:
+                while pending:
+                    for response in self._executor.await_responses():
+                        row = pending.get(response.request_id)
+                        if row is None:  # it ended, and one more token was on its way
+                            continue
+                        yield from self._accept(row, response, started)
+                        if row.finish_reason is not None:
+                            del pending[response.request_id]
+                            if not response.result.is_final:
+                                self._executor.cancel_request(response.request_id)
+            finally:
+                for request_id in pending:
+                    self._executor.cancel_request(request_id)
 
     def _accept(self, row: Row, response: Any, started: float) -> Iterator[TokenEvent]:
         if response.has_error():

@@ -1,6 +1,6 @@
 """Alternating rounds of everything that is compared; decode steps only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,13 +9,14 @@ import numpy as np
 from river_trt.benchmark.arms import Arm
 from river_trt.benchmark.reads import cache_bytes, weight_bytes
 from river_trt.config import GenerationConfig, resolve_policy
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.progress import Progress
+from river_trt.prompts import Prompt
 from river_trt.results import GenerationResult
 
 WARM_UP_TOKENS = 4
-Groups = Sequence[list[Prompt]]  # prompts that are decoded together
-Progress = Callable[[str, int, int], None]  # stage, done, total
+Groups = Sequence[list[Prompt]]
 
 
 @dataclass(frozen=True, slots=True)

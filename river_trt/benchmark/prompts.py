@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from river_trt.engine import Engine, Prompt
+from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.prompts import Prompt
 
 BUILT_IN = (
     "Why is the sky blue?",

@@ -1,7 +1,6 @@
 """Everything one benchmark found, and its JSON."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,11 @@ from river_trt.benchmark.peers import Peer
 from river_trt.benchmark.summary import ArmSummary, mixed_loss
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.manifest import ByteCounts
+from river_trt.plain_file import read_text
 
+MOST_BYTES = 256 << 20  # of an earlier result
 POLICY_KEYS = ("tau", "pinned", "gate_scope", "mode")  # of an arm's JSON
 
 
@@ -135,7 +137,7 @@ def stored_quality(path: Path, contestants: Sequence[EngineArm]) -> dict[str, Ar
     Raises RiverError where it is not such a file or knows none of them.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path, MOST_BYTES))
         digests = [engine["digest"] for engine in data["engines"]]
         known = [
             (digests[arm["engine"]], {key: arm[key] for key in POLICY_KEYS}, arm["quality"])

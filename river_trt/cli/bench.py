@@ -19,10 +19,12 @@ from river_trt.cli.bench_arguments import EXAMPLES, add_arguments, check_argumen
 from river_trt.cli.bench_tables import print_result
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import ProgressCallback, print_json, show_progress, stderr_console
-from river_trt.engine import Engine, Prompt, load
+from river_trt.cli.console import print_json, show_progress, stderr_console
+from river_trt.engine import Engine, load
 from river_trt.errors import MissingDependencyError, RiverError
-from river_trt.user_cache import user_cache
+from river_trt.progress import Progress
+from river_trt.prompts import Prompt
+from river_trt.user_cache import private_folder
 
 MIN_PROMPTS = 3
 QUALITY_TOKENS = 256  # of a piece
@@ -124,7 +126,7 @@ def _stored(args: argparse.Namespace) -> bool:
 
 
 def _quality(
-    args: argparse.Namespace, contestants: Sequence[EngineArm], progress: ProgressCallback
+    args: argparse.Namespace, contestants: Sequence[EngineArm], progress: Progress
 ) -> dict[str, ArmQuality]:
     """Scores by the name of the contestant."""
     if args.quality is None:
@@ -138,12 +140,12 @@ def _quality(
 
 
 def _peers(
-    args: argparse.Namespace, stack: ExitStack, progress: ProgressCallback
+    args: argparse.Namespace, stack: ExitStack, progress: Progress
 ) -> tuple[list[Peer], list[str]]:
     """Running peers, and what is missing of `all`; one asked for by name must be there."""
     if not args.peer:
         return [], []
-    work = args.work or user_cache() / "peers"
+    work = args.work or private_folder("peers")
     names = list(INSTALL) if "all" in args.peer else list(dict.fromkeys(args.peer))
     peers, missing = [], []
     for number, name in enumerate(names):

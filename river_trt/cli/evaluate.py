@@ -32,6 +32,7 @@ Evaluating needs torch: pip install "river-trt[build]"; lm-eval tasks "river-trt
 TASKS = ("gsm8k", "humaneval", "lm-eval:NAME")
 TASK_OPTIONS = (
     *("data", "chat", "limit", "max_new_tokens", "task_path", "allow_code"),
+    "unsafe_execution",
     "max_seq_len",  # with --text, the pieces say it
 )
 
@@ -76,7 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--allow-code",
         action="store_true",
-        help="let humaneval run the code that the model writes, in a restricted subprocess",
+        help="let humaneval run the code that the model writes, in namespaces of its own",
+    )
+    task.add_argument(
+        "--unsafe-execution",
+        action="store_true",
+        help="run it even where the system gives it none: it then has your rights",
     )
 
 
@@ -166,6 +172,7 @@ def _evaluate_task(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         task_path=args.task_path,
         allow_code=args.allow_code,
+        unsafe_execution=args.unsafe_execution,
         seed=args.seed,
     )
     run.check()

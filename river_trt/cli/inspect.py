@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from river_trt.backends.tensorrt.inspector import engine_layers
 from river_trt.cli.arguments import add_engine_argument, engine_path
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -17,18 +18,19 @@ from river_trt.cli.console import (
     print_json,
     stdout_console,
 )
+from river_trt.cli.inspect_offload import add_offload_arguments, print_offload
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.layer_record import LayerRecord, read_record
 from river_trt.manifest import DTYPE_BYTES, Manifest
-from river_trt.tensorrt.inspector import engine_layers
-from river_trt.tokenizer import CHAT_TEMPLATE_FILE
+from river_trt.text.template import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
   river-trt inspect engine/
   river-trt inspect engine/ --layers                 tau and pins of every layer
   river-trt inspect engine/ --network                TensorRT's layers
   river-trt inspect engine/ --no-verify              do not read the files, only their sizes
+  river-trt inspect engine/ --offload 16GB --card a100    backbone layers in host memory
   river-trt inspect engine/ --json | jq .bytes_per_token
 """
 LEAST_WEIGHT_BYTES = 1024  # below are constants of the arithmetic
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="TensorRT: list the engine's layers, or without its GPU those it was built from",
     )
     parser.add_argument("--json", action="store_true", help="the manifest and sizes as JSON")
+    add_offload_arguments(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -54,6 +57,9 @@ def execute(args: argparse.Namespace) -> int:
         if record is not None:
             described["network"] = json.loads(record.to_json())
         print_json(described)
+        return 0
+    if args.offload is not None:
+        print_offload(args, manifest)
         return 0
     console = stdout_console()
     console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))

@@ -3,7 +3,11 @@
 import io
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
 
 from rich.text import Text
 
@@ -21,8 +25,10 @@ from river_trt.cli import (
     verify,
 )
 from river_trt.cli.command import join_negative_tau, make_parser
-from river_trt.cli.console import stderr_console
-from river_trt.errors import RiverError
+from river_trt.cli.console import printable, stderr_console
+from river_trt.errors import RiverError, RiverWarning
+from river_trt.faults import describe
+from river_trt.user_cache import write_fault
 
 ABOUT = """\
 Build and run River engines: decoders in which every token leaves the full-precision
@@ -44,16 +50,25 @@ COMMANDS = (
     triton.COMMAND,
     verify.COMMAND,
 )
-BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
+# Bad input, and a fault of our own; then two as a shell reports the signals.
+BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Bad input is one line on stderr and code 2."""
+    """Run one command; returns the exit code.
+
+    What can be foreseen is one line on stderr and code 2. What cannot is a fault of river-trt: one
+    line that says so and names the file with the traceback, and code 3.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may write what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _execute(sys.argv[1:] if argv is None else argv)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RiverWarning)
+            warnings.showwarning = _show_warning
+            code = _execute(arguments)
         sys.stdout.flush()  # here, so that a closed pipe is noticed inside the try
         return code
     except RiverError as error:
@@ -68,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # no permission, a full disk: the machine's doing, not a bug
         where = f"{error.filename}: " if error.filename is not None else ""
         return _report(f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        return _report(f"this machine has not enough memory: {error or 'none is left'}")
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic in a library of Rust is no Exception
+        return _report_fault(error, "--debug" in arguments)
 
 
 def _execute(argv: Sequence[str]) -> int:
@@ -83,10 +104,40 @@ def _execute(argv: Sequence[str]) -> int:
     return code
 
 
-def _report(message: str) -> int:
-    line = " ".join(message.splitlines())
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line; a library's as Python has them."""
+    if not issubclass(category, RiverWarning):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+        return
+    text = " ".join(str(message).split())
+    stderr_console().print(Text.assemble(("warning:", "bold yellow"), " ", text), soft_wrap=True)
+
+
+def _report(message: str, code: int = BAD_INPUT) -> int:
+    line = printable(" ".join(message.splitlines()))
     stderr_console().print(Text.assemble(("error:", "bold red"), " ", line), soft_wrap=True)
-    return BAD_INPUT
+    return code
+
+
+def _report_fault(error: BaseException, debug: bool) -> int:
+    trace = "".join(traceback.format_exception(error))
+    where = "run it with --debug to see the traceback"
+    if debug:
+        sys.stderr.write(trace)
+        where = "the traceback is above"
+    else:
+        with suppress(OSError, RiverError):
+            where = f"the traceback is in {write_fault(trace)}"
+    return _report(
+        f"this is a fault of river-trt, please report it ({describe(error)}); {where}", FAULT
+    )
 
 
 if __name__ == "__main__":

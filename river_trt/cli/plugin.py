@@ -15,7 +15,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.errors import RiverError
-from river_trt.plugin.build import BuildOptions, build_library, copy_library, find_built
+from river_trt.plugin.build import LibraryOptions, build_library, copy_library, find_built
 from river_trt.plugin.cache import Library, cache_directory, read_libraries
 from river_trt.plugin.parts import PARTS
 from river_trt.plugin.sources import source_directory
@@ -30,7 +30,7 @@ EXAMPLES = """\
 Building needs nvcc, CMake, a C++ compiler and TensorRT's headers (an installed TensorRT,
 TENSORRT_ROOT, or `pip install --no-deps kernel-lens==2.0.1`).
 """
-DEFAULTS = BuildOptions()
+DEFAULTS = LibraryOptions()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,9 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    options = BuildOptions(args.part, args.tensorrt_root, args.architectures, args.jobs, args.force)
+    options = LibraryOptions(
+        args.part, args.tensorrt_root, args.architectures, args.jobs, args.force
+    )
     start = time.perf_counter()
     with show_progress() as progress:
         library, cached = build_library(options, progress)

@@ -1,6 +1,7 @@
 """`river-trt triton`: export a Triton model repository, and serve it on this machine."""
 
 import argparse
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ EXAMPLES = """\
   river-trt triton serve --repo repo/                on 127.0.0.1:8000 (HTTP) and 8001 (gRPC)
   curl -d '{"text_input": "Water is", "max_tokens": 20}' 127.0.0.1:8000/v2/models/river_llm/generate
 """
+ADMIN_KEY = "RIVER_TRT_ADMIN_KEY"  # of the environment: a command line is for everyone to read
 START_SECONDS = 600.0  # a large engine is hashed and read first
 
 
@@ -58,6 +60,25 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(EngineFiles),
         default="copy",
         help="copy the engine, link to it, or name its path (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="GPUs to serve from, one instance on each (default: 0)",
+    )
+    parser.add_argument(
+        "--docker",
+        action="store_true",
+        help="write a Dockerfile for the engine's backend too, with the wheel that it installs",
+    )
+    parser.add_argument(
+        "--wheel",
+        type=Path,
+        metavar="FILE",
+        help="the wheel of river-trt for --docker (default: built from this checkout)",
     )
     for option, kind, value, text in (
         ("--max-batch-size", int, settings.max_batch_size, "requests that decode together"),
@@ -107,7 +128,16 @@ def _export(args: argparse.Namespace) -> int:
         batch_invariant=not args.no_batch_invariant,
         verify=not args.no_verify,
     )
-    model = export(ExportOptions(settings, args.out, args.name, args.engine_files))
+    options = ExportOptions(
+        settings,
+        args.out,
+        args.name,
+        args.engine_files,
+        tuple(args.gpus),
+        docker=args.docker or args.wheel is not None,
+        wheel=args.wheel,
+    )
+    model = export(options)
     stdout_console().print(f"wrote {model}, layout {args.layout}", soft_wrap=True, highlight=False)
     return 0
 
@@ -121,6 +151,7 @@ def _serve(args: argparse.Namespace) -> int:
         args.metrics_port,
         verbose=args.verbose,
         python=args.python,
+        admin_key=os.environ.get(ADMIN_KEY),
     )
     with LocalServer(options) as server:
         # Whoever started us may end us with SIGTERM: the server must not outlive us.
@@ -133,6 +164,10 @@ def _serve(args: argparse.Namespace) -> int:
             soft_wrap=True,
             highlight=False,
         )
+        for entry in server.index():
+            if entry.get("state") != "READY":
+                line = f"{entry['name']}: {entry.get('state')}: {entry.get('reason', '')}"
+                console.print(" ".join(line.split()), soft_wrap=True, markup=False)
         code = server.wait()
     if code:
         raise RiverError(f"tritonserver ended with code {code}")

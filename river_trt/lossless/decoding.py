@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from river_trt.backends.base import Session
+from river_trt.backends.base import Session, Step
 from river_trt.cache_rows import Group
 from river_trt.errors import EngineError
+from river_trt.faults import row_failure
 from river_trt.lossless.acceptance import verify_token
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.length import shared_length
 from river_trt.lossless.spans import Place, spans
 from river_trt.row import Row
 from river_trt.sampling import distribution, lead, penalised
-from river_trt.spec import GATE_SCOPES
 
 Given = dict[Row, list[str | EngineError]]  # the text of each new token, or what ended the row
 
@@ -92,12 +92,13 @@ class LosslessDecoder:
             ids = np.zeros((len(covered), span.tokens), np.int64)
             ids[:, 0] = [(_draft_of(row).token_ids or row.token_ids)[-1] for row in covered]
             out = self._session.step(
-                ids,
-                group.first + span.first,
-                np.array([place.start for place in places[span.first : span.end]], np.int32),
-                np.zeros(1, np.int64),
-                _draft_of(rows[0]).policy,  # the group's
-                GATE_SCOPES["token"],
+                Step(
+                    ids,
+                    group.first + span.first,
+                    np.array([place.start for place in places[span.first : span.end]], np.int32),
+                    np.zeros(1, np.int64),
+                    _draft_of(rows[0]).policy,  # the group's
+                )
             )
             for row, logits in zip(covered, out.logits[:, 0], strict=True):
                 if row in wanted:
@@ -123,16 +124,20 @@ class LosslessDecoder:
                     known = [row.token_ids[-1], *_draft_of(row).token_ids]
                     ids[index, : len(known)] = known
             out = self._session.step(
-                ids,
-                group.first + span.first,
-                np.array([place.start for place in places[span.first : span.end]], np.int32),
-                np.arange(span.tokens),
-                rows[0].policy,  # full depth
-                GATE_SCOPES["token"],
+                Step(
+                    ids,
+                    group.first + span.first,
+                    np.array([place.start for place in places[span.first : span.end]], np.int32),
+                    np.arange(span.tokens),
+                    rows[0].policy,  # full depth
+                )
             )
             for row, logits, exits in zip(covered, out.logits, out.exit_layer, strict=True):
                 if row in wanted:
-                    self._accept(row, logits, exits, given[row])
+                    try:
+                        self._accept(row, logits, exits, given[row])
+                    except BaseException as error:  # the row's own: the others go on
+                        given[row].append(row_failure(error))
         seconds = time.perf_counter() - started
         self.counts.verify_seconds += seconds
         for row in rows:
@@ -153,11 +158,7 @@ class LosslessDecoder:
         draft = _draft_of(row)
         accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
-            try:
-                target = distribution(logits[index], row.config, row.seen)
-            except EngineError as error:  # the row's own: the others go on
-                given.append(error)
-                return
+            target = distribution(logits[index], row.config, row.seen)
             row.past_length += 1  # the slot of the token that these logits come after
             if index == len(draft.token_ids):
                 given.append(row.push(target.draw(row.generator), int(exits[index])))

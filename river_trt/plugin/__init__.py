@@ -1,6 +1,6 @@
 """The native libraries of plugins/: TensorRT plugins and torch operators, built where they run."""
 
-from river_trt.plugin.build import BuildOptions, build_library, built_library
+from river_trt.plugin.build import LibraryOptions, build_library, built_library
 from river_trt.plugin.parts import PARTS
 
-__all__ = ["PARTS", "BuildOptions", "build_library", "built_library"]
+__all__ = ["PARTS", "LibraryOptions", "build_library", "built_library"]

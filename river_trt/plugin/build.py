@@ -13,7 +13,6 @@ from river_trt.errors import RiverError
 from river_trt.plugin.cache import (
     Library,
     LibraryInfo,
-    cache_directory,
     read_libraries,
     read_library,
     replace_file,
@@ -22,16 +21,16 @@ from river_trt.plugin.cache import (
 from river_trt.plugin.parts import Part, find_part
 from river_trt.plugin.sources import hash_sources, source_directory
 from river_trt.plugin.toolkit import Toolkit, find_toolkit
+from river_trt.progress import Progress
+from river_trt.user_cache import private_folder
 
 LOG_FILE = "last-failure.log"
 # "[3/12] Building …" of Ninja, "[ 25%] Building …" of make.
 PROGRESS = re.compile(r"\[\s*(\d+)(?:/(\d+)|%)\]")
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
-
 
 @dataclass(frozen=True, slots=True)
-class BuildOptions:
+class LibraryOptions:
     """Which library, for what: checked by `build_library` before anything is compiled."""
 
     part: str = "tensorrt"
@@ -41,7 +40,7 @@ class BuildOptions:
     force: bool = False  # compile even if the cache has it
 
 
-def build_library(options: BuildOptions, progress: Progress) -> tuple[Library, bool]:
+def build_library(options: LibraryOptions, progress: Progress) -> tuple[Library, bool]:
     """The library for these options, and whether it came from the cache.
 
     Raises RiverError for bad options, for what is missing on this machine, and for sources that do
@@ -162,8 +161,7 @@ def _run(
 
 
 def _fail(log: Sequence[str], toolkit: Toolkit) -> None:
-    path = cache_directory() / LOG_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = private_folder("plugin") / LOG_FILE
     path.write_text("".join(log), encoding="utf-8")
     errors = [line.strip() for line in log if re.search(r"\berror\b", line, re.IGNORECASE)]
     reason = errors[0] if errors else (log[-1].strip() if log else "it printed nothing")

@@ -13,9 +13,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from river_trt.user_cache import user_cache
+from river_trt.json_text import parse_json
+from river_trt.user_cache import is_trusted, locked, private_folder, user_cache
 
 INFO_FILE = "info.json"
+LEFTOVER = ".tmp-"  # begins the names of temporary files
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +65,24 @@ def read_library(key: str) -> Library | None:
 
 def store_library(built: Path, info: LibraryInfo) -> Library:
     """Copy a built library into the cache; a reader sees it whole or not at all."""
-    folder = cache_directory() / info.key
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder("plugin", info.key)
     path = folder / built.name
-    replace_file(built, path)
-    library = Library(path, info, _hash(path))
-    entry = {"info": dataclasses.asdict(info), "library": built.name, "sha256": library.sha256}
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-        json.dump(entry, file, indent=1)
-    os.replace(file.name, folder / INFO_FILE)
+    with locked(folder):
+        for leftover in folder.glob(f"{LEFTOVER}*"):  # of a build that was killed
+            leftover.unlink(missing_ok=True)
+        replace_file(built, path)
+        library = Library(path, info, _hash(path))
+        entry = {"info": dataclasses.asdict(info), "library": built.name, "sha256": library.sha256}
+        temporary = folder / f"{LEFTOVER}{INFO_FILE}"
+        temporary.write_text(json.dumps(entry, indent=1), encoding="utf-8")
+        temporary.chmod(0o644)  # whatever the umask is
+        temporary.replace(folder / INFO_FILE)
     return library
 
 
 def replace_file(source: Path, target: Path) -> None:
     """Copy by way of a temporary file beside the target: never half of it under its name."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{LEFTOVER}{target.name}.")
     os.close(handle)
     try:
         shutil.copyfile(source, name)
@@ -90,13 +95,16 @@ def replace_file(source: Path, target: Path) -> None:
 
 def _read(path: Path) -> Library | None:
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = parse_json(path.read_text(encoding="utf-8"))
         fields = entry["info"]
         for name in ("cmake_options", "architectures"):
             fields[name] = tuple(fields[name])
         library = Library(path.parent / entry["library"], LibraryInfo(**fields), entry["sha256"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # damaged: it is built again
+    # A folder that others can write to may hold another library, with its right hash.
+    if not all(is_trusted(part) for part in (path, library.path)):
+        return None
     if library.path.is_file() and _hash(library.path) == library.sha256:
         return library
     return None

@@ -8,4 +8,4 @@ class RejectedError(RiverError):
 
 
 class ServerClosedError(RiverError):
-    """The server was closed before the request was done."""
+    """The server was closed, or its worker died, before the request was done."""

@@ -11,6 +11,7 @@ from typing import Any
 from river_trt.config import GenerationConfig
 from river_trt.decoding import Decoder, Outcome
 from river_trt.errors import EngineError, RiverError
+from river_trt.faults import InternalError, contained, describe
 from river_trt.results import TokenEvent
 from river_trt.row import Row
 from river_trt.serving.errors import RejectedError, ServerClosedError
@@ -18,13 +19,19 @@ from river_trt.serving.metrics import ServingMetrics
 from river_trt.serving.request import Delivery, Request
 
 
+class Ticket:
+    """A place under the admission limit, from `Scheduler.reserve`."""
+
+
 class Scheduler:
     """Requests over one engine's cache; from `Engine.scheduler`.
 
-    `submit`, `cancel` and `metrics` may be called from any thread. One thread calls `step` as long
-    as there is work, and in the end `close`. Requests are admitted in the order they came. A step
-    runs at most one chunk's worth of prompt tokens and then one decode step of every group, so
-    neither prompts nor texts wait for the others' end.
+    `step` and, in the end, `close` are of one thread, the rest may be called from any. Requests are
+    admitted in the order they came. A step runs at most one chunk's worth of prompt tokens and
+    then one decode step of every group, so neither prompts nor texts wait for the others' end.
+
+    `submit` is reserve, prepare, enqueue: who tokenises long prompts beside the stepping thread
+    takes the three apart. Whatever a request raises ends that request alone.
     """
 
     def __init__(
@@ -39,32 +46,72 @@ class Scheduler:
         self.max_batch_size, self.max_queue = max_batch_size, max_queue
         self._decoder, self._make_row, self._release = decoder, make_row, release
         self._lock = threading.Lock()  # of everything below
+        self._tickets: set[Ticket] = set()  # of requests that are being read
         self._waiting: deque[Request] = deque()
         self._running: dict[Row, Request] = {}
         self._counts: dict[str, float] = dict.fromkeys(
             (f.name for f in dataclasses.fields(ServingMetrics)), 0
         )
-        self._closed = False
+        self._closed = ""  # why, once it is
 
     def submit(self, prompt: Any, config: GenerationConfig | None = None) -> Request:
         """Queue a request: a string or token ids, as `Engine.generate` takes.
 
         Raises RiverError for a prompt or config that cannot run here, RejectedError when
-        max_batch_size + max_queue requests are there, ServerClosedError after `close`.
+        max_batch_size + max_queue requests are there, ServerClosedError after `close`,
+        InternalError for a fault of ours.
         """
-        request = Request(self._make_row(0, prompt, config or GenerationConfig()))
-        self._check(request.row)
+        ticket = self.reserve()
+        try:
+            request = self.prepare(prompt, config)
+        except BaseException as error:
+            raise self.refuse(ticket, error) from error
+        self.enqueue(request, ticket)
+        return request
+
+    def reserve(self) -> Ticket:
+        """A place for a request that is still to be read; RejectedError when there is none."""
         with self._lock:
-            if self._closed:
-                raise ServerClosedError("the server is closed")
-            if len(self._waiting) + len(self._running) >= self.max_batch_size + self.max_queue:
+            self._check_open()
+            if self._places_taken() >= self.max_batch_size + self.max_queue:
                 self._counts["rejected"] += 1
                 raise RejectedError(
                     f"the server is full: {self.max_batch_size} requests run and "
                     f"{self.max_queue} wait; try again later"
                 )
-            self._waiting.append(request)
+            ticket = Ticket()
+            self._tickets.add(ticket)
+        return ticket
+
+    def prepare(self, prompt: Any, config: GenerationConfig | None = None) -> Request:
+        """Check and tokenise, which takes long for a long prompt; nothing is queued yet."""
+        request = Request(self._make_row(0, prompt, config or GenerationConfig()))
+        self._check(request.row)
         return request
+
+    def enqueue(self, request: Request, ticket: Ticket) -> None:
+        """Let a prepared request wait for its turn; ServerClosedError after `close`."""
+        with self._lock:
+            self._tickets.discard(ticket)
+            self._check_open()
+            self._waiting.append(request)
+
+    def refuse(self, ticket: Ticket | None, error: BaseException) -> RiverError:
+        """Free the place of a request that failed while it was read; returns what to answer."""
+        try:
+            answer = contained(error)
+        finally:
+            self.give_back(ticket)
+        internal = isinstance(answer, InternalError)
+        if not isinstance(answer, RejectedError | ServerClosedError):
+            self._count(**{"internal_errors" if internal else "invalid": 1})
+        return answer
+
+    def give_back(self, ticket: Ticket | None) -> None:
+        """Free a place that will not be used."""
+        with self._lock:
+            if ticket is not None:
+                self._tickets.discard(ticket)
 
     def cancel(self, request: Request) -> None:
         """Nothing is delivered for it any more; its cache row is free before the next step.
@@ -99,18 +146,29 @@ class Scheduler:
             deliveries += [self._deliver(outcome) for outcome in outcomes]
         return deliveries
 
-    def close(self) -> list[Delivery]:
-        """End all requests with ServerClosedError and give the engine back."""
+    def close(self, reason: str = "the server is closed") -> list[Delivery]:
+        """End all requests with ServerClosedError and give the engine back.
+
+        reason: what later requests are told.
+        """
         with self._lock:
             if self._closed:
                 return []
-            self._closed = True
+            self._closed = reason
+            self._tickets.clear()
             left = [*self._running.values(), *self._waiting]
             self._running.clear()
             self._waiting.clear()
         self._release()
-        error = ServerClosedError("the server was closed before the request was done")
+        error = ServerClosedError(f"the request was not done: {reason}")
         return [Delivery(request, error) for request in left if not request.cancelled]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServerClosedError(self._closed)
+
+    def _places_taken(self) -> int:
+        return len(self._tickets) + len(self._waiting) + len(self._running)
 
     def _check(self, row: Row) -> None:
         """What one request may not ask for, because the others would notice."""
@@ -163,11 +221,12 @@ class Scheduler:
         """A step that fails ends its own rows and no others."""
         try:
             return step()
-        except Exception as error:  # whatever a backend's library raises
+        except BaseException as error:  # whatever a backend's library raises
+            contained(error)
             for row in rows:
-                self._decoder.rows.remove(row)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            failure = EngineError(f"the engine's step failed: {reason}")
+                if row in self._decoder.rows:  # some may have left before the error
+                    self._decoder.rows.remove(row)
+            failure = EngineError(f"the engine's step failed: {describe(error)}")
             return [Outcome(row, failure) for row in rows]
 
     def _deliver(self, outcome: Outcome) -> Delivery:
@@ -191,6 +250,10 @@ class Scheduler:
                 counts["failed" if failed else "completed"] += 1
                 counts["latency_seconds"] += 0.0 if failed else waited
         return delivery
+
+    def count_internal_error(self) -> None:
+        """Of a request that was done here, but could not be answered."""
+        self._count(internal_errors=1)
 
     def _count(self, **increments: float) -> None:
         with self._lock:

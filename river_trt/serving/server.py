@@ -1,7 +1,8 @@
 """The asyncio face of a scheduler."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from river_trt.config import GenerationConfig
@@ -13,18 +14,23 @@ from river_trt.serving.scheduler import Scheduler
 from river_trt.serving.worker import Worker
 
 Item = TokenEvent | RiverError
+READERS = 2  # threads that tokenise long prompts
+SHORT_PROMPT = 4096  # characters or ids; what takes no longer than a change of threads
 
 
 class Server:
     """Many requests over one engine, from `Engine.serve`; used inside `async with`."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, open_scheduler: Callable[[], Scheduler]) -> None:
+        """open_scheduler takes the engine, so it is called when the server is entered."""
+        self._open_scheduler = open_scheduler
         self._items: dict[Request, asyncio.Queue[Item]] = {}
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> "Server":
         self._loop = asyncio.get_running_loop()
+        self._scheduler = self._open_scheduler()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="river-trt-reader")
         self._worker = Worker(self._scheduler, self._receive)
         return self
 
@@ -36,21 +42,26 @@ class Server:
     ) -> None:
         assert self._worker is not None
         await asyncio.to_thread(self._worker.close)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the server can answer no more; None while it is well. For a readiness probe."""
+        return None if self._worker is None else self._worker.failure
 
     async def stream(
         self, prompt: object, config: GenerationConfig | None = None
     ) -> AsyncGenerator[TokenEvent, None]:
         """Each token as it comes; the last one holds the GenerationResult.
 
-        prompt: one string or one sequence of token ids. Leaving the loop early cancels the
-        request, at the latest when the generator is closed. Raises RiverError for bad input,
-        RejectedError when the server is full, ServerClosedError when it closes meanwhile.
+        prompt: one string or one sequence of token ids; a long one is tokenised beside the event
+        loop. Leaving the loop early cancels the request, at the latest when the generator is
+        closed. Raises RiverError for bad input, RejectedError when the server is full,
+        ServerClosedError when it closes meanwhile, InternalError for a fault of ours.
         """
         if self._worker is None:
             raise RiverError("the server is not open; use `async with engine.serve() as server`")
-        request = self._worker.submit(prompt, config)
-        # No await since submit: the worker's first delivery finds the queue.
-        items = self._items[request] = asyncio.Queue()
+        request, items = await self._submit(self._worker, prompt, config)
         done = False
         try:
             while not done:
@@ -65,6 +76,26 @@ class Server:
             if not done:
                 self._worker.cancel(request)
 
+    async def _submit(
+        self, worker: Worker, prompt: object, config: GenerationConfig | None
+    ) -> tuple[Request, "asyncio.Queue[Item]"]:
+        ticket = self._scheduler.reserve()
+        try:
+            if isinstance(prompt, str) and len(prompt) > SHORT_PROMPT:
+                prepare = self._scheduler.prepare
+                request = await self._loop.run_in_executor(self._readers, prepare, prompt, config)
+            else:
+                request = self._scheduler.prepare(prompt, config)
+        except asyncio.CancelledError:
+            self._scheduler.give_back(ticket)
+            raise
+        except BaseException as error:
+            raise self._scheduler.refuse(ticket, error) from error
+        # No await from here on: the worker's first delivery finds the queue.
+        worker.enqueue(request, ticket)
+        items = self._items[request] = asyncio.Queue()
+        return request, items
+
     async def generate(
         self, prompt: object, config: GenerationConfig | None = None
     ) -> GenerationResult:
@@ -76,7 +107,7 @@ class Server:
 
     @property
     def metrics(self) -> ServingMetrics:
-        return self._scheduler.metrics()
+        return ServingMetrics() if self._worker is None else self._scheduler.metrics()
 
     def _receive(self, deliveries: list[Delivery]) -> None:
         """On the worker's thread."""

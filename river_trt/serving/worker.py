@@ -1,28 +1,34 @@
 """The thread that steps a scheduler while there is work."""
 
+import logging
 import threading
 from collections.abc import Callable
 
-from river_trt.config import GenerationConfig
+from river_trt.faults import describe
 from river_trt.serving.request import Delivery, Request
-from river_trt.serving.scheduler import Scheduler
+from river_trt.serving.scheduler import Scheduler, Ticket
+
+_log = logging.getLogger("river_trt")
 
 
 class Worker:
-    """Hands what each step delivers to `receive`, on its own thread. Never blocks in `receive`."""
+    """Hands what each step delivers to `receive`, on its own thread. Never blocks in `receive`.
+
+    failure: why the thread died, None while it lives and after `close`.
+    """
 
     def __init__(self, scheduler: Scheduler, receive: Callable[[list[Delivery]], None]) -> None:
         self.scheduler = scheduler
+        self.failure: str | None = None
         self._receive = receive
         self._wake = threading.Event()
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="river-trt-serving", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt: object, config: GenerationConfig | None = None) -> Request:
-        request = self.scheduler.submit(prompt, config)
+    def enqueue(self, request: Request, ticket: Ticket) -> None:
+        self.scheduler.enqueue(request, ticket)
         self._wake.set()
-        return request
 
     def cancel(self, request: Request) -> None:
         self.scheduler.cancel(request)
@@ -35,6 +41,7 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        reason = "the server is closed"
         try:
             while not self._stop:
                 if not self.scheduler.has_work:
@@ -42,5 +49,8 @@ class Worker:
                     self._wake.clear()
                     continue
                 self._receive(self.scheduler.step())
+        except BaseException as error:  # a step ends its own rows' errors: this one is a bug
+            self.failure = reason = f"the server's worker died: {describe(error)}"
+            _log.critical("%s", reason, exc_info=error)
         finally:  # whatever happens, nobody waits for ever
-            self._receive(self.scheduler.close())
+            self._receive(self.scheduler.close(reason))

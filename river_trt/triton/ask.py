@@ -59,7 +59,7 @@ def read_ask(
     beyond = parse_parameters(parameters, "parameters")
     for name, value in (*in_json.items(), *beyond.items()):
         if name in given:
-            raise RiverError(f"{names.get(name, name)} is given twice")
+            raise RiverError(f"{names.get(name, name):.60} is given twice")
         given[name] = value
     if exclude is False and flags["stream"]:
         raise RiverError("exclude_input_in_output must be true in a stream")
@@ -100,4 +100,4 @@ def _check_neutral(field: Field, value: Any) -> None:
     values = value if field.many else [value]
     for item in values:
         if item not in field.neutral:
-            raise RiverError(f"{field.name} is not supported, got {item!r}")
+            raise RiverError(f"{field.name} is not supported, got {item!r:.60}")

@@ -1,11 +1,15 @@
 """The text of an exported model's config.pbtxt."""
 
+from collections.abc import Sequence
+
 from river_trt.triton.fields import OUTPUTS, Field, Layout
 
 
-def config_pbtxt(name: str, layout: Layout, max_batch_size: int, target: str) -> str:
-    """target: the engine's, "cpu" or a GPU; max_batch_size counts in batched layouts only."""
-    kind = "KIND_CPU" if target == "cpu" else "KIND_GPU"
+def config_pbtxt(name: str, layout: Layout, max_batch_size: int, gpus: Sequence[int]) -> str:
+    """gpus: numbers, one instance on each; none: the CPU. max_batch_size: of batched layouts."""
+    group = "count: 1 kind: KIND_CPU"
+    if gpus:  # without the numbers Triton starts an instance for every GPU that it sees
+        group = f"count: 1 kind: KIND_GPU gpus: [ {', '.join(map(str, gpus))} ]"
     inputs = ",\n".join(_input(field) for field in layout.inputs)
     outputs = ",\n".join(
         f'  {{ name: "{output.name}" data_type: TYPE_{output.kind} dims: [ -1 ] }}'
@@ -24,7 +28,7 @@ input [
 output [
 {outputs}
 ]
-instance_group [ {{ count: 1 kind: {kind} }} ]
+instance_group [ {{ {group} }} ]
 """
 
 

@@ -1,7 +1,11 @@
 """A tritonserver process on this machine, started, watched and ended with all that is its own."""
 
 import contextlib
+import json
 import os
+import re
+import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -9,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -20,12 +24,19 @@ from river_trt.triton.installation import Installation
 
 LOOPBACK = "127.0.0.1"
 EXIT_SECONDS = 20  # the server's own limit for requests under way
+# tritonserver's JSON parser recurses, some 200 bytes a bracket, on threads of this stack: with the
+# usual 8 MiB, 60,000 brackets end the server. Virtual memory, used as far as a request nests.
+STACK_BYTES = 256 * 2**20
+# What no client needs: to unload models, map shared memory, or write logs and traces to files.
+ADMIN_APIS = "model-repository,shared-memory,trace,logging"
+ADMIN_HEADER = "river-trt-admin"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Ports of 0 are chosen free. log: where the server's output goes, None for ours. python: the
-    environment that has tritonserver, None for ours."""
+    environment that has tritonserver, None for ours. admin_key: what requests to ADMIN_APIS must
+    have in the header ADMIN_HEADER; None makes one up."""
 
     repository: Path
     host: str = LOOPBACK
@@ -35,8 +46,11 @@ class ServerOptions:
     verbose: bool = False
     log: Path | None = None
     python: Path | None = None
+    admin_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.admin_key is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,}", self.admin_key):
+            raise RiverError("an admin key has at least 16 letters, digits, '-' and '_'")
         if not any(self.repository.glob("*/config.pbtxt")):
             raise RiverError(
                 f"{self.repository} is no model repository: it has no */config.pbtxt; "
@@ -57,7 +71,13 @@ class LocalServer:
         asked = (options.http_port, options.grpc_port, options.metrics_port)
         self.http_port, self.grpc_port, self.metrics_port = _free_ports(options.host, asked)
         self.shared_memory_prefix = f"river_trt_{os.getpid()}_{self.http_port}_"
+        self._admin_key = options.admin_key or secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """Of a request to ADMIN_APIS over HTTP."""
+        return {ADMIN_HEADER: self._admin_key}
 
     @property
     def url(self) -> str:
@@ -77,7 +97,7 @@ class LocalServer:
         if self._options.log is not None:
             log = self._files.enter_context(self._options.log.open("ab"))
         self._process = subprocess.Popen(  # noqa: S603
-            self._command(folder),
+            [*_with_stack(STACK_BYTES), *self._command(folder)],
             env=self._installation.environment(),
             stdout=log,
             stderr=log,
@@ -111,6 +131,14 @@ class LocalServer:
                 return
             time.sleep(0.05)
         raise RiverError(f"tritonserver did not answer within {timeout:g} seconds")
+
+    def index(self) -> list[dict[str, str]]:
+        """Of each model name, state, and the reason of a state that is not READY."""
+        url = f"{self.url}/v2/repository/index"
+        request = urllib.request.Request(url, b"{}", self.admin_headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            entries: list[dict[str, str]] = json.load(answer)
+        return entries
 
     def wait(self) -> int:
         """Until it ends by itself; its exit code."""
@@ -149,10 +177,22 @@ class LocalServer:
             f"--metrics-address={host}",
             f"--metrics-port={self.metrics_port}",
             "--allow-gpu-metrics=false",
+            # So that a model whose worker died can unload itself; clients cannot, see ADMIN_APIS.
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
+            f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
             "--exit-on-error=false",  # a broken model leaves the others, and its reason, to see
             f"--exit-timeout-secs={EXIT_SECONDS}",
             f"--log-verbose={int(self._options.verbose)}",
         ]
+
+
+def _with_stack(size: int) -> list[str]:
+    """What runs a command with threads of `size` bytes of stack, or what the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    return ["sh", "-c", f'ulimit -S -s {size // 1024} && exec "$@"', "sh"]
 
 
 def _link_backend(installation: Installation, folder: Path) -> None:

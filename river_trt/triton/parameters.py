@@ -1,12 +1,19 @@
 """What a request may ask for by name, and how its values become a GenerationConfig."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
+
+LONGEST_JSON = 262_144  # characters: many stop strings, a tau for each of a thousand layers
+DEEPEST_JSON = 16
+# Brackets, and whole strings, which hide theirs; the closing quote may be missing, so that no text
+# is looked through twice.
+MARKS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +27,14 @@ class Parameter:
 
 
 def parse_parameters(text: str, name: str = "sampling_parameters") -> dict[str, Any]:
-    """The JSON object in `text`. Raises RiverError naming `name`."""
+    """The JSON object in `text`. Raises RiverError naming `name`.
+
+    Length and depth are bounded before it is parsed: a parser recurses as deeply as its input.
+    """
+    if len(text) > LONGEST_JSON:
+        raise RiverError(f"{name} may have {LONGEST_JSON} characters, got {len(text)}")
+    if _depth(text) > DEEPEST_JSON:
+        raise RiverError(f"{name} nests deeper than {DEEPEST_JSON} lists and objects")
     try:
         values = json.loads(text) if text else {}
     except ValueError as error:
@@ -30,17 +44,29 @@ def parse_parameters(text: str, name: str = "sampling_parameters") -> dict[str, 
     return values
 
 
+def _depth(text: str) -> int:
+    """How many lists and objects stand around the innermost, whether or not it is JSON."""
+    depth = deepest = 0
+    for mark in MARKS.findall(text):
+        if mark in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in "]}":
+            depth -= 1
+    return deepest
+
+
 def make_config(values: Mapping[str, Any]) -> GenerationConfig:
     """values: by the names of PARAMETERS. Raises RiverError naming what is wrong as given."""
     fields: dict[str, Any] = {}
     for name, value in values.items():
         if name in NEUTRAL:
             if value not in NEUTRAL[name]:
-                raise RiverError(f"{name} is not supported, got {value!r}")
+                raise RiverError(f"{name} is not supported, got {value!r:.60}")
             continue
         if name not in PARAMETERS:
             known = ", ".join(PARAMETERS)
-            raise RiverError(f"{name} is no parameter of this model; it takes {known}")
+            raise RiverError(f"{name:.60} is no parameter of this model; it takes {known}")
         parameter = PARAMETERS[name]
         converted = _convert(name, parameter, value)
         try:

@@ -10,6 +10,8 @@ COUNTERS = (
     ("requests_completed_total", "Requests answered to the end", "completed"),
     ("requests_cancelled_total", "Requests cancelled by the client", "cancelled"),
     ("requests_rejected_total", "Requests refused by the admission limit", "rejected"),
+    ("requests_invalid_total", "Requests refused for what they ask", "invalid"),
+    ("internal_errors_total", "Requests ended by a fault of river-trt", "internal_errors"),
     ("requests_failed_total", "Requests ended by an error of the engine", "failed"),
     ("prompt_tokens_total", "Prompt tokens", "prompt_tokens"),
     ("generated_tokens_total", "Generated tokens", "generated_tokens"),

@@ -55,7 +55,7 @@ class ModelSettings:
         text = json.dumps(dataclasses.asdict(self), indent=2)
         (directory / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
 
-    def load_engine(self, directory: Path) -> Engine:
+    def load_engine(self, directory: Path, device: str | None = None) -> Engine:
         """As river_trt.load, from the directory that holds the model.json."""
         engine = load(
             directory / self.engine,
@@ -65,6 +65,7 @@ class ModelSettings:
             verify=self.verify,
             prefill_chunk=self.prefill_chunk,
             batch_invariant=self.batch_invariant,
+            device=device,
         )
         if engine.tokenizer is None:
             raise RiverError(

@@ -19,7 +19,7 @@ from builders.reference import policy_inputs
 from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
 from builders.tracing import to_onnx, trace
-from river_trt.spec import GATE_SCOPES, POLICY_INPUTS, STEP_INPUTS, cache_names
+from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, cache_names
 from tests.builders.families.tiny_models import LAYERS as FAMILY_LAYERS
 from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tiny_engines import TINY, policy
@@ -112,7 +112,7 @@ def test_program_with_weights_equals_the_module(traced, chosen, batch, seq, past
     module = traced.program.module()
     module.load_state_dict(traced.decoder.state_dict(), assign=True)
     exit_layers = set()
-    for scope in GATE_SCOPES:
+    for scope in ("token", "sequence", "batch"):
         inputs = step(traced, batch, seq, past, chosen, scope)
         with torch.inference_mode():
             logits, exit_layer, caches = module(*inputs)

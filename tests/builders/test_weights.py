@@ -1,13 +1,17 @@
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from transformers.activations import ACT2FN
 
 from builders.checkpoints import Checkpoint, open_checkpoint
 from builders.families import Family, ModelConfig, family_of
+from builders.source import ModelSource
 from builders.weights import check_names, read_layer, read_shared
-from river_trt.errors import CheckpointError
+from river_trt.errors import CheckpointError, RiverWarning
 from tests.builders.tiny_llama import save_tiny_llama
 
 
@@ -108,13 +112,43 @@ def test_rotary_frequencies_are_tolerated(tmp_path: Path) -> None:
     check_names(*opened(tmp_path))
 
 
-def test_head_of_a_tied_checkpoint_must_equal_the_embedding(tmp_path: Path) -> None:
+def test_another_head_than_the_embedding_is_used_as_transformers_does(tmp_path: Path) -> None:
     save_tiny_llama(tmp_path, tie_word_embeddings=True)
     embedding = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
     edit(tmp_path, {"lm_head.weight": embedding.clone()})
-    check_names(*opened(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RiverWarning)
+        assert ModelSource.open(str(tmp_path)).config.tie_embeddings
     edit(tmp_path, {"lm_head.weight": embedding + 1})
-    refuses(tmp_path, "lm_head.weight differs")
+    with pytest.warns(RiverWarning, match=r"lm_head.weight differs: the stored one is used"):
+        source = ModelSource.open(str(tmp_path))
+    their = AutoModelForCausalLM.from_pretrained(tmp_path).lm_head.weight
+    assert torch.equal(source.shared().lm_head, their.detach())
+    assert torch.equal(their, embedding + 1)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "NaN"), (float("-inf"), "infinity")])
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"]
+)
+def test_what_is_no_number_is_found_when_it_is_read(
+    tmp_path: Path, name: str, value: float, kind: str
+) -> None:
+    save_tiny_llama(tmp_path)
+    tensor = load_file(tmp_path / "model.safetensors")[name].clone()
+    tensor.view(-1)[3] = value
+    edit(tmp_path, {name: tensor})
+    source = ModelSource.open(str(tmp_path))
+    with pytest.raises(CheckpointError, match=f"{name} holds {kind}"):
+        source.layer(1), source.shared()
+
+
+@pytest.mark.parametrize(("name", "same"), [("swish", "silu"), ("gelu_new", "gelu_pytorch_tanh")])
+def test_other_names_of_an_activation(tmp_path: Path, name: str, same: str) -> None:
+    save_tiny_llama(tmp_path, hidden_act=name)
+    assert ModelSource.open(str(tmp_path)).config.activation == same
+    values = torch.linspace(-5, 5, 101)
+    torch.testing.assert_close(ACT2FN[name](values), ACT2FN[same](values))
 
 
 @pytest.mark.parametrize(

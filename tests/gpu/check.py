@@ -1,35 +1,46 @@
 """What scripts/gpu_check.sh runs: every check and measurement that needs a GPU, and one report.
 
-Needs python3 with torch, nvcc and cmake; imports nothing else. A step that fails does not stop the
-others; the exit code tells whether all passed. usage: check.py [--out DIR] [--dry-run]
+Needs python3 with torch, nvcc and cmake; imports nothing else (the part `engine` also needs what
+river-trt itself needs). Each step is a process of its own, with its log in DIR/logs, and the report
+is written anew after each: one that fails, hangs or kills this script loses nothing of the others.
+
+--dry-run compiles everything; what can run over the kernels' CPU shim runs there.
 """
 
 import argparse
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-BUDGET_S = 520  # of all steps together: the whole call stays below 9 minutes
-DECODE_S = 110  # the decode bench starts no new model after that
-PARTS = ("kernels", "decode")  # steps that leave <part>.json and <part>.md in the folder
+BUDGET_S = {"quick": 235, "full": 520}  # of all steps together
+PARTS = ("kernels", "operators", "engine", "decode", "aoti")
 TAIL = 4000  # characters of a step's output that the report keeps
+KILL_AFTER_S = 5
+# Over the kernels' CPU shim: the build folder that the tests share.
+SHIM = ROOT / "build" / "plugins" / "tests" / "torch" / "libriver_shim_torch.so"
+BUILD_SHIM = "from tests.plugins import native; native.build('river_shim_torch')"
+Command = Sequence[str | Path]
 
 
 @dataclass(frozen=True)
 class Step:
     name: str
-    command: Sequence[str | Path]
+    parts: tuple[str, ...]  # of PARTS: it runs where one of them is asked for
+    command: Command
     limit_s: int
+    dry: Command | None = None  # in its place on a dry run; None: it needs a GPU
     needs: str | None = None  # a program on the PATH without which the step cannot run
-    on_dry_run: bool = True  # whether it compiles rather than runs
 
 
 @dataclass(frozen=True)
@@ -40,78 +51,166 @@ class Outcome:
     detail: str  # the reason, or the end of the output
 
 
-def make_steps(out: Path, architecture: str, torch_root: Path, dry_run: bool) -> list[Step]:
+def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> list[Step]:
+    """In the order of what a lost machine would be missed for most."""
     python, build = sys.executable, out / "build"
-    kernels = [python, ROOT / "tests/gpu/kernel_checks.py", "--out", out]
-    configure = [
-        *("cmake", "-S", ROOT / "plugins", "-B", build, "-DRIVER_PARTS=torch"),
-        f"-DCMAKE_CUDA_ARCHITECTURES={architecture}",
+    here = ROOT / "tests" / "gpu"
+    library = build / "operators" / "libriver_trt_torch.so"
+    configure: Command = [
+        *("cmake", "-S", ROOT / "plugins", "-B", library.parent, "-DRIVER_PARTS=torch"),
+        f"-DCMAKE_CUDA_ARCHITECTURES={architecture}-real",
         f"-DTORCH_ROOT={torch_root}",
         *(["-G", "Ninja"] if shutil.which("ninja") else []),
     ]
-    library = build / "libriver_trt_torch.so"
-    compile_it = ["cmake", "--build", build, "--parallel", "--target", "river_trt_torch"]
-    check = [python, ROOT / "tests/gpu/check_operators.py", library, "cuda"]
-    aoti = [python, ROOT / "tests/gpu/check_aoti.py", library, "cuda"]
-    decode = [python, ROOT / "tests/gpu/decode_bench.py", library, "cuda", "--out", out]
-    decode += ["--seconds", str(DECODE_S)]
-    return [
-        Step("kernels", [*kernels, *(["--dry-run"] if dry_run else [])], 300, needs="nvcc"),
-        Step("torch operators: configure", configure, 60, needs="nvcc"),
-        Step("torch operators: compile", compile_it, 200, needs="nvcc"),
-        Step("torch operators: compare", check, 90, on_dry_run=False),
-        Step("decode", decode, 200, on_dry_run=False),
-        Step("AOTInductor package", aoti, 120, on_dry_run=False),
+    make: Command = ["cmake", "--build", library.parent, "--target", "river_trt_torch"]
+    on_library = ("operators", "decode", "aoti")
+    grid = "quick" if mode == "quick" else "full"
+
+    def kernels(action: str, *, limit_s: int, dry: bool = False) -> Step:
+        command = [python, here / "kernel_checks.py", action, "--out", out, "--grid", grid]
+        build_it = [*command, "--architectures", architecture]
+        return Step(
+            f"kernels: {action}",
+            ("kernels",),
+            build_it if action == "build" else command,
+            limit_s,
+            [*command, "--architectures", "80,90"] if dry else None,
+            needs="nvcc" if action == "build" else None,
+        )
+
+    def decode(model: str, batch: int, limit_s: int) -> Step:
+        arguments = ["--out", out, "--model", model, "--batch", str(batch)]
+        dry = None
+        if (model, batch) == ("Llama-3.1-8B", 1):
+            dry = [python, here / "decode_bench.py", SHIM, "cpu", "--out", out]
+        command = [python, here / "decode_bench.py", library, "cuda", *arguments]
+        return Step(f"decode: {model}, batch {batch}", ("decode",), command, limit_s, dry)
+
+    def aoti(what: str) -> Step:
+        command = [python, here / "check_aoti.py", what]
+        return Step(
+            f"aoti: {what}", ("aoti",), [*command, library, "cuda"], 90, [*command, SHIM, "cpu"]
+        )
+
+    engine = [python, here / "engine.py", "--out", out]
+    plugin = [python, "-m", "river_trt", "plugin", "build", "--part", "torch"]
+    plugin += ["--architectures", f"{architecture}-real"]
+    steps = [
+        Step("operators: configure", on_library, configure, 60, configure, needs="nvcc"),
+        Step("operators: compile", on_library, [*make, "--parallel"], 200, make, needs="nvcc"),
+        Step("shim: compile", (*on_library, "engine"), [], 1, [python, "-c", BUILD_SHIM]),
+        Step(
+            "operators: compare",
+            ("operators",),
+            [python, here / "check_operators.py", library, "cuda"],
+            60,
+            [python, here / "check_operators.py", SHIM, "cpu"],
+        ),
+        Step("engine: plugin build", ("engine",), plugin, 200, needs="nvcc"),
+        Step("engine: build and run", ("engine",), engine, 120, [*engine, "--library", SHIM]),
+        kernels("build", limit_s=120, dry=True),
+        kernels("correctness", limit_s=120),
+        decode("Llama-3.1-8B", 1, 100),
+        aoti("plain"),
+        aoti("operators"),
+        kernels("roofline", limit_s=60),
+        kernels("memcheck", limit_s=60),
+        kernels("racecheck", limit_s=90),
     ]
+    if mode == "full":
+        rest = [("Llama-3.1-8B", 4), ("Llama-3.2-1B", 1), ("Llama-3.2-1B", 4)]
+        rest += [("Llama-3.1-70B", 1), ("Llama-3.1-70B", 4)]
+        steps += [decode(model, batch, 100) for model, batch in rest]
+    return steps
 
 
-def run(step: Step, seconds_left: float) -> Outcome:
+def run(step: Step, log: Path, seconds_left: float) -> Outcome:
+    """Run a step to its end or its limit; its output goes to the log as it comes."""
     if step.needs is not None and shutil.which(step.needs) is None:
         return Outcome(step.name, "failed", 0.0, f"no {step.needs} on this machine")
     if seconds_left < 1:
         return Outcome(step.name, "failed", 0.0, "no time left")
     start = time.monotonic()
     limit = min(step.limit_s, seconds_left)
-    try:
-        done = subprocess.run(
-            step.command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            check=False,
-        )
-        state = "passed" if done.returncode == 0 else "failed"
-        detail = done.stdout[-TAIL:]
-    except subprocess.TimeoutExpired:
-        state, detail = "failed", f"took longer than {limit:.0f} s"
-    except OSError as error:
-        state, detail = "failed", f"{step.command[0]}: {error.strerror}"
-    return Outcome(step.name, state, round(time.monotonic() - start, 1), detail)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with log.open("wb") as output:
+        try:
+            process = subprocess.Popen(
+                step.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # so that what it started ends with it
+            )
+        except OSError as error:
+            return Outcome(step.name, "failed", 0.0, f"{step.command[0]}: {error.strerror}")
+        try:
+            code = process.wait(limit)
+            reason = "" if code == 0 else f"\nended by {ending(code)}"
+        except subprocess.TimeoutExpired:
+            code, reason = 1, f"\ntook longer than {limit:.0f} s"
+        finally:
+            end_group(process)
+    detail = log.read_text(errors="replace")[-TAIL:] + reason
+    state = "passed" if code == 0 else "failed"
+    return Outcome(step.name, state, round(time.monotonic() - start, 1), detail.lstrip("\n"))
 
 
-def run_all(steps: Iterable[Step], budget_s: float, dry_run: bool = False) -> list[Outcome]:
+def ending(code: int) -> str:
+    return f"exit code {code}" if code > 0 else signal.Signals(-code).name
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a step's processes."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(KILL_AFTER_S)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def run_all(
+    steps: Iterable[Step],
+    out: Path,
+    budget_s: float,
+    dry_run: bool = False,
+    report: Callable[[list[Outcome]], None] = lambda outcomes: None,
+) -> list[Outcome]:
+    """Every step in turn; `report` is called with what there is after each."""
     deadline = time.monotonic() + budget_s
-    outcomes = []
-    for step in steps:
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    for number, step in enumerate(steps, 1):
         print(f"== {step.name}", flush=True)
-        if dry_run and not step.on_dry_run:
-            outcome = Outcome(step.name, "skipped", 0.0, "dry run")
+        if dry_run and step.dry is None:
+            outcome = Outcome(step.name, "skipped", 0.0, "needs a GPU")
         else:
-            outcome = run(step, deadline - time.monotonic())
-        print(f"{outcome.detail.rstrip()}\n   {outcome.state} in {outcome.seconds} s", flush=True)
+            if dry_run:
+                assert step.dry is not None
+                # A machine without a GPU is no H100 machine with 16 cores.
+                step = Step(step.name, step.parts, step.dry, 3600, needs=None)
+            name = re.sub(r"[^a-z0-9]+", "-", step.name.lower())
+            log = logs / f"{number:02}-{name}.log"
+            outcome = run(step, log, deadline - time.monotonic())
+        shown = "\n".join(outcome.detail.rstrip().splitlines()[-25:])
+        print(f"{shown}\n   {outcome.state} in {outcome.seconds} s", flush=True)
         outcomes.append(outcome)
+        report(outcomes)
     return outcomes
 
 
 def markdown(report: dict[str, Any], sections: dict[str, str]) -> str:
-    """The report for people; the sections are what kernels and decode wrote, or nothing."""
+    """The report for people; the sections are what the parts wrote."""
     machine = report["machine"]
     lines = [
         "# GPU check of river-trt",
         "",
-        f"{report['date']}, commit {report['commit']}: {machine['device']}, "
+        f"{report['date']}, commit {report['commit']}, {report['mode']}: {machine['device']}, "
         f"torch {machine['torch']}, {machine['nvcc']}.",
         "",
         "| step | state | s |",
@@ -136,23 +235,26 @@ def last_line(*command: str) -> str:
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
-def write_report(out: Path, machine: dict[str, str], outcomes: Iterable[Outcome]) -> None:
+def write_report(
+    out: Path, facts: dict[str, Any], outcomes: Iterable[Outcome], parts: Sequence[str] = PARTS
+) -> None:
     """gpu_check.json and gpu_check.md, with what the steps left in the same folder."""
-    report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": last_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
-        "machine": machine,
-        "steps": [asdict(outcome) for outcome in outcomes],
-    }
-    for part in PARTS:
-        path = out / f"{part}.json"
-        report[part] = json.loads(path.read_text()) if path.exists() else None
-    (out / "gpu_check.json").write_text(json.dumps(report, indent=1) + "\n")
-    sections = {
-        part.capitalize(): path.read_text() if (path := out / f"{part}.md").exists() else ""
-        for part in PARTS
-    }
-    (out / "gpu_check.md").write_text(markdown(report, sections))
+    report = facts | {"steps": [asdict(outcome) for outcome in outcomes]}
+    sections = {}
+    for part in parts:
+        data, text = out / f"{part}.json", out / f"{part}.md"
+        report[part] = json.loads(data.read_text()) if data.exists() else None
+        if text.exists():
+            sections[part.capitalize()] = text.read_text()
+    replace(out / "gpu_check.json", json.dumps(report, indent=1) + "\n")
+    replace(out / "gpu_check.md", markdown(report, sections))
+
+
+def replace(path: Path, text: str) -> None:
+    """Whole or not at all, whenever this script is ended."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,13 +262,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="gpu_check.sh", description="Every check and measurement that needs a GPU."
     )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_check", metavar="DIR")
-    parser.add_argument("--dry-run", action="store_true", help="compile everything, run nothing")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--quick", action="store_const", const="quick", dest="mode", help="in under 4 minutes"
+    )
+    modes.add_argument(
+        "--full", action="store_const", const="full", dest="mode", help="in 9 (the default)"
+    )
+    parser.add_argument(
+        "--only",
+        type=lambda text: tuple(text.split(",")),
+        default=PARTS,
+        metavar="PART",
+        help=f"some of {','.join(PARTS)}",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="without a GPU: over the CPU shim")
+    parser.set_defaults(mode="full")
     args = parser.parse_args(argv)
+    unknown = sorted(set(args.only) - set(PARTS))
+    if unknown:
+        parser.error(f"--only {unknown[0]}: the parts are {', '.join(PARTS)}")
     import torch  # after the arguments: --help needs no torch
 
     has_gpu = torch.cuda.is_available()
     if not has_gpu and not args.dry_run:
-        print("error: torch sees no GPU here; --dry-run compiles without one", file=sys.stderr)
+        print("error: torch sees no GPU here; --dry-run does without one", file=sys.stderr)
         return 2
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -174,16 +294,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stale in (f"{part}.json", f"{part}.md"):
             (out / stale).unlink(missing_ok=True)
     capability = torch.cuda.get_device_capability() if has_gpu else (9, 0)
-    architecture = f"{capability[0]}{capability[1]}-real"
-    steps = make_steps(out, architecture, Path(torch.__file__).parent, args.dry_run)
-    # A machine without a GPU is no H100 machine with 16 cores: it gets the time that it needs.
-    outcomes = run_all(steps, 3600 if args.dry_run else BUDGET_S, args.dry_run)
-    machine = {
-        "device": torch.cuda.get_device_name() if has_gpu else "no GPU",
-        "torch": torch.__version__,
-        "nvcc": last_line("nvcc", "--version"),
+    architecture = f"{capability[0]}{capability[1]}"
+    steps = make_steps(out, architecture, Path(torch.__file__).parent, args.mode)
+    chosen = [
+        step
+        for step in steps
+        if set(step.parts) & set(args.only) and (step.command or args.dry_run)
+    ]
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": last_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
+        "mode": "dry run" if args.dry_run else args.mode,
+        "machine": {
+            "device": torch.cuda.get_device_name() if has_gpu else "no GPU",
+            "torch": torch.__version__,
+            "nvcc": last_line("nvcc", "--version"),
+        },
     }
-    write_report(out, machine, outcomes)
+    budget = 3600 if args.dry_run else BUDGET_S[args.mode]
+    outcomes = run_all(
+        chosen,
+        out,
+        budget,
+        args.dry_run,
+        lambda outcomes: write_report(out, facts, outcomes, args.only),
+    )
     print(f"report: {out / 'gpu_check.md'}")
     return int(any(outcome.state == "failed" for outcome in outcomes))
 

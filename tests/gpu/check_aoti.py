@@ -1,8 +1,9 @@
 """An AOTInductor package over the plugin's operators, and its decode step as a recorded graph.
 
-usage: check_aoti.py LIBRARY DEVICE. Compiles a small River stack, then compares the package and its
-replays with the operators called one by one. Needs torch alone. DEVICE cpu takes the library over
-the kernels' shim, and a replay is then a run.
+usage: check_aoti.py WHAT LIBRARY DEVICE. `plain` compiles one linear of torch's own and loads the
+package: whether any package loads there. `operators` compiles a small River stack, then compares
+the package and its replays with the operators called one by one. Needs torch alone. DEVICE cpu
+takes the library over the kernels' shim, and a replay is then a run.
 """
 
 import sys
@@ -38,7 +39,28 @@ class RiverStep(torch.nn.Module):
         return self.stack.river_step(ids, past, tau, exited, caches)
 
 
-def main(library: str, device: str) -> int:
+def main(what: str, library: str, device: str) -> int:
+    return {"plain": check_plain, "operators": check_operators}[what](library, device)
+
+
+def check_plain(library: str, device: str) -> int:
+    """A package of one linear; our library is not loaded."""
+    model = torch.nn.Linear(64, 32, dtype=torch.bfloat16, device=device).eval()
+    x = torch.randn(4, 64, dtype=torch.bfloat16, device=device)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        package = str(Path(folder) / "plain.pt2")
+        program = torch.export.export(model, (x,))
+        torch._inductor.aoti_compile_and_package(program, package_path=package)
+        print(f"compiled for {device}; loading", flush=True)
+        loader = torch._C._aoti.AOTIModelPackageLoader(package, "model", True, 1, -1)
+        print("loaded; running", flush=True)
+        (got,) = loader.boxed_run([x])
+        problems = compare("the linear", got, model(x))
+    print(f"{len(problems)} problems on {device}")
+    return int(bool(problems))
+
+
+def check_operators(library: str, device: str) -> int:
     torch.ops.load_library(library)
     register_fakes("cuda")
     problems: list[str] = []
@@ -52,8 +74,9 @@ def main(library: str, device: str) -> int:
         program = torch.export.export(RiverStep(stack), inputs)
         package = str(Path(folder) / "stack.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=package)
+        print(f"compiled for {device}: {Path(package).stat().st_size} bytes; loading", flush=True)
         loader = torch._C._aoti.AOTIModelPackageLoader(package, "model", True, 1, -1)
-        print(f"compiled for {device}: {Path(package).stat().st_size} bytes")
+        print("loaded", flush=True)
         caches = [cache.clone() for cache in stack.caches]
         record = load_record() if device == "cuda" else host_record
         recording = record(lambda: loader.boxed_run([ids, past, tau, exited, *caches]))

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -66,6 +66,7 @@ class Arm:
     replay: Callable[[], None]
     backbone_layers: float | None
     num_bytes: float
+    keeps: object = None  # what a recording reads and nobody else holds
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Bench:
         full, int4 = self.bytes_of(layers, 0), self.bytes_of(0, layers)
         own = self.record(lambda: stack.backbone_step(self.ids, self.past, stack.caches))
         yield Arm("full depth, our kernels", own.replay, layers, full)
-        if self.batch != self.plan.batches[0]:  # compiling takes most of the time there is
+        if self.batch != 1 and self.gpu:  # compiling takes most of the time there is
             return
         torch._dynamo.reset()
         compiler = partial(torch.compile, dynamic=False) if self.gpu else lambda function: function
@@ -210,8 +211,10 @@ class Bench:
                 self.problems.append(f"{name} does not run: {traceback.format_exc()[-1500:]}")
                 continue
             if make is bf16_model:
+                own.replay()  # before a replay the outputs hold nothing
+                recording.replay()
                 self.compare(own.outputs[0], recording.outputs[0])
-            yield Arm(name, recording.replay, None, num_bytes)
+            yield Arm(name, recording.replay, None, num_bytes, keeps=model)
 
     def compare(self, ours: Tensor, theirs: Tensor) -> None:
         """The stack computes what plain torch computes from the same weights."""
@@ -297,9 +300,11 @@ def needed_bytes(shape: Shape, plan: Plan) -> int:
     return layers + 2 * shape.head_bytes() + caches
 
 
-def measure_all(device: str, seconds: float) -> tuple[list[Record], list[str], list[str]]:
+def measure_all(
+    device: str, seconds: float, plan: Plan
+) -> tuple[list[Record], list[str], list[str]]:
     """Records, problems, and what was left out and why."""
-    gpu, plan = device == "cuda", PLANS[device]
+    gpu = device == "cuda"
     deadline = time.monotonic() + seconds
     record = load_record() if gpu else host_record
     records: list[Record] = []
@@ -328,27 +333,43 @@ def measure_all(device: str, seconds: float) -> tuple[list[Record], list[str], l
     return records, problems, left_out
 
 
+def read_before(file: Path) -> dict[str, Any]:
+    """What other processes measured for the same report."""
+    if not file.exists():
+        return {"records": [], "problems": [], "left_out": []}
+    before: dict[str, Any] = json.loads(file.read_text())
+    return before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="decode speed of the River stack")
     parser.add_argument("library", type=Path)
     parser.add_argument("device", choices=("cuda", "cpu"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=150.0, help="no new part starts after")
+    parser.add_argument("--model", help="one of the shapes; default: all")
+    parser.add_argument("--batch", type=int, help="one batch size; default: all")
     args = parser.parse_args(argv)
     torch.ops.load_library(str(args.library))
     gpu = args.device == "cuda"
+    plan = PLANS[args.device]
+    if args.model is not None:
+        plan = replace(plan, shapes=tuple(s for s in plan.shapes if s.name == args.model))
+    if args.batch is not None:
+        plan = replace(plan, batches=(args.batch,))
     bandwidth = copy_bandwidth(gpu)
-    records, problems, left_out = measure_all(args.device, args.seconds)
+    records, problems, left_out = measure_all(args.device, args.seconds, plan)
+    args.out.mkdir(parents=True, exist_ok=True)
+    before = read_before(args.out / "decode.json")
     report = {
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "torch": torch.__version__,
         "context": PLANS[args.device].context,
         "copy_gb_per_s": bandwidth,
-        "records": [asdict(record) for record in records],
-        "problems": problems,
-        "left_out": left_out,
+        "records": before["records"] + [asdict(record) for record in records],
+        "problems": before["problems"] + problems,
+        "left_out": before["left_out"] + left_out,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "decode.json").write_text(json.dumps(report, indent=1) + "\n")
     table = decode_table(report)
     (args.out / "decode.md").write_text(table)

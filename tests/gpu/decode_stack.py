@@ -7,7 +7,7 @@ one layer, six launches:
 
 h --+-- fused_linear(norm, qkv) -- attention -- fused_linear(o, + h) --+-- fused_linear(norm,
     |                                                                  |   gate_up, silu_mul) -- \
-    +----------------------------------------------------------------+ +-- add_gate(+ down) -- h'
+    |                                       fused_linear(down, + h) -- h' -- gate(h, h') -- exited
 """
 
 from collections.abc import Sequence
@@ -120,11 +120,13 @@ class Stack(torch.nn.Module):
             active = self._linear(
                 layer, "gate_up", h, use_river, norm=layer.post_norm, silu_mul=True
             )
-            delta = self._linear(layer, "down", active, use_river)
-            h, exited, exit_layer, use_river = ops.add_gate(
-                *(h_in, h, delta, self.direction, self.no, exited, exit_layer),
-                *(tau[index], self.no, self.token_scope, index + 1),
+            # The residual is added before anything is rounded, as in the plain model.
+            h = self._linear(layer, "down", active, use_river, residual=h)
+            exited, exit_layer = ops.gate(
+                *(h_in, h, self.direction, self.no, exited, exit_layer),
+                *(tau[index], self.token_scope, index + 1),
             )
+            use_river = exited  # nothing is pinned
         return self._logits(h), exit_layer
 
     def backbone_step(

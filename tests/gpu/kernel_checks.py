@@ -1,17 +1,17 @@
 """Build the kernel test programs for a GPU and run them: correctness, graph, sanitizers, roofline.
 
-usage: kernel_checks.py --out DIR [--dry-run]. Writes DIR/kernels.json and DIR/kernels.md.
---dry-run compiles everything for sm_80 and sm_90 and runs nothing. scripts/gpu_check.sh calls this.
-Needs nvcc, and torch for its baseline; nothing of river-trt's Python.
+usage: kernel_checks.py ACTION --out DIR. `build` first; the others add to DIR/kernels.json and
+DIR/kernels.md. scripts/gpu_check.sh calls this. Needs nvcc, and torch for its baseline; nothing of
+river-trt's Python.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from roofline_table import roofline_table
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = PLUGINS / "kernels"
 TESTS = PLUGINS / "tests" / "kernels"
-LIBRARY = ("linear.cu", "linear_prefill.cu", "gate.cu", "attention.cu", "cublaslt.cpp")
 CORRECTNESS = ("gate", "attention", "linear", "linear_prefill")
 PROGRAMS = {
     **{name: TESTS / f"test_{name}.cpp" for name in CORRECTNESS},
@@ -52,26 +51,31 @@ def find_program(name: str) -> str:
     return found
 
 
-def build(folder: Path) -> dict[str, Path]:
+def build(folder: Path, architectures: Sequence[str]) -> dict[str, Path]:
     """name -> program. Raises RuntimeError with the compiler's text."""
     nvcc = find_program("nvcc")
     flags = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler=-Wall,-Wextra,-Werror"]
     flags += ["-Werror=all-warnings", f"-I{KERNELS}", f"-I{TESTS}"]
-    flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    sources = [(KERNELS / name, folder / f"{name}.o") for name in LIBRARY]
+    flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    library = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cpp")])
+    sources = [(source, folder / f"{source.name}.o") for source in library]
+    objects = [made for _, made in sources]
     sources += [(source, folder / f"{name}.o") for name, source in PROGRAMS.items()]
 
     def compile_one(pair: tuple[Path, Path]) -> None:
-        language = "c++" if pair[0].name == "cublaslt.cpp" else "cu"
+        language = "c++" if pair[0].parent == KERNELS and pair[0].suffix == ".cpp" else "cu"
         run_compiler([nvcc, *flags, "-x", language, "-c", pair[0], "-o", pair[1]])
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, sources))
-    objects = [folder / f"{name}.o" for name in LIBRARY]
-    programs = {name: folder / f"gpu_{name}" for name in PROGRAMS}
+    programs = {name: program_in(folder, name) for name in PROGRAMS}
     for name, program in programs.items():
         run_compiler([nvcc, folder / f"{name}.o", *objects, "-ldl", "-o", program])
     return programs
+
+
+def program_in(folder: Path, name: str) -> Path:
+    return folder / f"gpu_{name}"
 
 
 def run_compiler(command: Sequence[object]) -> None:
@@ -92,26 +96,23 @@ def run_step(step: str, command: Sequence[object], timeout: float) -> Outcome:
     return Outcome(step, done.returncode == 0, "\n".join(kept))
 
 
-def check_correctness(programs: dict[str, Path]) -> list[Outcome]:
+def check_correctness(folder: Path, grid: str) -> Iterator[Outcome]:
     """The programs of the CPU tests with real kernels, and the graph."""
-    outcomes = [
-        run_step(f"correctness {name}", [programs[name], 0, "full"], 60) for name in CORRECTNESS
-    ]
-    return [*outcomes, run_step("graph replays", [programs["graph"]], 30)]
+    for name in CORRECTNESS:
+        yield run_step(f"correctness {name}", [program_in(folder, name), 0, grid], 60)
+    yield run_step("graph replays", [program_in(folder, "graph")], 30)
 
 
-def check_sanitizers(programs: dict[str, Path]) -> list[Outcome]:
+def check_sanitizer(tool: str, folder: Path) -> Iterator[Outcome]:
     """compute-sanitizer over the small grids."""
     try:
         sanitizer = find_program("compute-sanitizer")
     except RuntimeError as error:
-        return [Outcome("compute-sanitizer", False, str(error))]
-    command = [sanitizer, "--error-exitcode", "9"]
-    return [
-        run_step(f"{tool} {name}", [*command, "--tool", tool, programs[name], 0, "quick"], 60)
-        for tool in SANITIZERS
-        for name in CORRECTNESS
-    ]
+        yield Outcome("compute-sanitizer", False, str(error))
+        return
+    command = [sanitizer, "--error-exitcode", "9", "--tool", tool]
+    for name in CORRECTNESS:
+        yield run_step(f"{tool} {name}", [*command, program_in(folder, name), 0, "quick"], 60)
 
 
 def measure_roofline(roofline: Path, folder: Path) -> tuple[list[dict[str, Any]], list[Outcome]]:
@@ -128,33 +129,63 @@ def measure_roofline(roofline: Path, folder: Path) -> tuple[list[dict[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GPU checks of the kernels")
+    parser.add_argument("action", choices=("build", "correctness", "roofline", *SANITIZERS))
     parser.add_argument("--out", type=Path, required=True, help="folder for kernels.json and .md")
-    parser.add_argument("--dry-run", action="store_true", help="compile only")
+    parser.add_argument("--grid", choices=("quick", "full"), default="full")
+    parser.add_argument("--architectures", default=",".join(ARCHITECTURES), metavar="80,90")
     arguments = parser.parse_args(argv)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    folder = arguments.out / "build" / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.action == "build":
         try:
-            programs = build(Path(folder))
+            programs = build(folder, arguments.architectures.split(","))
         except RuntimeError as error:
             print(error, file=sys.stderr)
             return 1
-        if arguments.dry_run:
-            print(f"compiled for sm_{', sm_'.join(ARCHITECTURES)}: {', '.join(programs)}")
-            print("not run: correctness, graph replays, compute-sanitizer, roofline (dry run)")
-            return 0
-        outcomes = check_correctness(programs)
-        records, measured = measure_roofline(programs["roofline"], Path(folder))
-        outcomes += measured
-        outcomes += check_sanitizers(programs)
-    report = {"outcomes": [asdict(outcome) for outcome in outcomes], "roofline": records}
-    (arguments.out / "kernels.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    lines = [f"- {'ok' if o.ok else 'FAILED'} {o.step}: {o.detail}" for o in outcomes]
-    has_copy = any(record["kernel"] == "copy" for record in records)
-    table = roofline_table(records) if has_copy else "No bandwidth was measured.\n"
-    text = "\n".join(lines) + "\n\n" + table
-    (arguments.out / "kernels.md").write_text(text, encoding="utf-8")
-    print("\n".join(lines))
-    return 0 if all(outcome.ok for outcome in outcomes) else 1
+        print(f"compiled for sm {arguments.architectures}: {', '.join(programs)}")
+        return 0
+    report = Report(arguments.out)
+    if arguments.action == "roofline":
+        records, outcomes = measure_roofline(program_in(folder, "roofline"), arguments.out)
+        report.roofline = records
+        return report.take(outcomes)
+    if arguments.action == "correctness":
+        return report.take(check_correctness(folder, arguments.grid))
+    return report.take(check_sanitizer(arguments.action, folder))
+
+
+class Report:
+    """kernels.json and kernels.md, shared by the actions and written after every outcome."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.outcomes: list[dict[str, Any]] = []
+        self.roofline: list[dict[str, Any]] = []
+        if (out / "kernels.json").exists():
+            before = json.loads((out / "kernels.json").read_text(encoding="utf-8"))
+            self.outcomes, self.roofline = before["outcomes"], before["roofline"]
+
+    def take(self, outcomes: Iterable[Outcome]) -> int:
+        """Add outcomes as they come; 0 if all are well."""
+        all_well = True
+        for outcome in outcomes:
+            print(line_of(asdict(outcome)), flush=True)
+            self.outcomes.append(asdict(outcome))
+            self.write()
+            all_well = all_well and outcome.ok
+        return int(not all_well)
+
+    def write(self) -> None:
+        content = {"outcomes": self.outcomes, "roofline": self.roofline}
+        (self.out / "kernels.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        has_copy = any(record["kernel"] == "copy" for record in self.roofline)
+        table = roofline_table(self.roofline) if has_copy else "No bandwidth was measured.\n"
+        lines = "\n".join(line_of(outcome) for outcome in self.outcomes)
+        (self.out / "kernels.md").write_text(f"{lines}\n\n{table}", encoding="utf-8")
+
+
+def line_of(outcome: dict[str, Any]) -> str:
+    return f"- {'ok' if outcome['ok'] else 'FAILED'} {outcome['step']}: {outcome['detail']}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,12 @@ import torch
 
 from tests.gpu import check
 
+FACTS = {
+    "date": "today",
+    "commit": "c",
+    "mode": "quick",
+    "machine": {"device": "A", "torch": "2", "nvcc": "nvcc 13"},
+}
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
 
 
@@ -25,7 +31,7 @@ def test_everything_on_this_gpu(tmp_path):
 def test_without_a_gpu_it_says_so():
     done = subprocess.run([sys.executable, check.__file__], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: torch sees no GPU here; --dry-run compiles without one\n"
+    assert done.stderr == "error: torch sees no GPU here; --dry-run does without one\n"
 
 
 def test_it_imports_nothing_but_torch():
@@ -49,42 +55,69 @@ def test_it_imports_nothing_but_torch():
         assert done.returncode == 0, f"{module}: {done.stderr}"
 
 
-def test_steps_that_fail_hang_or_cannot_run_are_told_apart():
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def step(name: str, command: list[str], limit_s: int = 30, **changes: object) -> check.Step:
+    return check.Step(name, ("kernels",), command, limit_s, **changes)
+
+
+def test_a_fault_of_any_step_loses_nothing_of_the_others(tmp_path):
+    good = python("open('kernels.md', 'w').write('table'); print('fine')")
+    good[2] = good[2].replace("kernels.md", str(tmp_path / "kernels.md"))
     steps = [
-        check.Step("good", [sys.executable, "-c", "print('fine')"], 30),
-        check.Step("bad", [sys.executable, "-c", "raise SystemExit('broken')"], 30),
-        check.Step("slow", [sys.executable, "-c", "import time; time.sleep(30)"], 1),
-        check.Step("absent", ["/nowhere/program"], 30),
-        check.Step("tool", ["true"], 30, needs="no-such-tool"),
-        check.Step("runs", ["/nowhere/program"], 30, on_dry_run=False),
+        step("good", good),
+        step("bad", python("raise SystemExit('broken')")),
+        step("crash", python("import os; print('before', flush=True); os.abort()")),
+        step("slow", python("import time; print('began', flush=True); time.sleep(30)"), 2),
+        step("absent", ["/nowhere/program"]),
+        step("tool", ["true"], needs="no-such-tool"),
+        step("last", python("print('last')")),
     ]
-    outcomes = {outcome.name: outcome for outcome in check.run_all(steps, 60, dry_run=True)}
-    assert [outcome.state for outcome in outcomes.values()] == [
-        *("passed", "failed", "failed", "failed", "failed", "skipped")
-    ]
-    assert outcomes["good"].detail == "fine\n"
-    assert "broken" in outcomes["bad"].detail
-    assert outcomes["slow"].detail == "took longer than 1 s"
-    assert outcomes["tool"].detail == "no no-such-tool on this machine"
-    assert check.run(steps[0], 0.5).detail == "no time left"
+    reports = []
 
+    def report(outcomes: list[check.Outcome]) -> None:
+        check.write_report(tmp_path, FACTS, outcomes)
+        reports.append(json.loads((tmp_path / "gpu_check.json").read_text())["steps"])
 
-def test_the_report_holds_the_steps_and_the_kernels(tmp_path):
-    outcomes = [
-        check.Outcome("kernels", "failed", 1.5, "replay 3 differs"),
-        check.Outcome("compare", "skipped", 0.0, "dry run"),
+    check.run_all(steps, tmp_path, 60, report=report)
+    assert [len(steps) for steps in reports] == list(range(1, 8)), "written after each step"
+    outcomes = {outcome["name"]: outcome for outcome in reports[-1]}
+    assert [outcome["state"] for outcome in outcomes.values()] == [
+        *("passed", *["failed"] * 5, "passed")
     ]
-    machine = {"device": "A", "torch": "2", "nvcc": "nvcc 13"}
-    check.write_report(tmp_path, machine, outcomes)
-    assert "Nothing was measured." in (tmp_path / "gpu_check.md").read_text()
-    (tmp_path / "kernels.json").write_text('{"roofline": [1]}')
-    (tmp_path / "kernels.md").write_text("| table |\n")
-    check.write_report(tmp_path, machine, outcomes)
+    details = {name: outcome["detail"] for name, outcome in outcomes.items()}
+    assert details["good"] == "fine\n"
+    assert "broken" in details["bad"] and "exit code 1" in details["bad"]
+    assert details["crash"] == "before\n\nended by SIGABRT"
+    assert details["slow"] == "began\n\ntook longer than 2 s"
+    assert details["absent"] == "/nowhere/program: No such file or directory"
+    assert details["tool"] == "no no-such-tool on this machine"
     text = (tmp_path / "gpu_check.md").read_text()
-    assert "| compare | skipped: dry run | 0.0 |" in text
-    assert "## kernels failed\n\n```\nreplay 3 differs\n```" in text
-    assert "## Kernels\n\n| table |\n" in text
-    assert text.endswith("## Decode\n\nNothing was measured.\n")
-    report = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert report["kernels"] == {"roofline": [1]}
-    assert report["steps"][0]["detail"] == "replay 3 differs"
+    assert "## Kernels\n\ntable\n" in text and "## crash failed\n\n```\nbefore\n" in text
+    assert (tmp_path / "logs" / "03-crash.log").read_text() == "before\n"
+
+
+def test_no_step_starts_when_the_time_is_over(tmp_path):
+    (outcome,) = check.run_all([step("late", ["true"])], tmp_path, 0.5)
+    assert (outcome.state, outcome.detail) == ("failed", "no time left")
+
+
+def test_a_dry_run_takes_the_other_command_or_says_that_it_needs_a_gpu(tmp_path):
+    steps = [
+        step("runs", ["/nowhere/program"], dry=python("print('dry')")),
+        step("gpu", ["/nowhere/program"]),
+    ]
+    dry, gpu = check.run_all(steps, tmp_path, 60, dry_run=True)
+    assert (dry.state, dry.detail) == ("passed", "dry\n")
+    assert (gpu.state, gpu.detail) == ("skipped", "needs a GPU")
+
+
+def test_every_part_has_steps_and_knows_its_library(tmp_path):
+    steps = check.make_steps(tmp_path, "90", Path("/torch"), "quick")
+    assert {part for step in steps for part in step.parts} == set(check.PARTS)
+    assert len({step.name for step in steps}) == len(steps)
+    assert sum(step.dry is not None for step in steps) >= len(check.PARTS)
+    longer = check.make_steps(tmp_path, "90", Path("/torch"), "full")
+    assert [step.name for step in longer][: len(steps)] == [step.name for step in steps]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from builders.dialect import dequantise
-from builders.onnxruntime.panels import panel_rows, quantised_panels
+from builders.layouts.panels import panel_rows, quantised_panels
 from river_trt.backends.aotinductor.operators import load_operators
 
 N, K, GROUP = 40, 72, 32  # neither fills its panels nor its last group
@@ -82,3 +82,82 @@ def test_attention_never_writes_past_the_cache():
     past = torch.tensor([2], dtype=torch.int32)
     with pytest.raises(RuntimeError, match="3 tokens after 2 do not fit 4 positions"):
         torch.ops.river_trt_cpu.attention(q, q, q, *caches, past, None, None, 2, 2, 1.0, 0, 0.0)
+
+
+def attention_arguments():
+    """Four heads of 16 over two of keys and values, eight slots."""
+    caches = [torch.zeros(1, 2, 8, 16) for _ in range(2)]
+    kv = [torch.zeros(1, 3, 32) for _ in range(2)]
+    tables = [torch.zeros(8, 8) for _ in range(2)]
+    past = torch.tensor([2], dtype=torch.int32)
+    return [torch.zeros(1, 3, 64), *kv, *caches, past, *tables, 4, 2, 1.0, 0, 0.0]
+
+
+ATTENTION_REFUSED = {
+    "no heads of keys": ({9: 0}, "4 heads cannot share 0"),
+    "heads that do not divide": ({9: 3}, "4 heads cannot share 3"),
+    "heads whose size wraps to zero": ({0: torch.zeros(1, 3, 0), 8: 2**60}, "heads cannot share"),
+    "negative heads": ({8: -4}, "-4 heads cannot share"),
+    "no values in a head": ({3: torch.zeros(1, 2, 8, 0)}, "head_dim of 0"),
+    "narrow values": ({4: torch.zeros(1, 2, 8, 8)}, "v_cache is"),
+    "few slots of values": ({4: torch.zeros(1, 2, 4, 16)}, "v_cache is"),
+    "wide tables": ({6: torch.zeros(8, 9), 7: torch.zeros(8, 9)}, "turn 18 values"),
+    "table of one dimension": ({6: torch.zeros(8), 7: torch.zeros(8)}, "rotary_cos is"),
+    "short tables": ({6: torch.zeros(4, 8), 7: torch.zeros(4, 8)}, "do not fit 4 positions"),
+    "negative window": ({11: -1}, "window of -1"),
+    "negative length": ({5: torch.tensor([-1], dtype=torch.int32)}, "after -1"),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION_REFUSED)
+def test_attention_refuses(name):
+    arguments = attention_arguments()
+    torch.ops.river_trt_cpu.attention(*arguments)
+    changes, message = ATTENTION_REFUSED[name]
+    for place, value in changes.items():
+        arguments[place] = value
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.river_trt_cpu.attention(*arguments)
+
+
+def test_attention_of_no_rows():
+    arguments = attention_arguments()
+    for place in (0, 1, 2, 3, 4, 5):
+        arguments[place] = arguments[place][:0]
+    assert torch.ops.river_trt_cpu.attention(*arguments).shape == (0, 3, 64)
+
+
+def gate_arguments():
+    flags = torch.zeros(1, 2, dtype=torch.bool)
+    exits = torch.zeros(1, 2, dtype=torch.int32)
+    scalars = [torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)]
+    rows = [torch.ones(1, 2, 8), torch.ones(1, 2, 8)]
+    return [*rows, torch.ones(8), torch.tensor(False), flags, exits, *scalars, 1]
+
+
+GATE_REFUSED = {
+    "no values": (dict.fromkeys((0, 1), torch.ones(1, 2, 0)) | {2: torch.ones(0)}, "no values"),
+    "wild scope": ({7: torch.tensor(3, dtype=torch.int32)}, "scope is 3"),
+    "empty tau": ({6: torch.ones(0)}, "tau is"),
+    "narrow exit_layer": ({5: torch.zeros(1, 1, dtype=torch.int32)}, "exit_layer is"),
+}
+
+
+@pytest.mark.parametrize("name", GATE_REFUSED)
+def test_gate_refuses(name):
+    arguments = gate_arguments()
+    torch.ops.river_trt_cpu.gate(*arguments)
+    changes, message = GATE_REFUSED[name]
+    for place, value in changes.items():
+        arguments[place] = value
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.river_trt_cpu.gate(*arguments)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, N), (K, 0), (K, -16), (K, 2**62)])
+def test_linear_refuses_sizes_without_values(inputs, outputs):
+    weight = torch.zeros(max(0, -(-outputs // 16)) if outputs < 2**40 else 0, inputs, 16)
+    with pytest.raises(RuntimeError, match="both must have values"):
+        torch.ops.river_trt_cpu.linear(
+            torch.zeros(1, 2, inputs), None, weight, *[None] * 5, outputs, False
+        )

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.backends.base import SessionOptions, Step, StepOutput
 from river_trt.cache_rows import cache_rows
 from river_trt.engine import Engine
 from river_trt.engine_dir import hash_files, write_manifest
@@ -24,8 +24,9 @@ from river_trt.manifest import (
     PrecisionInfo,
     RiverInfo,
 )
-from river_trt.spec import GATE_SCOPES, ExitPolicy, ModelShape
-from river_trt.tokenizer import Tokenizer
+from river_trt.spec import ExitPolicy, GateScope, ModelShape
+from river_trt.stepping import Stepper
+from river_trt.text import Tokenizer
 
 LAYERS, VOCAB = 4, 260  # 256 bytes, then four special tokens
 BOS, EOS = 256, 257
@@ -53,35 +54,25 @@ class FakeSession:
         self.steps: list[tuple[int, int, int]] = []  # first_row, rows, seq
         self.scopes: list[int] = []
 
-    def step(
-        self,
-        input_ids: np.ndarray,
-        first_row: int,
-        past_lengths: np.ndarray,
-        logit_indices: np.ndarray,
-        policy: ExitPolicy,
-        gate_scope: int,
-    ) -> StepOutput:
-        rows, seq = input_ids.shape
-        assert input_ids.dtype == logit_indices.dtype == np.int64
-        assert past_lengths.dtype == np.int32 and past_lengths.shape == (rows,)
+    def step(self, step: Step) -> StepOutput:
+        first_row, rows, seq = step.first_row, step.rows, step.seq
         self.steps.append((first_row, rows, seq))
-        self.scopes.append(gate_scope)
+        self.scopes.append(step.gate_scope)
         logits = np.zeros((rows, seq, VOCAB), np.float32)
         exits = np.zeros((rows, seq), np.int32)
         for row in range(rows):
-            past = past_lengths[row]
+            past = step.past_lengths[row]
             assert past + seq <= self.cache.shape[1]
             slots = self.cache[first_row + row]
-            slots[past : past + seq] = input_ids[row]
+            slots[past : past + seq] = step.input_ids[row]
             for i in range(seq):
                 logits[row, i] = next_logits(slots[: past + i + 1])
-                exits[row, i] = exit_layer(slots[: past + i + 1], policy)
-        if gate_scope == GATE_SCOPES["sequence"]:
+                exits[row, i] = exit_layer(slots[: past + i + 1], step.policy)
+        if step.gate_scope is GateScope.SEQUENCE:
             exits[:] = exits.max(axis=1, keepdims=True)
-        if gate_scope == GATE_SCOPES["batch"]:
+        if step.gate_scope is GateScope.BATCH:
             exits[:] = exits.max()
-        return StepOutput(logits[:, logit_indices], exits)
+        return StepOutput(logits[:, step.logit_indices], exits)
 
     def read_row(self, row: int, length: int) -> np.ndarray:
         slots = self.cache[row, :length].astype(np.float32)
@@ -145,7 +136,8 @@ def make_engine() -> Callable[..., Engine]:
         tokenizer = Tokenizer(byte_tokenizer()) if with_tokenizer else None
         policy = ExitPolicy.uniform(LAYERS, tau)
         session = FakeSession(options)
-        return Engine(manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant)
+        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
+        return Engine(manifest, policy, tokenizer, stepper, options)
 
     return make
 

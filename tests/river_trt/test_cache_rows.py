@@ -61,8 +61,8 @@ def test_random_joins_and_leaves_of_several_policies(make_engine, seed, batch_in
     random = np.random.default_rng(seed)
     prompts = [random.integers(0, 250, random.integers(1, 9)).tolist() for _ in range(24)]
     alone = [make_engine().generate(p, config_of(i))[0] for i, p in enumerate(prompts)]
-    decoder = Decoder(engine._session, 2, batch_invariant=batch_invariant)
-    rows = [engine._row(0, p, config_of(i)) for i, p in enumerate(prompts)]
+    decoder = Decoder(engine.stepper.session, 2, batch_invariant=batch_invariant)
+    rows = [engine.make_row(0, p, config_of(i)) for i, p in enumerate(prompts)]
     dropped = step_at_random(decoder, rows, size, random, leaves=0.1)
     assert 0 < len(dropped) < len(rows)
     for row, result in zip(rows, alone, strict=True):
@@ -77,16 +77,16 @@ def test_lone_row_steps_as_one_of_two_and_only_it(make_engine, reference):
     greedy = GenerationConfig(max_new_tokens=4, ignore_eos=True)
     result = engine.generate([1, 2, 3], greedy)[0]
     assert result.token_ids == reference.greedy([1, 2, 3], 4)[0]
-    assert engine._session.steps == [(0, 1, 3)] + [(0, 2, 1)] * 3
-    engine._session.steps.clear()
+    assert engine.stepper.session.steps == [(0, 1, 3)] + [(0, 2, 1)] * 3
+    engine.stepper.session.steps.clear()
     engine.generate([[1, 2, 3], [4], [5]], greedy)
-    assert engine._session.steps[3:] == [(0, 3, 1)] * 3
+    assert engine.stepper.session.steps[3:] == [(0, 3, 1)] * 3
 
 
 def test_equal_policies_of_different_configs_share_a_step(make_engine):
     engine = make_engine()
     configs = [replace(CONFIG, tau=0.5), replace(CONFIG, tau=[0.5] * 4, seed=9, temperature=0.0)]
-    rows = [engine._row(0, [1, 2], config) for config in configs]
+    rows = [engine.make_row(0, [1, 2], config) for config in configs]
     assert rows[0].step_key == rows[1].step_key
-    other = engine._row(0, [1, 2], replace(CONFIG, tau=0.5, pinned=[1]))
+    other = engine.make_row(0, [1, 2], replace(CONFIG, tau=0.5, pinned=[1]))
     assert other.step_key != rows[0].step_key

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from river_trt import ExitPolicy, GenerationConfig, RiverError
-from river_trt.config import resolve_draft_policy, resolve_policy
+from river_trt.config import (
+    LONGEST_STOP_STRING,
+    MOST_STOP_STRINGS,
+    resolve_draft_policy,
+    resolve_policy,
+)
 
 ENGINE = ExitPolicy(
     np.array([0.5, 0.6, np.inf], np.float32),
@@ -29,13 +34,19 @@ ENGINE = ExitPolicy(
         ("seed", -1),
         ("stop", ("",)),
         ("stop", (3,)),
+        ("stop", 3),
+        ("stop", ["x"] * (MOST_STOP_STRINGS + 1)),
+        ("stop", "x" * (LONGEST_STOP_STRING + 1)),
+        ("stop", ["x" * LONGEST_STOP_STRING] * 17),
         ("stop_token_ids", (-1,)),
+        ("stop_token_ids", 3),
         ("ignore_eos", 1),
         ("tau", float("nan")),
         ("tau", [0.5, float("nan")]),
         ("tau", "x"),
         ("tau", True),
         ("pinned", [0]),
+        ("pinned", 3),
         ("pinned", [1.5]),
         ("prefill", "on"),
         ("gate_scope", "sequence"),
@@ -52,6 +63,11 @@ def test_sequences_become_tuples():
     config = GenerationConfig(stop="END", stop_token_ids=[1], tau=np.ones(2), pinned=[2])
     assert (config.stop, config.stop_token_ids) == (("END",), (1,))
     assert (config.tau, config.pinned) == ((1.0, 1.0), (2,))
+
+
+def test_none_is_no_stop():
+    config = GenerationConfig(stop=None, stop_token_ids=None)
+    assert (config.stop, config.stop_token_ids) == ((), ())
 
 
 def test_without_tau_and_pinned_the_engine_decides():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from river_trt import EngineError, ExitPolicy, GenerationConfig, RiverError
-from river_trt.spec import GATE_SCOPES
+from river_trt.spec import GateScope
 
 PROMPTS = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [200, 3]]
 GREEDY = GenerationConfig(max_new_tokens=12, ignore_eos=True)
@@ -32,7 +32,7 @@ def test_row_that_leaves_the_batch_does_not_disturb_the_others(make_engine, refe
     assert lengths[0] == 3 and max(lengths) == 12
     assert results[0].finish_reason == "stop"
     # Finished rows are not computed any more.
-    decode_rows = [rows for first, rows, seq in engine._session.steps[len(PROMPTS) :]]
+    decode_rows = [rows for first, rows, seq in engine.stepper.session.steps[len(PROMPTS) :]]
     assert decode_rows == [sum(n > i for n in lengths) for i in range(1, max(lengths))]
 
 
@@ -56,15 +56,15 @@ def test_chunked_prefill_equals_whole_prefill(make_engine, reference, chunk):
     prompt = [4, 5, 6, 7, 8]
     engine = make_engine(prefill_chunk=chunk)
     assert engine.generate(prompt, GREEDY)[0].token_ids == reference.greedy(prompt, 12)[0]
-    assert max(seq for _, _, seq in engine._session.steps) == min(chunk, 5)
+    assert max(seq for _, _, seq in engine.stepper.session.steps) == min(chunk, 5)
 
 
 def test_sequence_prefill_may_exit_and_is_not_chunked(make_engine):
     engine = make_engine(prefill_chunk=2, tau=-np.inf)
     config = GenerationConfig(max_new_tokens=2, ignore_eos=True, prefill="sequence")
     assert engine.generate([1, 2, 3, 4, 5], config)[0].exit_layers.tolist() == [1, 1]
-    assert engine._session.steps[0] == (0, 1, 5)
-    assert engine._session.scopes[0] == GATE_SCOPES["sequence"]
+    assert engine.stepper.session.steps[0] == (0, 1, 5)
+    assert engine.stepper.session.scopes[0] is GateScope.SEQUENCE
     off = GenerationConfig(max_new_tokens=2, ignore_eos=True)
     assert engine.generate([1, 2, 3, 4, 5], off)[0].exit_layers.tolist() == [4, 1]
 
@@ -73,7 +73,7 @@ def test_batch_scope_reaches_the_session(make_engine):
     engine = make_engine()
     config = GenerationConfig(max_new_tokens=5, ignore_eos=True, gate_scope="batch")
     results = engine.generate(PROMPTS, config)
-    assert engine._session.scopes[-1] == GATE_SCOPES["batch"]
+    assert engine.stepper.session.scopes[-1] is GateScope.BATCH
     exits = np.stack([r.exit_layers for r in results])
     assert (exits == exits[0]).all()
 
@@ -201,7 +201,7 @@ def test_bad_prompt_is_refused_before_anything_runs(make_engine, prompt, message
     engine = make_engine()
     with pytest.raises(RiverError, match=message):
         engine.stream(prompt)
-    assert engine._session.steps == []
+    assert engine.stepper.session.steps == []
 
 
 def test_numpy_prompts_are_taken(make_engine, reference):
@@ -265,13 +265,13 @@ def test_cache_is_read_within_its_bounds(make_engine, row, length):
 
 def test_nan_logits_are_an_error(make_engine, monkeypatch):
     engine = make_engine()
-    step = engine._session.step
+    step = engine.stepper.session.step
 
     def broken(*args):
         out = step(*args)
         out.logits[..., 3] = np.nan
         return out
 
-    monkeypatch.setattr(engine._session, "step", broken)
+    monkeypatch.setattr(engine.stepper.session, "step", broken)
     with pytest.raises(EngineError, match="nan"):
         engine.generate([1])

@@ -17,6 +17,7 @@ from river_trt.engine_dir import (
     write_manifest,
 )
 from river_trt.manifest import FileInfo, PolicyInfo
+from tests.river_trt.hub_cache import in_hub_cache
 
 
 def listing(directory):
@@ -208,6 +209,26 @@ def test_path_that_leaves_the_directory(engine_directory, name):
     (engine_directory / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(EngineError, match="leaves the engine directory"):
         read_engine_dir(engine_directory)
+
+
+@pytest.mark.parametrize("inside", ["", "cpu/int8"])
+def test_engine_in_the_hubs_cache_is_links_to_its_blobs(engine_directory, tmp_path, inside):
+    manifest = read_engine_dir(engine_directory)
+    snapshot = in_hub_cache(engine_directory, tmp_path / "cache", inside)
+    assert read_engine_dir(snapshot) == manifest
+    (tmp_path / "short").symlink_to(snapshot)
+    assert read_engine_dir(tmp_path / "short") == manifest
+
+
+def test_links_to_other_blobs_than_the_repositorys_are_refused(engine_directory, tmp_path):
+    other = tmp_path / "cache" / "models--else--engine" / "blobs"
+    other.mkdir(parents=True)
+    snapshot = in_hub_cache(engine_directory, tmp_path / "cache")
+    (snapshot / "model.data").resolve().rename(other / "model.data")
+    (snapshot / "model.data").unlink()
+    (snapshot / "model.data").symlink_to(other / "model.data")
+    with pytest.raises(EngineError, match="leaves the engine directory"):
+        read_engine_dir(snapshot)
 
 
 def test_directions_are_read_and_their_size_checked(tmp_path, make_manifest):

@@ -1,10 +1,18 @@
+import dataclasses
 import json
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 
 from river_trt import EngineError, ExitPolicy
-from river_trt.manifest import FileInfo, Manifest, PolicyInfo
+from river_trt.manifest import (
+    SCHEMA_VERSION,
+    FileInfo,
+    Manifest,
+    PolicyInfo,
+)
 
 FILES = {"model.onnx": FileInfo(5, "ab"), "directions.bin": FileInfo(1, "cd")}
 
@@ -36,9 +44,33 @@ def test_round_trip_keeps_infinities_and_is_plain_json(manifest):
 
 
 def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
-    data = json.loads(changed(manifest, "schema_version", 2)) | {"novelty": 1}
-    with pytest.raises(EngineError, match=r"schema 2 .*pip install -U river-trt"):
+    data = json.loads(changed(manifest, "schema_version", 3)) | {"novelty": 1}
+    with pytest.raises(EngineError, match=r"schema 3 .*pip install -U river-trt"):
         Manifest.from_json(json.dumps(data))
+
+
+def test_older_schema_says_both_numbers_and_rebuild_even_with_other_keys(manifest, monkeypatch):
+    monkeypatch.setattr("river_trt.manifest.SCHEMA_VERSION", 7)
+    data = json.loads(changed(manifest, "backend.version", ...)) | {"schema_version": 6}
+    with pytest.raises(EngineError, match=r"schema 6 but this river-trt reads 7; .*trt build`$"):
+        Manifest.from_json(json.dumps(data))
+
+
+def keys_of(kind, prefix=""):
+    """Every key that a manifest may have, dotted; a dictionary's own keys are data."""
+    for name, hint in get_type_hints(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(hint):
+            yield from keys_of(hint, f"{prefix}{name}.")
+        if get_origin(hint) is dict:
+            yield from keys_of(get_args(hint)[1], f"{prefix}{name}.*.")
+
+
+def test_another_set_of_keys_is_another_schema():
+    """Where this fails, raise SCHEMA_VERSION and add the new schema's keys; keep the old ones."""
+    recorded = json.loads(Path(__file__).with_name("manifest_keys.json").read_text())
+    assert sorted(keys_of(Manifest)) == recorded[str(SCHEMA_VERSION)]
+    assert list(recorded) == [str(version) for version in range(1, SCHEMA_VERSION + 1)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +80,9 @@ def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
         ("model.shape.novelty", 1, "unknown key model.shape.novelty"),
         ("backend.version", ..., "backend.version is missing"),
         ("schema_version", ..., "schema_version is missing"),
-        ("schema_version", 0, "schema 0"),
+        ("schema_version", 0, "schema 0 but this river-trt reads 2"),
+        ("schema_version", "1", "schema_version must be int"),
+        ("backend.kernels", ..., "backend.kernels is missing"),
         ("model.shape.num_layers", "4", "model.shape.num_layers must be int"),
         ("model.shape.num_layers", True, "model.shape.num_layers must be int"),
         ("model.shape.num_layers", 0, "model.shape.num_layers must be at least 1"),
@@ -62,6 +96,21 @@ def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
         ("policy.directions_file", "directions.bin", "directions_file"),
         ("policy.gate", "direction", "directions_file"),
         ("engine_file", "other.onnx", "files does not list other.onnx"),
+        ("model.name", "a\0b", r"model.name must be printable text, got .a.u0000b"),
+        ("model.name", "\ud800", "model.name must be printable text"),
+        ("model.name", "\x1b[2J", "model.name must be printable text"),
+        ("files", {"a\nb": {"size": 0, "sha256": ""}}, "a key of files must be printable text"),
+        ("model.shape.hidden_size", 10**12, "model.shape.hidden_size must be at most"),
+        ("model.shape.num_layers", 10**300, "model.shape.num_layers must be at most"),
+        ("model.shape.num_kv_heads", 3, "num_heads 2 must be a multiple of num_kv_heads 3"),
+        ("model.eos_token_ids", [260], r"model.eos_token_ids\[0\] must be at most 259"),
+        ("model.eos_token_ids", [-1], r"model.eos_token_ids\[0\] must be at least 0"),
+        ("model.bos_token_id", 2**40, "model.bos_token_id must be at most 259"),
+        ("model.num_parameters", -1, "model.num_parameters must be at least 0"),
+        ("bytes_per_layer.lm_head", 10**30, "bytes_per_layer.lm_head must be at most"),
+        ("policy.tau", [1e60, 1, 1, 1], r"policy.tau\[0\] must fit float32, got 1e\+60"),
+        ("policy.tau", [10**400, 1, 1, 1], r"policy.tau\[0\] must be float"),
+        ("precision.kv_cache", "int3", "precision.kv_cache must be one of float32, float16"),
         ("files.model.onnx", {"size": 5}, "unknown key|missing|must be"),
     ],
 )
@@ -78,7 +127,11 @@ def test_every_deviation_is_named(manifest, path, value, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema_version": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", '{"schema_version": NaN}', "[" * 200_000, "1" * 5000, '{"a":' * 100_000],
+    ids=lambda text: text[:20],
+)
 def test_text_that_is_no_manifest(text):
     with pytest.raises(EngineError, match=r"manifest\.json"):
         Manifest.from_json(text)

@@ -42,7 +42,12 @@ def test_round_trip(tmp_path, directions, with_directions):
     [
         ({"format": "river-trt policy 2"}, "is not a policy"),
         ({"extra": 1}, "key 'extra' is unknown"),
-        ({"model": None}, "model must be a string"),
+        ({"model": None}, "model must be printable text"),
+        ({"model": "\ud800"}, "model must be printable text"),
+        ({"calibration": "\x1b[2J"}, "calibration must be printable text"),
+        ({"tau": [1e60, 0, 0, 0]}, "tau must fit float32"),
+        ({"tau": [10**400, 0, 0, 0]}, "too large"),
+        ({"directions": [1]}, "has no attribute"),
         ({"tau": ["nan", 0, 0, 0]}, "tau holds NaN"),
         ({"tau": "high"}, "could not convert"),
         ({"pinned": [5]}, "layer 5 is not one of 1..4"),

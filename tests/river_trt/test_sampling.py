@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from river_trt.config import GenerationConfig
+from river_trt.errors import EngineError
 from river_trt.sampling import (
     keep_min_p,
     keep_top_k,
@@ -107,3 +108,17 @@ def test_filters_equal_the_definition_of_transformers():
     assert drawn <= set(order.tolist())
     likely = order[np.exp(scores[order] - scores.max()) > 0.1]
     assert set(likely.tolist()) <= drawn
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e-30, 1e30, 1e300])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_penalty_of_any_size_leaves_numbers(penalty, temperature):
+    logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)
+    config = GenerationConfig(repetition_penalty=penalty, temperature=temperature)
+    everything, first = np.ones(4, np.bool_), np.array([True, False, False, False])
+    sample(logits, config, row_generator(0, 0), everything)
+    token = sample(logits, config, row_generator(0, 0), first)
+    assert (token == 0) == (penalty < 1)
+    logits[0] = np.inf
+    with pytest.raises(EngineError, match="inf as a logit"):
+        sample(logits, config, row_generator(0, 0), everything)

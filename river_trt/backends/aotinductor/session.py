@@ -11,10 +11,11 @@ from river_trt.backends.aotinductor.checks import check_engine
 from river_trt.backends.aotinductor.graphs import Outputs, Recording, record
 from river_trt.backends.aotinductor.operators import load_operators
 from river_trt.backends.aotinductor.weights import read_weights
-from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.backends.base import SessionOptions, Step, StepOutput
+from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, RiverError
 from river_trt.manifest import REBUILD, Manifest
-from river_trt.spec import ExitPolicy, ModelShape, policy_arrays
+from river_trt.spec import ModelShape
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_NAME = "model"  # in the package
@@ -85,35 +86,24 @@ class TorchSession:
                 f"the KV cache needs {gib:.1f} GiB, more than this machine has; "
                 "lower max_seq_len or max_batch_size"
             ) from error
-        self._policy = policy_arrays(shape)  # host copies: what the device holds
+        self._policy = PolicyBuffers(shape.num_layers, shape.hidden_size)  # as the device has it
         self._policy_inputs = {
-            name: torch.tensor(value, device=device) for name, value in self._policy.items()
+            name: torch.tensor(value, device=device) for name, value in self._policy.arrays.items()
         }
-        self._directions: np.ndarray | None = None
         self._decodes: dict[tuple[int, int], _Decode] = {}
 
-    def step(
-        self,
-        input_ids: np.ndarray,
-        first_row: int,
-        past_lengths: np.ndarray,
-        logit_indices: np.ndarray,
-        policy: ExitPolicy,
-        gate_scope: int,
-    ) -> StepOutput:
-        rows, seq = input_ids.shape
-        assert first_row + rows <= len(self.caches[0]) and len(past_lengths) == rows
-        assert past_lengths.max() + seq <= self._cache_length
-        self._set_policy(policy, gate_scope)
-        arrays = (input_ids, past_lengths, logit_indices)
-        if seq == 1 and len(logit_indices) == 1:
+    def step(self, step: Step) -> StepOutput:
+        first_row, rows = step.first_row, step.rows
+        assert first_row + rows <= len(self.caches[0]) and step.slots <= self._cache_length
+        for name in self._policy.write(step.policy, step.gate_scope):
+            self._policy_inputs[name].copy_(torch.from_numpy(self._policy.arrays[name]))
+        if step.seq == 1 and step.num_logits == 1:
             decode = self._decodes.get((first_row, rows))
             if decode is None:
-                inputs = self._inputs(arrays, first_row, rows)
-                decode = self._decodes[first_row, rows] = _Decode(inputs)
-            logits, exit_layer = decode.run(self._program, arrays, self._recorder)
+                decode = self._decodes[first_row, rows] = _Decode(self._inputs(step))
+            logits, exit_layer = decode.run(self._program, step, self._recorder)
         else:
-            logits, exit_layer = self._program(self._inputs(arrays, first_row, rows))
+            logits, exit_layer = self._program(self._inputs(step))
         return StepOutput(logits.cpu().numpy(), exit_layer.cpu().numpy())
 
     def move_row(self, source: int, target: int, length: int) -> None:
@@ -125,28 +115,10 @@ class TorchSession:
         array: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).cpu().numpy()
         return array
 
-    def _inputs(
-        self, arrays: tuple[np.ndarray, ...], first_row: int, rows: int
-    ) -> list[torch.Tensor]:
-        caches = [cache[first_row : first_row + rows] for cache in self.caches]
-        step = [torch.tensor(array, device=self._device) for array in arrays]
-        return [*step, *self._policy_inputs.values(), *caches]
-
-    def _set_policy(self, policy: ExitPolicy, gate_scope: int) -> None:
-        self._set("tau", policy.tau)
-        self._set("pinned", policy.pinned)
-        self._set("gate_scope", np.asarray(gate_scope))
-        self._set("use_directions", np.asarray(policy.directions is not None))
-        # The one large policy input: looked at only when another array comes.
-        if policy.directions is not None and policy.directions is not self._directions:
-            self._set("directions", policy.directions)
-            self._directions = policy.directions
-
-    def _set(self, name: str, value: np.ndarray) -> None:
-        host = self._policy[name]
-        if not np.array_equal(host, value):
-            host[...] = value
-            self._policy_inputs[name].copy_(torch.from_numpy(host))
+    def _inputs(self, step: Step) -> list[torch.Tensor]:
+        caches = [cache[step.first_row : step.first_row + step.rows] for cache in self.caches]
+        arrays = [torch.tensor(array, device=self._device) for array in step.inputs.values()]
+        return [*arrays, *self._policy_inputs.values(), *caches]
 
 
 class _Decode:
@@ -159,10 +131,10 @@ class _Decode:
     def run(
         self,
         program: Program,
-        arrays: tuple[np.ndarray, ...],
+        step: Step,
         recorder: Callable[[Callable[[], Outputs]], Recording] | None,
     ) -> Outputs:
-        for tensor, array in zip(self.inputs, arrays, strict=False):
+        for tensor, array in zip(self.inputs, step.inputs.values(), strict=False):
             tensor.copy_(torch.tensor(array))
         if recorder is None:
             return program(list(self.inputs))  # a program empties the list that it is given

@@ -1,6 +1,5 @@
 """Reading a .safetensors file into memory of the device, each byte once."""
 
-import json
 import mmap
 import struct
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from river_trt.errors import EngineError
+from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
 
 DTYPES = {
@@ -42,7 +42,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         with file.open("rb") as opened:
             (size,) = struct.unpack("<Q", opened.read(8))
-            entries = json.loads(opened.read(size))
+            entries = parse_json(opened.read(size))
             entries.pop("__metadata__", None)
             return {
                 name: StoredTensor(
@@ -52,7 +52,10 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
                 )
                 for name, entry in entries.items()
             }
-    except (OSError, struct.error, ValueError, KeyError, TypeError, MemoryError) as error:
+    except (
+        *(OSError, struct.error, ValueError, KeyError, TypeError, AttributeError),
+        *(MemoryError, OverflowError, RuntimeError),
+    ) as error:
         raise EngineError(f"{file.name} is no safetensors file of an engine; {REBUILD}") from error
 
 

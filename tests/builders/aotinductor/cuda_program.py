@@ -24,7 +24,7 @@ from builders.source import ModelSource
 from builders.tracing import trace
 from river_trt.backends.aotinductor.graphs import Outputs, Recording
 from river_trt.backends.aotinductor.session import TorchSession
-from river_trt.backends.base import SessionOptions
+from river_trt.backends.base import SessionOptions, Step
 from river_trt.spec import ExitPolicy, ModelShape
 from tests.builders.tiny_engines import forced_exit
 
@@ -104,7 +104,7 @@ def check(
     ends = [PROMPT, *range(PROMPT + 1, TOKENS + 1)]
     for start, end in zip([0, *ends], ends, strict=False):
         past = np.full(len(ids), start, np.int32)
-        out = session.step(ids[:, start:end], 0, past, np.array([end - start - 1]), policy, 0)
+        out = session.step(Step(ids[:, start:end], 0, past, np.array([end - start - 1]), policy))
         np.testing.assert_array_equal(out.exit_layer, exit_layer[:, start:end])
         error = distance(out.logits[:, 0], logits[:, end - 1])
         assert error < TOLERANCE, (start, policy.tau, error)

@@ -1,6 +1,7 @@
 """A compiled package, end to end: equal to the reference and to ONNX Runtime, and refused in one
 sentence where it cannot run. One package serves all tests: compiling takes most of the time."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -20,10 +21,11 @@ from builders.build import BuildOptions, build
 from river_trt.backends.aotinductor import checks
 from river_trt.backends.base import SessionOptions
 from river_trt.cli.main import main
+from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError, RiverError
 from river_trt.spec import ExitPolicy
 from tests.builders.tiny_engines import Pair, build_pair, forced_exit, policy
-from tests.builders.tiny_llama import save_tiny_llama
+from tests.builders.tiny_llama import save_tiny_llama, save_word_tokenizer
 
 LAYERS = 4
 IDS = np.random.default_rng(0).integers(3, 112, (3, 20))
@@ -74,7 +76,7 @@ def test_eager_mode_generates_the_same(pair):
 def test_rows_move_and_read_back(pair):
     """What continuous batching asks of a session."""
     pair.engine.forward(IDS[:2], ExitPolicy.full_depth(LAYERS))
-    session = pair.engine._session
+    session = pair.engine.stepper.session
     kept = session.read_row(1, 20)
     assert kept.shape == (LAYERS, 2, 2, 20, 16) and kept.any()
     session.move_row(1, 0, 20)
@@ -89,6 +91,42 @@ def test_manifest_says_what_it_is_built_for(pair):
     assert 3 < sizes.backbone_layer / sizes.river_layer < 8
     names = zipfile.ZipFile(pair.directory / "model.pt2").namelist()
     assert not [name for name in names if name.endswith((".pkl", ".pt"))], "no pickle anywhere"
+
+
+@pytest.fixture
+def readable(pair, tmp_path) -> Path:
+    """The engine with a tokenizer, so that it can read a text."""
+    directory = tmp_path / "engine"
+    shutil.copytree(pair.directory, directory)
+    save_word_tokenizer(directory)
+    manifest = pair.engine.manifest
+    model = dataclasses.replace(manifest.model, has_tokenizer=True)
+    files = hash_files(directory)
+    write_manifest(directory, dataclasses.replace(manifest, model=model, files=files))
+    return directory
+
+
+def test_a_text_is_scored_and_what_needs_hidden_states_is_refused(readable, tmp_path, capsys):
+    text, report = tmp_path / "a.txt", tmp_path / "report.html"
+    text.write_text(" ".join(f"w{n % 100}" for n in range(200)))
+    cut = ["--text", str(text), "--pieces", "4", "--piece-tokens", "20", "--skip", "4"]
+    before = (readable / "manifest.json").read_bytes()
+    assert main(["evaluate", str(readable), *cut, "--json"]) == 0
+    assert [r["name"] for r in json.loads(capsys.readouterr().out)][:2] == ["backbone", "all river"]
+    draft = ["--text", str(text), "--pieces", "10", "--piece-tokens", "20", "--skip", "4"]
+    assert main(["calibrate", str(readable), *draft, "--draft", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stored"] == []
+    for argv in (
+        ["calibrate", str(readable), *cut, "--target-layers", "2"],
+        ["calibrate", str(readable), *cut, "--target-layers", "2", "--policy", "paper"],
+        ["evaluate", str(readable), *cut, "--report", str(report)],
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert "the backend aotinductor do not show the hidden states" in error
+        assert "give an onnxruntime engine of the same model, or --model" in error
+        assert "--apply FILE" in error and "Traceback" not in error
+    assert not report.exists() and (readable / "manifest.json").read_bytes() == before
 
 
 def edit(**changes: Any) -> Callable[[Path], None]:

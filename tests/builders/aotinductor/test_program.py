@@ -20,7 +20,7 @@ from builders.source import ModelSource
 from builders.tracing import trace
 from river_trt.backends.aotinductor.operators import load_operators
 from river_trt.backends.aotinductor.session import TorchSession
-from river_trt.backends.base import SessionOptions
+from river_trt.backends.base import SessionOptions, Step
 from river_trt.spec import ExitPolicy, ModelShape
 from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tiny_engines import TINY, forced_exit, policy
@@ -66,8 +66,7 @@ def test_every_family_equals_the_reference(family, tmp_path):
         logits, exit_layer = teacher_forced(reference, IDS, chosen)
         for start in range(0, IDS.shape[1], CHUNK):
             part = IDS[:, start : start + CHUNK]
-            past = np.full(len(IDS), start, np.int32)
-            step = session.step(part, 0, past, np.arange(part.shape[1]), chosen, 0)
+            step = session.step(Step.whole(part, chosen, past_length=start))
             columns = slice(start, start + CHUNK)
             np.testing.assert_array_equal(step.exit_layer, exit_layer[:, columns])
             np.testing.assert_allclose(step.logits, logits[:, columns], atol=2e-3, rtol=0)

@@ -65,7 +65,7 @@ def test_command_stores_it_and_lossless_mode_drafts_with_it(directory, text, cap
     assert found["stored"] == [str(directory)] and tuple(found["draft"]["pinned"]) == stored.pinned
     engine = river_trt.load(directory)
     assert (np.flatnonzero(engine.draft_policy.pinned) + 1).tolist() == list(stored.pinned)
-    row = engine._row(0, [1], GenerationConfig(mode="lossless"))
+    row = engine.make_row(0, [1], GenerationConfig(mode="lossless"))
     assert row.draft.policy is engine.draft_policy
 
 

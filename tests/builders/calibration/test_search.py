@@ -33,7 +33,7 @@ def pair(tmp_path_factory) -> Pair:
 
 @pytest.fixture(scope="module")
 def subject(pair) -> EngineSubject:
-    return EngineSubject(pair.engine, pair.directory)
+    return EngineSubject(pair.engine)
 
 
 @pytest.fixture(scope="module")

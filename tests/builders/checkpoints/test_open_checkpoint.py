@@ -61,7 +61,7 @@ def test_hub_download_takes_no_pickle_and_no_code(
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert open_checkpoint("some/model").name == "some/model"
-    assert asked["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja"]
+    assert asked["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 
 
 def test_local_directory_wins_over_a_hub_id(

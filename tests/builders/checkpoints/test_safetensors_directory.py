@@ -59,7 +59,7 @@ def test_dtype_is_that_of_most_weights(directory: Path) -> None:
 
 def test_stop_tokens_come_from_the_generation_config(directory: Path) -> None:
     (directory / "generation_config.json").write_text('{"eos_token_id": [5, 7]}')
-    assert open_checkpoint(str(directory)).config["eos_token_id"] == [5, 7]
+    assert open_checkpoint(str(directory)).config["eos_token_id"] == [5, 7, 2]  # 2 is the config's
 
 
 def test_tokenizer_files_are_copied(

@@ -34,7 +34,7 @@ def subject(tmp_path_factory) -> EngineSubject:
     directory = tmp_path_factory.mktemp("demo") / "engine"
     build(BuildOptions("demo", directory, quantiser="rtn", river_activation="float32"))
     engine = river_trt.load(directory, max_batch_size=2, max_seq_len=64, verify=False)
-    return EngineSubject(engine, directory)
+    return EngineSubject(engine)
 
 
 @pytest.fixture(scope="module")

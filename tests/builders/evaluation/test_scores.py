@@ -32,7 +32,7 @@ def pair(tmp_path_factory) -> Pair:
 
 @pytest.fixture(scope="module")
 def engine(pair) -> EngineSubject:
-    return EngineSubject(pair.engine, pair.directory)
+    return EngineSubject(pair.engine)
 
 
 @pytest.fixture(scope="module")
@@ -149,4 +149,4 @@ def test_options_are_checked(tmp_path, name):
 def test_engine_without_a_second_row_is_refused(pair):
     small = river_trt.load(pair.directory, max_batch_size=1)
     with pytest.raises(RiverError, match="max_batch_size must be at least 2, got 1"):
-        EngineSubject(small, pair.directory)
+        EngineSubject(small)

@@ -8,7 +8,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from builders.evaluation.texts import cut_pieces, read_documents, read_records
 from river_trt.errors import RiverError
-from river_trt.tokenizer import Tokenizer
+from river_trt.text import Tokenizer
 
 BOS = 100
 

@@ -17,6 +17,7 @@ from builders.decoder import RiverDecoder, RiverFormat
 from builders.families import FAMILIES
 from builders.reference import teacher_forced
 from builders.source import ModelSource
+from river_trt.backends.base import Step
 from river_trt.lossless.comparison import first_flip
 from river_trt.spec import ExitPolicy
 from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, WINDOW, save_tiny_model
@@ -94,9 +95,7 @@ def test_steps_over_a_filled_cache_equal_one_pass(pair, splitting, chunk):
     logits, exit_layer = pair.engine.forward(IDS[:1], splitting)
     for start in range(0, IDS.shape[1], chunk):
         part = IDS[:1, start : start + chunk]
-        wanted = np.arange(part.shape[1])
-        past = np.array([start], np.int32)
-        step = pair.engine._session.step(part, 0, past, wanted, splitting, 0)
+        step = pair.engine.stepper.session.step(Step.whole(part, splitting, past_length=start))
         columns = slice(start, start + chunk)
         np.testing.assert_array_equal(step.exit_layer, exit_layer[:, columns])
         np.testing.assert_allclose(step.logits, logits[:, columns], atol=1e-4, rtol=0)

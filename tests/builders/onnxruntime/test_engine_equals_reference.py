@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import river_trt
+from river_trt.backends.base import Step
 from river_trt.spec import ExitPolicy
 from tests.builders.tiny_engines import LLAMA3_ROPE, Pair, build_pair, forced_exit, policy
 
@@ -100,7 +101,7 @@ def test_chunks_over_a_filled_cache_equal_one_pass(pair, chunk, tau):
     """Token by token, and several tokens a step, give what the parallel pass gives."""
     chosen = policy(LAYERS, tau)
     logits, exit_layer = pair.engine.forward(IDS, chosen)
-    session = pair.engine._session
+    session = pair.engine.stepper.session
     # ONNX Runtime takes several tokens over a filled cache for one row at a time.
     groups = (
         [slice(0, len(IDS))] if chunk == 1 else [slice(row, row + 1) for row in range(len(IDS))]
@@ -108,8 +109,7 @@ def test_chunks_over_a_filled_cache_equal_one_pass(pair, chunk, tau):
     for rows in groups:
         for start in range(0, IDS.shape[1], chunk):
             part = IDS[rows, start : start + chunk]
-            past = np.full(len(part), start, np.int32)
-            step = session.step(part, rows.start, past, np.arange(part.shape[1]), chosen, 0)
+            step = session.step(Step.whole(part, chosen, first_row=rows.start, past_length=start))
             columns = slice(start, start + chunk)
             np.testing.assert_array_equal(step.exit_layer, exit_layer[rows, columns])
             np.testing.assert_allclose(step.logits, logits[rows, columns], atol=1e-4, rtol=0)

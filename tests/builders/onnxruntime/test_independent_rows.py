@@ -44,7 +44,7 @@ def test_logits_are_those_of_the_row_alone(directory, tokens, exits):
 def test_a_batch_invariant_engine_takes_no_second_row(directory):
     plain = river_trt.load(directory, max_batch_size=2)
     invariant = river_trt.load(directory, max_batch_size=2, batch_invariant=True)
-    assert len(invariant._session.caches[0]) == len(plain._session.caches[0])
+    assert len(invariant.stepper.session.caches[0]) == len(plain.stepper.session.caches[0])
 
 
 def test_other_kernels_and_heads_do_not_say_so(directory, tmp_path):

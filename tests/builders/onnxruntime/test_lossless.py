@@ -84,7 +84,7 @@ def test_cache_is_that_of_full_depth_after_any_pattern(engine, monkeypatch, seed
     def read_and_remove(rows, row):
         (group,) = rows.groups
         place = group.first + group.places.index(row)
-        found[row.index] = engine._session.read_row(place, row.past_length)
+        found[row.index] = engine.stepper.session.read_row(place, row.past_length)
         remove(rows, row)
 
     monkeypatch.setattr(decoding, "_extend", extend)

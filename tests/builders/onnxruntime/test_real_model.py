@@ -26,6 +26,7 @@ from builders.onnxruntime import build as onnxruntime_build
 from builders.quantisers import make_quantiser
 from builders.reference import teacher_forced
 from builders.source import ModelSource
+from river_trt.backends.base import Step
 from river_trt.lossless.comparison import first_flip
 from river_trt.spec import ExitPolicy
 from tests.builders.tiny_engines import forced_exit, policy
@@ -209,7 +210,9 @@ def decode(demo: Demo, rows: list[np.ndarray], past: list[int], chosen: ExitPoli
     for step in range(steps):
         past_lengths = np.array(past, np.int32) + step
         ids = np.stack([row[at : at + 1] for row, at in zip(rows, past_lengths, strict=True)])
-        out = demo.engine._session.step(ids, 0, past_lengths, np.zeros(1, np.int64), chosen, 0)
+        out = demo.engine.stepper.session.step(
+            Step(ids, 0, past_lengths, np.zeros(1, np.int64), chosen)
+        )
         logits.append(out.logits.copy())
         exit_layer.append(out.exit_layer.copy())
     return np.concatenate(logits, 1), np.concatenate(exit_layer, 1)
@@ -235,8 +238,7 @@ def test_ragged_rows_decoded_together(demo, tau, directions):
     chosen = policy(LAYERS, tau if directions is None else tau - 0.9, pinned, directions)
     full = ExitPolicy.full_depth(LAYERS)
     for index, (row, length) in enumerate(zip(rows, past, strict=True)):
-        start, last = np.zeros(1, np.int32), np.array([length - 1])
-        demo.engine._session.step(row[None, :length], index, start, last, full, 0)
+        demo.engine.stepper.session.step(Step.whole(row[None, :length], full, first_row=index))
     logits, exit_layer = decode(demo, rows, past, chosen)
     assert (exit_layer != exit_layer[0]).any(), "no step mixes exit layers"
     for index, (row, length) in enumerate(zip(rows, past, strict=True)):

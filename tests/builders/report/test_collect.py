@@ -58,7 +58,7 @@ def test_bands():
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory) -> EngineSubject:
     pair = build_pair(tmp_path_factory.mktemp("pair"), with_tokenizer=True)
-    return EngineSubject(pair.engine, pair.directory)
+    return EngineSubject(pair.engine)
 
 
 def test_scores_say_where_the_engine_exits(subject):

@@ -44,9 +44,21 @@ def test_chat(answer, right):
     assert passes(PROBLEM, answer, chat=True) is right
 
 
-def test_the_program_calls_the_tests_last():
-    source = program(PROBLEM, "    return x / 2\n", chat=False)
-    assert source.startswith(PROBLEM.prompt) and source.endswith("check(half)\n")
+def test_the_tests_are_not_in_the_program():
+    made = program(PROBLEM, "    return x / 2\n", chat=False)
+    assert made.source.startswith(PROBLEM.prompt) and "check" not in made.source
+    assert "import math" in made.test and PROBLEM.test in made.test
+
+
+def test_tests_may_call_what_stands_above_the_function():
+    helped = Problem(
+        task_id="T/1",
+        prompt="def shift(s: str):\n    return s[1:] + s[:1]\n\n\ndef back(s: str):\n",
+        entry_point="back",
+        test="def check(candidate):\n    assert candidate(shift('abc')) == 'abc'\n",
+    )
+    assert passes(helped, "    return s[-1:] + s[:-1]\n", chat=False)
+    assert not passes(helped, "    return s\n", chat=False)
 
 
 def test_reading(tmp_path):

@@ -26,7 +26,9 @@ from builders.tensorrt import graph_file
 from builders.tensorrt.options import TensorRTOptions
 from builders.tensorrt.scope import DTYPES
 from builders.tracing import to_onnx, trace
-from river_trt.spec import GATE_SCOPES, ExitPolicy, cache_names
+from river_trt.backends.base import Step
+from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.spec import ExitPolicy, GateScope, cache_names
 from tests.builders.tensorrt.plugin_ops import PLUGINS
 
 SLOTS = 64  # of the cache, and the longest text
@@ -58,19 +60,11 @@ class Subject:
         """Logits of all positions, exit layers, caches."""
         config = self.reference.config
         empty = np.zeros((len(ids), config.num_kv_heads, SLOTS, config.head_dim), self.dtype)
-        directions = policy.directions
-        if directions is None:
-            directions = np.zeros((self.num_layers, config.hidden_size), np.float32)
-        feeds = {
-            "input_ids": ids,
-            "past_lengths": np.zeros(len(ids), np.int32) if past is None else past,
-            "logit_indices": np.arange(ids.shape[1]),
-            "tau": policy.tau,
-            "pinned": policy.pinned.astype(self.flags),
-            "use_directions": np.array(policy.directions is not None, self.flags),
-            "directions": directions,
-            "gate_scope": np.array(GATE_SCOPES[scope], np.int32),
-        }
+        past = np.zeros(len(ids), np.int32) if past is None else past
+        feeds = Step(ids, 0, past, np.arange(ids.shape[1]), policy).inputs
+        feeds |= PolicyBuffers.of(policy, config.hidden_size, GateScope.named(scope)).arrays
+        for name in ("pinned", "use_directions"):
+            feeds[name] = feeds[name].astype(self.flags)
         names = cache_names(self.num_layers)
         feeds |= dict(zip(names, caches or [empty] * len(names), strict=True))
         known = {value.name for value in self.model.graph.input}  # one bank alone has no policy

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from river_trt.backends.tensorrt import library
 from river_trt.cli.main import main
-from river_trt.tensorrt import library
 from tests.builders.tiny_llama import save_tiny_llama
 from tests.plugins import native
 

@@ -37,7 +37,8 @@ def options(models, tmp_path, monkeypatch):
             library = native.build("river_trt_plugin") / "libriver_trt_plugin.so"
             monkeypatch.setenv("RIVER_TRT_PLUGIN", str(library))
         values = {"recipe": "a100", "backend": "tensorrt-rtx", "quantiser": "rtn", "mode": mode}
-        values |= {"group_size": 32, "max_seq_len": SLOTS} | changes
+        # By name: Gemma wants to be asked for it.
+        values |= {"group_size": 32, "max_seq_len": SLOTS, "dtype": "float16"} | changes
         return BuildOptions(str(models / name), tmp_path / "engine", **values)
 
     return make

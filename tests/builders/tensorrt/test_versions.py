@@ -11,8 +11,8 @@ import pytest
 from builders.tensorrt import versions
 from builders.tensorrt.options import Profile
 from builders.tensorrt.worker import profile_shapes
+from river_trt.backends.tensorrt import library
 from river_trt.errors import MissingDependencyError, RiverError
-from river_trt.tensorrt import library
 
 ATTENTION = {"add_attention"}
 CACHE = {"add_kv_cache_update", "add_rotary_embedding"}

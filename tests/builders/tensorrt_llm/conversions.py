@@ -28,7 +28,8 @@ def convert(
     group_size: int = GROUP,
     **options,
 ) -> Path:
-    """`river-trt convert` of a saved model."""
+    """`river-trt convert` of a saved model, in float16 asked for by name: Gemma wants that."""
+    options.setdefault("dtype", "float16")
     if policy is not None:
         source = ModelSource.open(str(model))
         saved = out.with_suffix(".policy.json")

@@ -24,12 +24,13 @@ class Text:
 
     ids: np.ndarray
     prompt: int
+    chunk: int = 1 << 30  # tokens of the prompt that a step takes at most
 
 
 # Two requests in flight; the second one joins a step later.
 TEXTS = (
     Text(np.random.default_rng(0).integers(3, 100, 13), 9),
-    Text(np.random.default_rng(1).integers(3, 100, 9), 1),
+    Text(np.random.default_rng(1).integers(3, 100, 9), 2),
 )
 
 
@@ -64,7 +65,8 @@ def run_texts(
         for index, text in enumerate(texts):
             if step < index or done[index] == len(text.ids):
                 continue
-            count = 1 if done[index] else text.prompt
+            left = text.prompt - done[index]
+            count = min(left, text.chunk) if left > 0 else 1
             ids = text.ids[done[index] : done[index] + count].tolist()
             requests.append(Request(index, ids, done[index], text.prompt))
         if not requests:
@@ -73,6 +75,8 @@ def run_texts(
         networks, step_logits, step_exits = run_step(models, caches, requests)
         for row, request in enumerate(requests):
             done[request.key] += len(request.ids)
+            if done[request.key] < request.prompt:  # a chunk's logits are nobody's
+                continue
             logits[request.key].append(step_logits[row].numpy())
             exits[request.key].append(int(step_exits[row]))
     return networks, [np.stack(rows) for rows in logits], [np.array(rows) for rows in exits]

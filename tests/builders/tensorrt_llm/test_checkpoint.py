@@ -191,7 +191,7 @@ def test_a_bfloat16_checkpoint(tmp_path):
 def test_windows_and_policy_are_in_the_checkpoint(tmp_path):
     save_tiny_model(tmp_path / "model", TINY_MODELS["gemma3"])
     taus = [0.5, np.inf, -np.inf]
-    convert(tmp_path / "model", tmp_path / "checkpoint", 1, policy(3, taus, (2,)))
+    convert(tmp_path / "model", tmp_path / "checkpoint", 1, policy(3, taus, (2,)), dtype="bfloat16")
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     assert config["runtime_defaults"]["max_attention_window"] == [6, 256, 6]
     tensors = load_file(tmp_path / "checkpoint" / "rank0.safetensors")

@@ -8,9 +8,11 @@ import sys
 import pytest
 
 import river_trt
+from builders.tensorrt_llm import engines
 from river_trt.cli.main import main
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import EngineError, RiverError
+from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tensorrt_llm.conversions import convert
 from tests.builders.tensorrt_llm.double import executor
 from tests.builders.tensorrt_llm.double.install import installed
@@ -88,8 +90,8 @@ def test_the_checkpoint_becomes_an_engine_directory(
     assert code == 0, error
     engine, before = tmp_path / "engine", read_engine_dir(checkpoint)
     manifest = read_engine_dir(engine)  # hashes are right
-    engines = {"config.json", "rank0.engine", "rank1.engine"}
-    assert set(manifest.files) == engines | {"generation_config.json", "tokenizer.json"}
+    built = {"config.json", "rank0.engine", "rank1.engine"}
+    assert set(manifest.files) == built | {"generation_config.json", "tokenizer.json"}
     backend = manifest.backend
     assert (backend.name, backend.version, backend.target) == ("tensorrt-llm", "1.2.1", "tp2")
     assert backend.compute_capability == "9.0" and manifest.engine_file == "rank0.engine"
@@ -115,6 +117,53 @@ def test_a_model_is_converted_and_built_in_one_go(
         assert executor.OPENED[-1].config.max_batch_size == 2
 
 
+@pytest.mark.parametrize("family", TINY_MODELS)
+def test_every_family_is_built(tmp_path, tensorrt_llm, monkeypatch, family):
+    """Windowed ones too, whose runtime_defaults must survive copies and config.json."""
+    monkeypatch.setenv("RIVER_TRT_PLUGIN", __file__)
+    monkeypatch.setattr(engines, "HEAD_SIZES", (*engines.HEAD_SIZES, 8, 16))
+    monkeypatch.setattr(engines, "CAPPED_HEAD_SIZES", (8, 16))
+    tensorrt_llm("1.2.1")
+    model = TINY_MODELS[family]
+    save_tiny_model(tmp_path / "model", model)
+    checkpoint = convert(tmp_path / "model", tmp_path / "checkpoint", 2)
+    (tmp_path / "engine").mkdir()
+    with installed():
+        engines.build_engine_dir(checkpoint, tmp_path / "engine", lambda *_: None)
+    built = json.loads((tmp_path / "engine" / "config.json").read_text())["pretrained_config"]
+    converted = json.loads((checkpoint / "config.json").read_text())
+    assert built["river"] == converted["river"]
+    assert (built.get("runtime_defaults") or None) == converted.get("runtime_defaults")
+
+
+def test_a_plugin_library_that_cannot_be_loaded(tmp_path, tensorrt_llm, monkeypatch, checkpoint):
+    library = tmp_path / "broken.so"
+    library.write_bytes(b"")
+    monkeypatch.setenv("RIVER_TRT_PLUGIN", str(library))
+    tensorrt_llm("1.2.1")
+    (tmp_path / "engine").mkdir()
+    with installed(), pytest.raises(EngineError, match=r"cannot load the plugin library .*broken"):
+        engines.build_engine_dir(checkpoint, tmp_path / "engine", lambda *_: None)
+
+
+@pytest.mark.parametrize("head_dim", [40, 72])
+def test_heads_that_its_attention_has_no_kernel_for(capsys, tmp_path, tensorrt_llm, head_dim):
+    save_tiny_llama(tmp_path / "model", hidden_size=4 * head_dim)
+    convert(tmp_path / "model", tmp_path / "checkpoint")
+    tensorrt_llm("1.2.1")
+    code, error = build(capsys, tmp_path, tmp_path / "checkpoint")
+    assert code == 2 and f"has a head_dim of {head_dim}, but" in error
+
+
+def test_a_soft_cap_where_its_attention_has_none(capsys, tmp_path, tensorrt_llm, monkeypatch):
+    monkeypatch.setattr(engines, "HEAD_SIZES", (8, 16, *engines.HEAD_SIZES))
+    save_tiny_model(tmp_path / "model", TINY_MODELS["gemma2"])
+    convert(tmp_path / "model", tmp_path / "checkpoint", dtype="bfloat16")
+    tensorrt_llm("1.2.1")
+    code, error = build(capsys, tmp_path, tmp_path / "checkpoint")
+    assert code == 2 and "caps its attention scores at a head_dim of" in error
+
+
 def test_what_the_conversion_decided_is_no_option(capsys, tmp_path, checkpoint):
     code, error = build(capsys, tmp_path, checkpoint, "--tau", "0.5")
     assert code == 2 and "tau was decided when" in error and "\n" not in error
@@ -125,7 +174,7 @@ def test_a_small_head_is_refused_before_a_build(tmp_path, capsys, tensorrt_llm):
     convert(tmp_path / "small", tmp_path / "checkpoint")
     tensorrt_llm("1.2.1")
     code, error = build(capsys, tmp_path, tmp_path / "checkpoint")
-    assert code == 2 and "has a head_dim of 16, but TensorRT-LLM's attention takes 32, 40" in error
+    assert code == 2 and "has a head_dim of 16, but TensorRT-LLM's attention takes 32, 48" in error
 
 
 def test_a_checkpoint_is_no_engine(checkpoint):

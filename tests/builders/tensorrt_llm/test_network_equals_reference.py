@@ -17,6 +17,7 @@ from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tensorrt_llm.conversions import convert, reference
 from tests.builders.tensorrt_llm.double.install import installed
 from tests.builders.tensorrt_llm.stepping import (
+    TEXTS,
     assert_equal,
     decode,
     expected,
@@ -90,6 +91,31 @@ def test_an_input_scaling_of_the_river_is_split_with_its_columns(family, tmp_pat
     assert_equal(got, expected(decoder, chosen), VOCAB)
     scaled = [e.name for e in networks[0].events if e.fields.get("pre_scale")]
     assert ("layers.2.down" in scaled) == (family == "llama") and "layers.2.o" in scaled
+
+
+@pytest.mark.parametrize("chunk", [4, 8])
+def test_a_prompt_may_come_in_chunks(tmp_path, chunk):
+    """Chunks of 4 and 4 and 1, or 8 and 1, beside a request that generates: nothing exits early."""
+    save_tiny_model(tmp_path / "model", TINY_MODELS["llama"])
+    decoder = reference(tmp_path / "model")
+    chosen = forced_exit(decoder.config.num_layers, 1)
+    checkpoint = convert(tmp_path / "model", tmp_path / "checkpoint", 1, chosen)
+    texts = (TEXTS[1], dataclasses.replace(TEXTS[0], chunk=chunk))
+    _, *got = decode(checkpoint, texts)
+    exits = assert_equal(got, expected(decoder, chosen, texts), VOCAB)
+    assert set(exits.tolist()) == {1, decoder.config.num_layers}
+
+
+def test_after_a_prompt_of_one_token_the_backbone_runs(tmp_path):
+    """It cannot be told from a last chunk of one token: the safe side is the exact one."""
+    save_tiny_model(tmp_path / "model", TINY_MODELS["llama"])
+    decoder = reference(tmp_path / "model")
+    chosen = forced_exit(decoder.config.num_layers, 1)
+    checkpoint = convert(tmp_path / "model", tmp_path / "checkpoint", 1, chosen)
+    texts = (dataclasses.replace(TEXTS[1], prompt=1),)
+    _, *got = decode(checkpoint, texts)
+    full = ExitPolicy.full_depth(decoder.config.num_layers)
+    assert_equal(got, expected(decoder, full, texts), VOCAB)
 
 
 def test_full_depth_is_the_plain_model(tmp_path):

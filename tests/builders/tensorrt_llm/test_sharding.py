@@ -30,8 +30,8 @@ def config(heads=8, kv_heads=8, head_dim=64, intermediate=1536, vocab=1000) -> M
     )
 
 
-def members(spans) -> list[int]:
-    return [index for span in spans for index in range(span.start, span.stop)]
+def members(shards) -> list[int]:
+    return [index for part in shards for index in range(part.start, part.stop)]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_every_head_is_on_one_rank_beside_its_key_and_value(heads, kv_heads, ran
     assert set(copies) == set(range(kv_heads))
     assert set(copies.values()) == {max(1, ranks // kv_heads)}
     group = heads // kv_heads
-    assert len({span.length for span in sharding.heads}) == 1
-    assert len({span.length for span in sharding.kv_heads}) == 1
+    assert len({part.length for part in sharding.heads}) == 1
+    assert len({part.length for part in sharding.kv_heads}) == 1
     assert sharding.heads[0].length % sharding.kv_heads[0].length == 0
     for queries, kv in zip(sharding.heads, sharding.kv_heads, strict=True):
         local = queries.length // kv.length
@@ -68,14 +68,14 @@ def test_every_head_is_on_one_rank_beside_its_key_and_value(heads, kv_heads, ran
     ("intermediate", "ranks", "group"), [(1536, 2, 64), (96, 2, 32), (11008, 8, 64)]
 )
 def test_mlp_columns_begin_at_groups(intermediate, ranks, group):
-    spans = shard(config(intermediate=intermediate), ranks, group).intermediate
-    assert members(spans) == list(range(intermediate))
-    assert all(span.start % group == 0 and span.length % group == 0 for span in spans)
+    shards = shard(config(intermediate=intermediate), ranks, group).intermediate
+    assert members(shards) == list(range(intermediate))
+    assert all(part.start % group == 0 and part.length % group == 0 for part in shards)
 
 
 def test_the_vocabulary_is_padded_to_equal_parts():
-    spans = shard(config(vocab=1001), 8, 64).vocab
-    assert members(spans) == list(range(1001)) and {span.length for span in spans} == {126}
+    shards = shard(config(vocab=1001), 8, 64).vocab
+    assert members(shards) == list(range(1001)) and {part.length for part in shards} == {126}
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_what_cannot_be_spread_is_one_sentence(model, ranks, group, message):
 
 def test_one_rank_pads_nothing():
     odd = dataclasses.replace(config(), intermediate_size=100)
-    spans = shard(odd, 1, 64).intermediate
-    assert (spans[0].start, spans[0].stop, spans[0].length) == (0, 100, 100)
+    shards = shard(odd, 1, 64).intermediate
+    assert (shards[0].start, shards[0].stop, shards[0].length) == (0, 100, 100)

@@ -1,5 +1,6 @@
 """The native CPU kernels under sanitizers, without ONNX Runtime and without Python."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from river_trt.compiled_library import FLAGS, X86_FILE_FLAGS
 
 HERE = Path(__file__).parent
+KERNELS = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc", "kernels_avx512.cc"]
 PLUGINS = HERE.parents[2] / "plugins"
 SOURCES = PLUGINS / "cpu"
 X86 = platform.machine() == "x86_64"
@@ -17,7 +19,9 @@ X86 = platform.machine() == "x86_64"
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: g++")
 
 
-def run_program(directory: Path, test: str, units: list[str], sanitizers: str) -> str:
+def run_program(
+    directory: Path, test: str, units: list[str], sanitizers: str, *arguments: str
+) -> str:
     """Compile a test with the sources it needs, as the library is compiled, and run it."""
     options = [*FLAGS, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
     options += [f"-I{SOURCES}", f"-I{PLUGINS / 'torch_cpu'}"]
@@ -30,14 +34,13 @@ def run_program(directory: Path, test: str, units: list[str], sanitizers: str) -
         subprocess.run(command, check=True)
     program = directory / "program"
     subprocess.run(["c++", *options, *objects, "-o", str(program)], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
 def test_kernels_equal_double_precision(tmp_path):
-    units = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc", "kernels_avx512.cc"]
-    output = run_program(tmp_path, "test_kernels.cc", units, "address,undefined")
+    output = run_program(tmp_path, "test_kernels.cc", KERNELS, "address,undefined")
     assert "tested: portable" in output
     flags = Path("/proc/cpuinfo").read_text() if X86 else ""
     for name, flag in (("avx2", " avx2 "), ("avx512 vnni", " avx512_vnni ")):
@@ -51,3 +54,13 @@ def test_phases_run_in_order_with_late_and_missing_threads(tmp_path, sanitizers)
 
 def test_shares_run_once_whatever_threads_and_callers_there_are(tmp_path):
     run_program(tmp_path, "test_threads.cc", [], "thread")
+
+
+def test_crafted_nodes_are_refused_or_run(tmp_path):
+    """Attributes, shapes, types and values of a hostile graph; RIVER_TRT_FUZZ: nodes to try."""
+    units = [*KERNELS, "block.cc", "ort_operators.cc"]
+    count = os.environ.get("RIVER_TRT_FUZZ", "5000")
+    seed = os.environ.get("RIVER_TRT_FUZZ_SEED", "1")
+    output = run_program(tmp_path, "fuzz_operators.cc", units, "address,undefined", seed, count)
+    print(output)  # the figures, under pytest -s
+    assert f"nodes: {count}, ran: " in output

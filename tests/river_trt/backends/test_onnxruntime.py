@@ -1,5 +1,6 @@
 """The backend on a tiny graph that has the contract's tensors and simple arithmetic."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import river_trt
 from river_trt.backends import open_session
-from river_trt.backends.base import SessionOptions
+from river_trt.backends.base import SessionOptions, Step
 from river_trt.backends.onnxruntime import check_version
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError
 from river_trt.manifest import BackendInfo, PolicyInfo, PrecisionInfo
-from river_trt.spec import ExitPolicy, cache_names
+from river_trt.spec import ExitPolicy, GateScope, cache_names
 
 LAYERS, VOCAB, HEADS, SLOTS, DIM = 4, 260, 1, 16, 4  # as in conftest's manifest
 
@@ -110,7 +111,7 @@ def write_graph(directory, model, make_manifest, **changes):
 
 @pytest.fixture
 def session(directory):
-    return river_trt.load(directory, max_batch_size=4, max_seq_len=SLOTS, threads=1)._session
+    return river_trt.load(directory, max_batch_size=4, max_seq_len=SLOTS, threads=1).stepper.session
 
 
 def policy(tau=0.5, pinned=0, directions=None):
@@ -119,11 +120,11 @@ def policy(tau=0.5, pinned=0, directions=None):
     return ExitPolicy(np.full(LAYERS, tau, np.float32), flags, directions)
 
 
-def step(session, ids, first_row=0, past=None, indices=None, policy_=None, scope=0):
+def step(session, ids, first_row=0, past=None, indices=None, policy_=None, scope=GateScope.TOKEN):
     ids = np.asarray(ids, np.int64)
     past = np.zeros(len(ids), np.int32) if past is None else np.asarray(past, np.int32)
     indices = np.arange(ids.shape[1]) if indices is None else np.asarray(indices, np.int64)
-    return session.step(ids, first_row, past, indices, policy_ or policy(), scope)
+    return session.step(Step(ids, first_row, past, indices, policy_ or policy(), scope))
 
 
 def test_step_writes_the_bound_cache_rows_and_no_others(session):
@@ -146,7 +147,14 @@ def test_cache_is_never_copied(session):
 
 def test_every_input_reaches_the_graph_and_changes_between_steps(session):
     directions = np.full((LAYERS, 8), 0.25, np.float32)
-    out = step(session, [[7, 9]], past=[2], indices=[1, 0], policy_=policy(0.5, 2), scope=1)
+    out = step(
+        session,
+        [[7, 9]],
+        past=[2],
+        indices=[1, 0],
+        policy_=policy(0.5, 2),
+        scope=GateScope.SEQUENCE,
+    )
     assert out.logits.shape == (1, 2, VOCAB)
     assert out.logits[0, :, 3].tolist() == [9 + 3 + 0.5 + 20, 7 + 3 + 0.5 + 20]
     assert out.exit_layer.tolist() == [[1009, 1011]]
@@ -233,7 +241,7 @@ def test_other_cache_precision_is_refused_not_replaced(directory, make_manifest)
 
 
 def test_file_that_is_no_graph(engine_directory):
-    with pytest.raises(EngineError, match=r"cannot load .*model\.onnx") as error:
+    with pytest.raises(EngineError, match=r"graph is none of ONNX .*river-trt build") as error:
         river_trt.load(engine_directory)
     assert "\n" not in str(error.value)
 
@@ -260,7 +268,7 @@ def test_weights_outside_the_directory_are_refused(directory, make_manifest):
     (directory / "model.onnx").write_bytes(model.SerializeToString())
     (directory / "manifest.json").unlink()
     write_manifest(directory, make_manifest(files=hash_files(directory)))
-    with pytest.raises(EngineError, match="cannot load"):
+    with pytest.raises(EngineError, match=r"'\.\./secret\.bin', which the manifest does not list"):
         river_trt.load(directory)
 
 
@@ -269,7 +277,7 @@ def test_cache_larger_than_memory_is_one_sentence(directory, make_manifest, monk
         raise MemoryError
 
     manifest = make_manifest(files=hash_files(directory))
-    monkeypatch.setattr("river_trt.backends.onnxruntime.np.zeros", no_memory)
+    monkeypatch.setattr("river_trt.backends.onnxruntime.session.np.zeros", no_memory)
     with pytest.raises(river_trt.RiverError, match="KV cache needs"):
         open_session(directory, manifest, SessionOptions(4, SLOTS))
 
@@ -307,3 +315,30 @@ def test_loading_and_running_imports_no_torch(directory, make_manifest):
 def test_load_options_out_of_range(directory, options, message):
     with pytest.raises(river_trt.RiverError, match=message):
         river_trt.load(directory, **options)
+
+
+def test_graph_of_another_model_than_the_manifest_says(directory, make_manifest):
+    manifest = make_manifest(files=hash_files(directory))
+    for change in ({"hidden_size": 9}, {"vocab_size": 259}, {"num_kv_heads": 2}, {"head_dim": 8}):
+        shape = dataclasses.replace(manifest.model.shape, **change)
+        model = dataclasses.replace(manifest.model, shape=shape, eos_token_ids=(1,))
+        (directory / "manifest.json").unlink()
+        files = hash_files(directory)
+        write_manifest(directory, make_manifest(model=model, files=files))
+        with pytest.raises(EngineError, match="but the manifest's model needs"):
+            river_trt.load(directory)
+
+
+def test_wild_exit_layers_and_failures_of_a_step_are_one_sentence(directory, make_manifest):
+    write_graph(directory, tiny_graph(), make_manifest)  # an id is its exit layer
+    config = river_trt.GenerationConfig(max_new_tokens=2, tau=1.0)
+    with pytest.raises(EngineError, match="gives the exit layers .* has the layers 1..4"):
+        river_trt.load(directory).generate([200], config)
+    model = tiny_graph(LAYERS)
+    gather = next(node for node in model.graph.node if node.input[0] == "tau")
+    gather.input[1] = "deepest_64"
+    beyond = numpy_helper.from_array(np.array([99]), "deepest_64")
+    model.graph.initializer.append(beyond)
+    write_graph(directory, model, make_manifest)
+    with pytest.raises(EngineError, match="onnxruntime cannot run the engine: .*Gather"):
+        river_trt.load(directory).generate([1], config)

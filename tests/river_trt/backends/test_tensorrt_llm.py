@@ -112,7 +112,7 @@ def test_what_the_executor_is_asked_for(load):
     engine = load(max_batch_size=3)
     opened = executor.OPENED[-1]
     assert opened.config.max_batch_size == 3 and opened.config.max_beam_width == 1
-    assert not opened.config.enable_chunked_context
+    assert opened.config.enable_chunked_context  # a prompt may be longer than a step
     cache = opened.config.kv_cache_config
     assert not cache.enable_block_reuse and cache.max_attention_window == [6, 32, 6, 32]
     assert [output.name for output in opened.config.additional_model_outputs] == ["exit_layer"]
@@ -171,7 +171,7 @@ def test_what_is_fixed_in_the_engine_is_refused(load, config, message):
 def test_what_needs_steps_of_its_own_is_refused(load):
     engine = load()
     for call in (lambda: engine.forward(np.ones((1, 2), int)), lambda: engine.read_cache(0, 1),
-                 engine.serve):  # fmt: skip
+                 lambda: engine.stepper.hidden_states(np.ones(2, int)), engine.serve):  # fmt: skip
         with pytest.raises(RiverError, match="tensorrt-llm runs its own decoding loop"):
             call()
     assert engine.generate([1], GenerationConfig(max_new_tokens=1))[0].token_ids == [1]

@@ -77,9 +77,9 @@ def test_bad_engines_are_one_line(directory, refused, tmp_path, command):
     damage(directory)
     assert "model.data is damaged" in message()
     (directory / "model.data").write_bytes(bytes(1000))
-    rewrite_manifest(directory, lambda data: data.update(schema_version=2))
-    assert "manifest schema 2" in message()
-    rewrite_manifest(directory, lambda data: data.update(schema_version=1, speed=1))
+    rewrite_manifest(directory, lambda data: data.update(schema_version=3))
+    assert "manifest schema 3" in message()
+    rewrite_manifest(directory, lambda data: data.update(schema_version=2, speed=1))
     assert "unknown key speed" in message()
     (directory / "manifest.json").write_text(good)
     entry = {"size": 0, "sha256": ""}

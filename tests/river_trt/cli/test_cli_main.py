@@ -63,13 +63,53 @@ def test_errors_become_exit_codes(capsys, monkeypatch, error, code, message):
     assert message in capsys.readouterr().err
 
 
-def test_our_own_bug_keeps_its_traceback(monkeypatch):
+class Panic(BaseException):
+    """As the bindings of Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [TypeError("bug\nand more"), RecursionError(), Panic("index 7")])
+def test_a_fault_of_our_own_is_one_line_and_code_3(monkeypatch, tmp_path, capsys, error):
     def fail(args):
-        raise TypeError("bug")
+        raise error
 
     monkeypatch.setattr(run, "load_engine", fail)
-    with pytest.raises(TypeError):
-        main(["run", "--engine", "x", "--prompt", "a"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    argv = ["run", "--engine", "x", "--prompt", "a"]
+    assert main(argv) == 3
+    out, err = capsys.readouterr()
+    (written,) = (tmp_path / "river-trt" / "faults").iterdir()
+    name = type(error).__name__
+    assert out == "" and err.count("\n") == 1
+    assert "this is a fault of river-trt, please report it" in err and name in err
+    assert str(written) in err
+    assert "Traceback" in written.read_text() and "load_engine" in written.read_text()
+
+    assert main([*argv, "--debug"]) == 3
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.splitlines()[-1].endswith("the traceback is above")
+    assert len(list(written.parent.iterdir())) == 1
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert main(argv) == 3
+    assert "run it with --debug" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_no_fault_of_ours(monkeypatch, refused):
+    def fail(args):
+        raise MemoryError("Unable to allocate 5 EiB")
+
+    monkeypatch.setattr(run, "load_engine", fail)
+    line = refused("run", "--engine", "x", "--prompt", "a")
+    assert "not enough memory: Unable to allocate 5 EiB" in line
+
+
+def test_what_a_terminal_would_obey_is_shown(monkeypatch, refused):
+    def fail(args):
+        raise river_trt.RiverError("clear \x1b[2J the \udc80 screen")
+
+    monkeypatch.setattr(run, "load_engine", fail)
+    assert "clear \\x1b[2J the \\udc80 screen" in refused("run", "--engine", "x", "--prompt", "a")
 
 
 @pytest.mark.parametrize("output", [["--stats"], ["--json"], []])

@@ -12,7 +12,8 @@ from river_trt.cache_rows import cache_rows
 from river_trt.engine import Engine
 from river_trt.manifest import FileInfo
 from river_trt.spec import ModelShape
-from river_trt.tokenizer import Tokenizer
+from river_trt.stepping import Stepper
+from river_trt.text import Tokenizer
 from tests.river_trt.conftest import (
     LAYERS,
     VOCAB,
@@ -46,25 +47,25 @@ class DraftSession(FakeSession):
         self._drafted = np.zeros(self.cache.shape, np.bool_)
         self.kinds: list[str] = []  # of each step
 
-    def step(self, input_ids, first_row, past_lengths, logit_indices, policy, gate_scope):
-        rows, seq = input_ids.shape
-        drafting = bool(np.isneginf(policy.tau).all())
-        assert drafting or np.isposinf(policy.tau).all()
+    def step(self, step):
+        first_row, rows, seq = step.first_row, step.rows, step.seq
+        drafting = bool(np.isneginf(step.policy.tau).all())
+        assert drafting or np.isposinf(step.policy.tau).all()
         self.kinds.append("draft" if drafting else "full")
         self.steps.append((first_row, rows, seq))
         logits = np.zeros((rows, seq, self._vocab), np.float32)
-        for row, past in enumerate(past_lengths):
+        for row, past in enumerate(step.past_lengths):
             assert past + seq <= self.cache.shape[1], "a row steps over the end of the cache"
             slots, marks = self.cache[first_row + row], self._drafted[first_row + row]
             impure = not drafting and marks[:past].any()  # of an idle row it may be
-            slots[past : past + seq] = input_ids[row]
+            slots[past : past + seq] = step.input_ids[row]
             marks[past : past + seq] = drafting
             assert (slots[: past + seq] >= 0).all(), "a step reads slots that nobody wrote"
-            for i in logit_indices:
+            for i in step.logit_indices:
                 tokens = slots[: past + i + 1].copy()
                 logits[row, i] = np.nan if impure else self._logits(tokens, drafting)
         exits = np.full((rows, seq), 1 if drafting else LAYERS, np.int32)
-        return StepOutput(logits[:, logit_indices], exits)
+        return StepOutput(logits[:, step.logit_indices], exits)
 
     def move_row(self, source, target, length):
         super().move_row(source, target, length)
@@ -98,10 +99,9 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
         tokenizer = Tokenizer(byte_tokenizer()) if vocab == VOCAB else None
         session = DraftSession(options, logits, vocab)
         policy = ExitPolicy.uniform(LAYERS, 1.0)
-        engine = Engine(
-            manifest, policy, tokenizer, session, options, prefill_chunk, batch_invariant
-        )
-        engine._gap_acceptance.spread = 1e-3  # what the river gets wrong here has no narrow lead
+        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
+        engine = Engine(manifest, policy, tokenizer, stepper, options)
+        engine.gap_acceptance.spread = 1e-3  # what the river gets wrong here has no narrow lead
         return engine
 
     return make

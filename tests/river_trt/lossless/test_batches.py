@@ -35,8 +35,8 @@ def test_random_joins_and_leaves(make_lossless_engine, seed, batch_invariant):
         make(agreement, **sizes).generate(p, c)[0] for p, c in zip(prompts, configs, strict=True)
     ]
     engine = make(agreement, size, batch_invariant=batch_invariant, **sizes)
-    decoder = Decoder(engine._session, 2, batch_invariant=batch_invariant)
-    rows = [engine._row(0, p, c) for p, c in zip(prompts, configs, strict=True)]
+    decoder = Decoder(engine.stepper.session, 2, batch_invariant=batch_invariant)
+    rows = [engine.make_row(0, p, c) for p, c in zip(prompts, configs, strict=True)]
     # In mid-draft too.
     dropped = step_at_random(decoder, rows, size, random, leaves=0.05)
     assert len(dropped) < len(rows)
@@ -50,10 +50,10 @@ def test_no_row_waits_longer_than_a_step_for_another(make_lossless_engine):
     """Between two steps of a row at most one step of others, whatever their drafts' lengths."""
     engine = make_lossless_engine(0.85, max_seq_len=200)
     rows = [
-        engine._row(0, [i, 1], replace(CONFIG, max_new_tokens=150, max_draft_tokens=limit))
+        engine.make_row(0, [i, 1], replace(CONFIG, max_new_tokens=150, max_draft_tokens=limit))
         for i, limit in enumerate((1, 5, 8, 3))
     ]
-    decoder = Decoder(engine._session, 512)
+    decoder = Decoder(engine.stepper.session, 512)
     for row in rows:
         decoder.rows.begin(row)
         decoder.prefill()
@@ -76,7 +76,7 @@ def test_no_row_waits_longer_than_a_step_for_another(make_lossless_engine):
 def test_rows_of_a_batch_verify_together(make_lossless_engine):
     engine = make_lossless_engine(0.9)
     engine.generate([[1, 2], [3], [4, 5], [6]], CONFIG)
-    session = engine._session
+    session = engine.stepper.session
     steps = zip(session.steps, session.kinds, strict=True)
     verified = [rows for (_, rows, _), kind in steps if kind == "full"]
     assert verified[4:9] == [4] * 5  # after the prefills

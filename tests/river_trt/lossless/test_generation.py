@@ -80,8 +80,9 @@ def test_river_that_is_right_saves_backbone_passes(make_lossless_engine):
     engine = make_lossless_engine(1.0)
     result = engine.generate([1, 2], GREEDY)[0]
     speculation = result.speculation
-    assert engine._session.kinds.count("full") == 1 + len(speculation.drafted)  # and the prefill
-    assert engine._session.kinds.count("draft") == speculation.drafted.sum()
+    kinds = engine.stepper.session.kinds
+    assert kinds.count("full") == 1 + len(speculation.drafted)  # and the prefill
+    assert kinds.count("draft") == speculation.drafted.sum()
     assert (speculation.accepted == speculation.drafted).all() and speculation.acceptance == 1.0
     assert 1 + (1 + speculation.accepted).sum() == len(result.token_ids) == 30
     assert speculation.drafted.max() == 5 and speculation.tokens_per_round > 4
@@ -156,19 +157,19 @@ def test_logits_that_are_no_numbers_end_their_row_only(make_lossless_engine, mon
     scheduler = engine.scheduler()
     bad, good = scheduler.submit([1, 2], GREEDY), scheduler.submit([9], GREEDY)
     scheduler.step()
-    step = engine._session.step
+    step = engine.stepper.session.step
 
-    def faulty(*arguments):
-        out = step(*arguments)
-        if engine._session.kinds[-1] == kind and arguments[1] == 0:
+    def faulty(asked):
+        out = step(asked)
+        if engine.stepper.session.kinds[-1] == kind and asked.first_row == 0:
             out.logits[0, -1] = np.nan
         return out
 
-    monkeypatch.setattr(engine._session, "step", faulty)
+    monkeypatch.setattr(engine.stepper.session, "step", faulty)
     deliveries = []
     while not any(isinstance(d.item, EngineError) for d in deliveries):
         deliveries += scheduler.step()
-    monkeypatch.setattr(engine._session, "step", step)
+    monkeypatch.setattr(engine.stepper.session, "step", step)
     assert [d.request for d in deliveries if isinstance(d.item, EngineError)] == [bad]
     while scheduler.has_work:
         deliveries += scheduler.step()

@@ -19,7 +19,7 @@ import pytest
 from river_trt.cli.main import main
 from river_trt.errors import MissingDependencyError, RiverError
 from river_trt.plugin import build as build_module
-from river_trt.plugin.build import BuildOptions, build_library, built_library, find_built
+from river_trt.plugin.build import LibraryOptions, build_library, built_library, find_built
 from river_trt.plugin.cache import cache_directory, read_libraries
 from river_trt.plugin.headers import find_tensorrt_headers
 from river_trt.plugin.parts import PARTS
@@ -71,7 +71,7 @@ def project(home, monkeypatch):
 
 @pytest.fixture
 def options(home):
-    return BuildOptions(tensorrt_root=write_headers(home / "trt" / "include").parent, jobs=1)
+    return LibraryOptions(tensorrt_root=write_headers(home / "trt" / "include").parent, jobs=1)
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -85,7 +85,7 @@ def test_the_cache_is_keyed_by_sources_headers_toolkit_and_architectures(home, p
     assert cached and again == first
     paths = {first.path}
 
-    def assert_rebuilt(changed: BuildOptions) -> None:
+    def assert_rebuilt(changed: LibraryOptions) -> None:
         library, cached = build_library(changed, no_progress)
         assert not cached and library.path not in paths
         paths.add(library.path)
@@ -93,12 +93,12 @@ def test_the_cache_is_keyed_by_sources_headers_toolkit_and_architectures(home, p
     with (project / "tensorrt" / "one.cpp").open("a") as file:
         file.write("// changed\n")
     assert_rebuilt(options)
-    assert_rebuilt(BuildOptions(tensorrt_root=options.tensorrt_root, architectures=("80",)))
+    assert_rebuilt(LibraryOptions(tensorrt_root=options.tensorrt_root, architectures=("80",)))
     write_nvcc(home / "nvcc", "13.1.5")
     assert_rebuilt(options)
     write_headers(home / "trt" / "include", 11)
     assert_rebuilt(options)
-    forced = BuildOptions(tensorrt_root=options.tensorrt_root, force=True)
+    forced = LibraryOptions(tensorrt_root=options.tensorrt_root, force=True)
     library, cached = build_library(forced, no_progress)
     assert not cached and library.path in paths
 
@@ -200,7 +200,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 )
 def test_bad_options_name_the_value_and_the_rule(change, message):
     with pytest.raises(RiverError, match=message):
-        build_library(BuildOptions(**change), no_progress)
+        build_library(LibraryOptions(**change), no_progress)
 
 
 def test_without_nvcc_it_says_so_in_one_sentence(capsys, home, monkeypatch):

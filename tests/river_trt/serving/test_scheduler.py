@@ -64,10 +64,10 @@ def test_long_prompt_does_not_hold_up_decoding(make_engine):
     scheduler.submit(list(range(40)), GREEDY)  # ten chunks
     for _ in range(9):
         before = len(first.row.token_ids)
-        engine._session.steps.clear()
+        engine.stepper.session.steps.clear()
         scheduler.step()
         assert len(first.row.token_ids) == before + 1
-        assert [seq for _, _, seq in engine._session.steps] == [4, 1]
+        assert [seq for _, _, seq in engine.stepper.session.steps] == [4, 1]
 
 
 def test_short_prompts_share_the_prefill_of_one_step(make_engine):
@@ -76,9 +76,9 @@ def test_short_prompts_share_the_prefill_of_one_step(make_engine):
     for length in (3, 4, 2, 3):
         scheduler.submit(list(range(length)), GREEDY)
     scheduler.step()
-    assert engine._session.steps == [(0, 1, 3), (1, 1, 4), (0, 2, 1)]
+    assert engine.stepper.session.steps == [(0, 1, 3), (1, 1, 4), (0, 2, 1)]
     scheduler.step()
-    assert engine._session.steps[3:] == [(2, 1, 2), (3, 1, 3), (0, 4, 1)]
+    assert engine.stepper.session.steps[3:] == [(2, 1, 2), (3, 1, 3), (0, 4, 1)]
 
 
 def test_admission_limit(make_engine):
@@ -100,12 +100,12 @@ def test_cancelling_frees_the_place_at_once(make_engine, reference, steps):
         scheduler.step()
     scheduler.cancel(gone)
     scheduler.cancel(gone)  # without effect
-    engine._session.steps.clear()
+    engine.stepper.session.steps.clear()
     request = scheduler.submit([9], GREEDY)
     deliveries = drain(scheduler)
     assert {d.request for d in deliveries} == {request}
     assert results_of(deliveries)[request].token_ids == reference.greedy([9], 6)[0]
-    assert len(engine._session.steps) == 6  # nothing ran for the cancelled one
+    assert len(engine.stepper.session.steps) == 6  # nothing ran for the cancelled one
     metrics = scheduler.metrics()
     assert (metrics.cancelled, metrics.completed, metrics.running) == (1, 1, 0)
 
@@ -113,17 +113,17 @@ def test_cancelling_frees_the_place_at_once(make_engine, reference, steps):
 def test_failing_row_and_failing_step_end_their_own_requests(make_engine, monkeypatch, reference):
     engine = make_engine()
     scheduler = engine.scheduler()
-    step, broken = engine._session.step, {"nan": False, "raise": False}
+    step, broken = engine.stepper.session.step, {"nan": False, "raise": False}
 
-    def faulty(ids, first_row, *args):
+    def faulty(asked):
         if broken["raise"]:
             raise RuntimeError("out of memory\nand a long trace")
-        out = step(ids, first_row, *args)
+        out = step(asked)
         if broken["nan"]:
             out.logits[0, :, 3] = np.nan
         return out
 
-    monkeypatch.setattr(engine._session, "step", faulty)
+    monkeypatch.setattr(engine.stepper.session, "step", faulty)
     bad, good = scheduler.submit([1], GREEDY), scheduler.submit([2], GREEDY)
     scheduler.step()
     broken["nan"] = True
@@ -134,7 +134,9 @@ def test_failing_row_and_failing_step_end_their_own_requests(make_engine, monkey
     lost = scheduler.submit([3], GREEDY)
     broken["raise"] = True
     (delivery,) = scheduler.step()
-    assert delivery.request is lost and str(delivery.item).endswith("failed: out of memory")
+    assert delivery.request is lost and str(delivery.item).endswith(
+        "failed: RuntimeError: out of memory"
+    )
     broken["raise"] = False
     assert not scheduler.has_work
     scheduler.submit([2], GREEDY)

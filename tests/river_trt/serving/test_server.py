@@ -58,13 +58,13 @@ def test_leaving_a_stream_and_cancelling_a_task_free_the_place(make_engine):
 
 def test_full_server_rejects_and_goes_on(make_engine, monkeypatch):
     engine, go_on = make_engine(max_batch_size=1), threading.Event()
-    step = engine._session.step
+    step = engine.stepper.session.step
 
     def held(*args):
         assert go_on.wait(20)
         return step(*args)
 
-    monkeypatch.setattr(engine._session, "step", held)
+    monkeypatch.setattr(engine.stepper.session, "step", held)
 
     async def serve():
         async with engine.serve(max_queue=0) as server:
@@ -72,10 +72,10 @@ def test_full_server_rejects_and_goes_on(make_engine, monkeypatch):
             await asyncio.sleep(0)
             with pytest.raises(RejectedError, match="full"):
                 await server.generate("b", GREEDY)
-            with pytest.raises(RiverError, match="the prompt is empty"):
-                await server.generate("", GREEDY)
             go_on.set()
             await running
+            with pytest.raises(RiverError, match="the prompt is empty"):
+                await server.generate("", GREEDY)
             return await server.generate("b", GREEDY)
 
     assert asyncio.run(serve()).text == make_engine().generate("b", GREEDY)[0].text

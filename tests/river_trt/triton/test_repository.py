@@ -31,17 +31,12 @@ def test_exported_engine_is_whole(engine_directory, tmp_path, how):
     for name in names:
         assert (engine / name).read_bytes() == (engine_directory / name).read_bytes()
         assert (engine / name).samefile(engine_directory / name) == (how != "copy")
-    assert sorted(path.name for path in model.parent.iterdir()) == [
-        ".dockerignore",
-        "Dockerfile",
-        "mine",
-        "run.sh",
-    ]
+    assert sorted(path.name for path in model.parent.iterdir()) == ["mine", "run.sh"]
     assert os.access(model.parent / "run.sh", os.X_OK)
 
 
 def test_layouts_have_the_tensors_that_their_clients_send():
-    vllm = config_pbtxt("m", VLLM, 8, "cpu")
+    vllm = config_pbtxt("m", VLLM, 8, ())
     assert "max_batch_size: 0" in vllm and "KIND_CPU" in vllm and "decoupled: true" in vllm
     inputs = inputs_of(vllm)
     assert inputs["text_input"] == ("TYPE_STRING", "1", False)
@@ -50,8 +45,8 @@ def test_layouts_have_the_tensors_that_their_clients_send():
     assert inputs["sampling_parameters"] == ("TYPE_STRING", "1", True)
     assert inputs["num_output_tokens"][0] == "TYPE_UINT32"
     assert "max_tokens" not in inputs
-    trtllm = config_pbtxt("m", TRTLLM, 8, "h100")
-    assert "max_batch_size: 8" in trtllm and "KIND_GPU" in trtllm
+    trtllm = config_pbtxt("m", TRTLLM, 8, (0,))
+    assert "max_batch_size: 8" in trtllm and "KIND_GPU gpus: [ 0 ]" in trtllm
     inputs = inputs_of(trtllm)
     assert inputs["max_tokens"] == ("TYPE_INT32", "1", True)
     assert inputs["random_seed"] == ("TYPE_UINT64", "1", True)

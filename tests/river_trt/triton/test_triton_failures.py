@@ -1,12 +1,11 @@
 """A real tritonserver: an engine that is broken, and a shutdown that leaves nothing behind."""
 
-import json
 import shutil
 
 import psutil
 
 from river_trt.triton.repository import ExportOptions, export
-from tests.river_trt.triton.clients import generate, post, stream
+from tests.river_trt.triton.clients import generate, stream
 
 BODY = {"text_input": "hello", "max_tokens": 4}
 
@@ -19,8 +18,7 @@ def test_broken_engine_is_unavailable_with_its_reason(start_server, settings, tm
     missing = export(ExportOptions(settings, tmp_path, name="missing"))
     shutil.rmtree(missing / "1" / "engine")
     with start_server(tmp_path) as server:
-        entries = json.loads(post(server, "repository/index", {})[1])
-        index = {entry["name"]: entry for entry in entries}
+        index = {entry["name"]: entry for entry in server.index()}
         assert index["river_llm"]["state"] == "READY"
         for name, reason in (("broken", "model.data"), ("missing", "engine")):
             assert index[name]["state"] == "UNAVAILABLE"

@@ -11,7 +11,6 @@ from tests.river_trt.triton.clients import (
     generate,
     grpc_stream,
     metrics,
-    post,
     stream,
     tensor,
     text_of,
@@ -206,5 +205,5 @@ def test_metrics_add_up(server):
 
 
 def test_index_says_that_the_models_are_ready(server):
-    index = {m["name"]: m["state"] for m in json.loads(post(server, "repository/index", {})[1])}
+    index = {entry["name"]: entry["state"] for entry in server.index()}
     assert index == {"river_llm": "READY", "ensemble": "READY"}

@@ -1,19 +1,24 @@
 """tensorrt_llm.builder.build, and steps over packed requests: a network is constructed for each.
 
 requests [ A: 4 prompt tokens | B: 1 generated token ]   packed into 5 tokens, contexts first
+
+Read from 1.3.0rc3, whose pins are 1.2.1's: BuildConfig and build from builder.py, KVCacheType from
+llmapi/kv_cache_type.py, a step's tensors from cpp/tensorrt_llm/batch_manager/runtimeBuffers.cpp.
 """
 
+import copy
 import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorrt_rtx as trt
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from tests.builders.tensorrt_llm.double.functional import Tensor
 from tests.builders.tensorrt_llm.double.modeling import AttentionParams, KeyValueCacheParams
@@ -25,12 +30,23 @@ from tests.builders.tensorrt_llm.double.network import (
 )
 
 
-class KVCacheType(Enum):
+class KVCacheType(StrEnum):
+    """llmapi.kv_cache_type's; a BuildConfig does not take the C++ one of tensorrt_llm.bindings."""
+
+    CONTINUOUS, PAGED, DISABLED = "continuous", "paged", "disabled"
+
+
+class BindingsKVCacheType(Enum):
+    """tensorrt_llm.bindings.KVCacheType."""
+
     CONTINUOUS, PAGED, DISABLED = 0, 1, 2
 
 
-@dataclass
-class BuildConfig:
+class BuildConfig(BaseModel):
+    """Pydantic ignores unknown names there too, so the double forbids them."""
+
+    model_config = ConfigDict(extra="forbid")
+
     max_input_len: int = 1024
     max_seq_len: int | None = None
     max_batch_size: int = 2048
@@ -40,7 +56,7 @@ class BuildConfig:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one request gives to a step: all of its prompt, or its last token."""
+    """What one request gives to a step: its prompt, a chunk of it, or its last token."""
 
     key: int
     ids: Sequence[int]
@@ -49,7 +65,12 @@ class Request:
 
     @property
     def is_generation(self) -> bool:
-        return self.past > 0
+        return self.past >= self.prompt
+
+    @property
+    def context_length(self) -> int:
+        """Of a request in its prompt the chunk's, of one that generates the prompt's."""
+        return self.prompt if self.is_generation else len(self.ids)
 
 
 @dataclass
@@ -66,7 +87,8 @@ class Engine:
 
 
 def build(model, build_config: BuildConfig) -> Engine:
-    assert build_config.kv_cache_type == KVCacheType.PAGED
+    assert build_config.kv_cache_type in (None, KVCacheType.PAGED)  # None: it becomes PAGED
+    copy.deepcopy(model.config)  # trtllm-build does, for each rank
     assert build_config.max_input_len <= build_config.max_seq_len
     exchange = None
     if model.config.mapping.tp_size > 1:  # values do not matter
@@ -171,7 +193,7 @@ def _inputs(model, network: Network, requests: Sequence[Request]) -> dict[str, A
     cache = KeyValueCacheParams(
         host_past_key_value_lengths=add(
             "host_past_key_value_lengths",
-            [r.past if r.is_generation else len(r.ids) for r in requests],
+            [r.past + (0 if r.is_generation else len(r.ids)) for r in requests],
         ),
         host_max_attention_window_sizes=add("host_max_attention_window_sizes", windows, (layers,)),
         host_sink_token_length=add("host_sink_token_length", [0], (1,)),
@@ -187,8 +209,8 @@ def _inputs(model, network: Network, requests: Sequence[Request]) -> dict[str, A
     )
     attention = AttentionParams(
         sequence_length=add("sequence_length", totals),
-        context_lengths=add("context_lengths", [request.prompt for request in requests]),
-        host_context_lengths=add("host_context_lengths", [request.prompt for request in requests]),
+        context_lengths=add("context_lengths", [r.context_length for r in requests]),
+        host_context_lengths=add("host_context_lengths", [r.context_length for r in requests]),
         max_context_length=config.max_position_embeddings,
         host_request_types=add("host_request_types", [int(r.is_generation) for r in requests]),
         host_runtime_perf_knobs=add("host_runtime_perf_knobs", np.zeros(16), (16,), trt.int64),

@@ -34,12 +34,18 @@ class KvCacheConfig:
 
 
 @dataclass(kw_only=True)
+class ParallelConfig:
+    device_ids: list[int] | None = None
+
+
+@dataclass(kw_only=True)
 class ExecutorConfig:
     max_beam_width: int = 1
     kv_cache_config: KvCacheConfig = field(default_factory=KvCacheConfig)
     enable_chunked_context: bool = False
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
+    parallel_config: ParallelConfig | None = None
     additional_model_outputs: list[AdditionalModelOutput] | None = None
 
 

@@ -158,6 +158,10 @@ def gt(left, right) -> Tensor:
     return _elementwise(left, right, trt.ElementWiseOperation.GREATER, torch.gt)
 
 
+def eq(left, right) -> Tensor:
+    return _elementwise(left, right, trt.ElementWiseOperation.EQUAL, torch.eq)
+
+
 def shape(input: Tensor, dim=None, cast_to_dtype=None, clip_before_cast=None) -> Tensor:
     layer = default_trtnet().add_shape(input.trt_tensor)
     sizes = _add(layer, torch.tensor(input.value.shape))

@@ -67,8 +67,10 @@ def attend(caches: dict[int, Any], call: dict[str, Any]) -> torch.Tensor:
     outputs, first = [], 0
     types = call["host_request_types"].value.tolist()
     for sequence, is_generation in enumerate(types):
-        past = int(call["host_past_key_value_lengths"].value[sequence]) if is_generation else 0
+        past = int(call["host_past_key_value_lengths"].value[sequence])
         count = 1 if is_generation else int(call["host_context_lengths"].value[sequence])
+        if not is_generation:  # there it counts this chunk too
+            past -= count
         rows = qkv[first : first + count].view(count, -1, size).transpose(0, 1)  # [heads, count, D]
         first += count
         q, k, v = rows.split((heads, kv_heads, kv_heads))

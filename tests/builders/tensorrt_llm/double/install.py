@@ -38,7 +38,7 @@ def installed() -> Iterator[ModuleType]:
             modeling, "DecoderModelForCausalLM", "PretrainedConfig"
         ),
         "tensorrt_llm.builder": _of(builder, "BuildConfig", "build"),
-        "tensorrt_llm.bindings": _of(builder, "KVCacheType"),
+        "tensorrt_llm.bindings": _module("bindings", KVCacheType=builder.BindingsKVCacheType),
         "tensorrt_llm.bindings.executor": executor,
     }
     before = {name: sys.modules[name] for name in modules if name in sys.modules}

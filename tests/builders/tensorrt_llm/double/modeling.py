@@ -1,5 +1,6 @@
 """Modules, parameters, layers, the pretrained model and its config, as river-trt uses them."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,20 @@ class Mapping:
         return list(range(self.tp_size))
 
 
+class RuntimeDefaults:
+    """bindings.executor.RuntimeDefaults: a C++ object, which nothing can copy, pickle or print."""
+
+    def __init__(self, max_beam_width=None, max_num_tokens=None, max_attention_window=None,
+                 sink_token_length=None) -> None:  # fmt: skip
+        self.max_attention_window = max_attention_window
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("cannot pickle 'RuntimeDefaults' object")
+
+
 class PretrainedConfig:
+    """models/modeling_utils.py of 1.3.0rc3."""
+
     def __init__(self, *, architecture: str, dtype: str, hidden_size: int, num_hidden_layers: int,
                  num_attention_heads: int, vocab_size=None, hidden_act="gelu",
                  logits_dtype="float32", norm_epsilon=1e-5,
@@ -201,8 +215,13 @@ class PretrainedConfig:
         for name in ("self", "kwargs", "__class__", "mapping", "position_embedding_type"):
             given.pop(name, None)
         self.__dict__.update(given)
+        self.runtime_defaults = self.create_runtime_defaults(runtime_defaults)
         self.position_embedding_type = F.PositionEmbeddingType.from_string(position_embedding_type)
         self.mapping = Mapping(**mapping) if mapping else Mapping()
+
+    @staticmethod
+    def create_runtime_defaults(defaults=None):
+        return RuntimeDefaults(**defaults) if isinstance(defaults, dict) else defaults
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "PretrainedConfig":
@@ -216,7 +235,7 @@ class PretrainedConfig:
         self.mapping.rank = rank
 
     def to_dict(self) -> dict[str, Any]:
-        values = dict(self.__dict__)
+        values = copy.deepcopy(self.__dict__)
         values["position_embedding_type"] = self.position_embedding_type.name
         mapping = self.mapping
         values["mapping"] = {

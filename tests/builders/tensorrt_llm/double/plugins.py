@@ -240,8 +240,12 @@ class Registry:
         found = (version, namespace) == ("1", "river_trt") and name in SIGNATURES
         return Creator(name) if found and self.libraries else None
 
-    def load_library(self, path: str) -> None:
+    def load_library(self, path: str) -> object | None:
+        """A handle; None, and no exception, for what cannot be loaded (as the real one)."""
+        if "broken" in path:
+            return None
         self.libraries.append(path)
+        return object()
 
 
 def tensorrt_module() -> ModuleType:

@@ -1,0 +1,84 @@
+"""An engine's hidden states, which no engine returns: its graph with the gates' inputs as outputs.
+
+The weights file is read where it lies; only the graph, a few hundred kilobytes, is changed and
+handed to ONNX Runtime in memory.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from river_trt.backends.base import Step
+from river_trt.backends.onnxruntime.location import with_weights
+from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.native_library import DOMAIN
+from river_trt.spec import ExitPolicy, ModelShape, cache_names
+
+
+class GraphHiddenStates:
+    """Full-depth hidden states of a text, h_0 .. h_(L-1): the last layer has no gate to read."""
+
+    def __init__(
+        self, file: Path, weights: Path, shape: ModelShape, settings: ort.SessionOptions
+    ) -> None:
+        self.shape = shape
+        model = onnx.load(file, load_external_data=False)
+        self.names = gate_inputs(model.graph, shape.num_layers)
+        known = {output.name for output in model.graph.output}
+        axes: list[str | int | None] = ["batch", "seq", shape.hidden_size]
+        for name in self.names:
+            if name not in known:
+                value = helper.make_tensor_value_info(name, TensorProto.FLOAT, axes)
+                model.graph.output.append(value)
+        source = with_weights(model.SerializeToString(), weights, settings)
+        self.session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+
+    def __call__(
+        self,
+        ids: np.ndarray,  # [seq] int64
+    ) -> np.ndarray:
+        """float32 [L, seq, hidden]."""
+        shape = self.shape
+        cache = np.zeros((1, shape.num_kv_heads, len(ids), shape.head_dim), np.float32)
+        full_depth = ExitPolicy.full_depth(shape.num_layers)
+        # Logits are of no interest here, and those of one position are the least there is.
+        step = Step(ids[None], 0, np.zeros(1, np.int32), np.zeros(1, np.int64), full_depth)
+        inputs = step.inputs | PolicyBuffers.of(full_depth, shape.hidden_size).arrays
+        inputs |= dict.fromkeys(cache_names(shape.num_layers), cache)
+        found: list[np.ndarray] = self.session.run(self.names, inputs)
+        return np.concatenate(found)
+
+
+def gate_inputs(graph: GraphProto, num_layers: int) -> list[str]:
+    """Tensors h_0 .. h_(L-1): each gate's reference is the block's input (builders/.../gate.py).
+
+    The native operator (plugins/cpu/block.h) gives each block's output first.
+    """
+    blocks = [node for node in graph.node if node.op_type == "Block" and node.domain == DOMAIN]
+    if blocks:
+        return [blocks[0].input[0], *(block.output[0] for block in blocks[1:-1])]
+    inputs = {
+        node.output[0]: node.input[2]
+        for node in _nodes(graph)
+        if node.op_type == "Where" and node.input[0] == "use_directions"
+    }
+    names = [inputs[f"gate.{layer}/reference"] for layer in range(1, num_layers)]
+    (last,) = {
+        node.input[0].removesuffix("/selected")
+        for node in _nodes(graph)
+        if node.output[0] == f"gate.{num_layers - 1}/h_out_unit"
+    }
+    return [*names, last]
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Those of the graph and of every branch in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)

@@ -1,0 +1,67 @@
+"""Opening an engine of the backend torch."""
+
+from pathlib import Path
+
+import torch
+
+from river_trt.backends.aotinductor.graphs import Outputs, record
+from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
+from river_trt.backends.aotinductor.session import WEIGHTS_FILE, TorchSession
+from river_trt.backends.aotinductor.weights import read_weights
+from river_trt.backends.base import SessionOptions
+from river_trt.backends.torch.program import Program
+from river_trt.backends.torch.schemas import withdraw_operators
+from river_trt.errors import EngineError
+from river_trt.manifest import REBUILD, Manifest
+
+PROGRAM_FILE = "program.json"
+LEAST_TORCH = (2, 11)
+
+
+def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> TorchSession:
+    """Read the program and put the weights on the GPU.
+
+    Raises EngineError for an older torch, a GPU that is absent, or a program that is not one of
+    this version; RiverError when the operators' library is not built.
+    """
+    device = find_device(manifest)
+    withdraw_operators()
+    load_operators("cuda")
+    weights = read_weights(directory / WEIGHTS_FILE, device)
+    text = (directory / manifest.engine_file).read_text(encoding="utf-8")
+    program = Program(text, weights)
+
+    @torch.no_grad()
+    def run(inputs: list[torch.Tensor]) -> Outputs:
+        return program(inputs)
+
+    shape = manifest.model.shape
+    return TorchSession(run, weights, shape, options, device, torch.bfloat16, record)
+
+
+def find_device(manifest: Manifest) -> torch.device:
+    """The GPU, where this torch has one and is new enough."""
+    backend = manifest.backend
+    if (backend.target, manifest.precision.kv_cache) != ("cuda", "bfloat16"):
+        raise EngineError(
+            f"manifest.json: target {backend.target!r} with a {manifest.precision.kv_cache} cache, "
+            "and the backend torch runs only cuda with bfloat16; upgrade with "
+            "`pip install -U river-trt`"
+        )
+    if backend.kernels_abi != ABI_VERSION:
+        raise EngineError(
+            f"the engine was built for version {backend.kernels_abi} of the torch operators but "
+            f"this river-trt has version {ABI_VERSION}; {REBUILD}"
+        )
+    installed = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if installed < LEAST_TORCH:
+        raise EngineError(
+            f"the engine needs torch {'.'.join(map(str, LEAST_TORCH))} or later, "
+            f"but {torch.__version__} is installed"
+        )
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"the engine needs an NVIDIA GPU, but torch {torch.__version__} sees none on this "
+            "machine; build one for it with --target cpu"
+        )
+    return torch.device("cuda")

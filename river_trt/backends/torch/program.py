@@ -1,0 +1,165 @@
+"""A recorded program: a list of calls of torch operators over named values, run in its order.
+
+{"format": 1,
+ "inputs": ["input_ids", ...],                      in the order of river_trt.spec
+ "calls": [{"name": "layers.0.self_attn.qkv_proj",  what it gives; later arguments name it
+            "op": "river_trt_cuda.fused_linear.default",
+            "args": [{"of": "embedding"}, null, 1e-05, false, {"dtype": "bfloat16"}, [2048, 512]]}],
+ "outputs": ["logits", "exit_layer"]}
+
+Any other name is a weight. The file is data, from wherever an engine came: only operators of
+OPERATORS are called, all of which compute on the tensors that they are given.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+import torch
+
+from river_trt.errors import EngineError
+from river_trt.manifest import REBUILD
+
+FORMAT = 1
+GETITEM = "getitem"  # one output of an operator that has several
+ATEN = (
+    *("__and__.Tensor", "add.Tensor", "bitwise_not.default", "chunk.default", "cumsum.default"),
+    *("div.Tensor", "embedding.default", "flatten.using_ints", "full_like.default"),
+    *("gelu.default", "index_select.default", "linear.default", "mul.Tensor"),
+    *("ones_like.default", "rms_norm.default", "select.int", "silu.default", "slice.Tensor"),
+    *("split_with_sizes.default", "sub.Tensor", "tanh.default", "to.dtype", "unflatten.int"),
+    *("unsqueeze.default", "zeros_like.default"),
+)
+OURS = ("attention", "fused_linear", "gate")
+OPERATORS = frozenset(
+    (GETITEM, *(f"aten.{name}" for name in ATEN), *(f"river_trt_cuda.{n}.default" for n in OURS))
+)
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.bool,
+        torch.int32,
+        torch.int64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+    )
+}
+Place = tuple[int, int]  # of an argument, and of the value that it takes
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    function: Callable[..., Any]
+    args: list[Any]  # constants; what is in `taken` is filled in
+    kwargs: dict[str, Any]
+    taken: tuple[Place, ...]
+    gives: int
+    dead: tuple[int, ...]  # values that nobody takes after this step
+
+
+class Program:
+    """The calls over these weights; `program(inputs)` returns the outputs."""
+
+    def __init__(self, text: str, weights: Mapping[str, torch.Tensor]) -> None:
+        """EngineError for a file that is no program, calls what it may not, or fits the weights
+        not exactly.
+        """
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise EngineError(
+                    f"the program has format {document['format']!r} but this river-trt reads "
+                    f"{FORMAT}; {REBUILD}"
+                )
+            self._read(document, weights)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EngineError(f"the engine's program is damaged ({error}); {REBUILD}") from error
+
+    def _read(self, document: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+        self._slots = {name: index for index, name in enumerate(weights)}
+        self._values: list[Any] = list(weights.values())
+        self._inputs = [self._new(name) for name in document["inputs"]]
+        self._used: set[int] = set()
+        steps = [self._step(call) for call in document["calls"]]
+        self._outputs = [self._slots[name] for name in document["outputs"]]
+        self._used.update(self._outputs)
+        unused = [name for name in weights if self._slots[name] not in self._used]
+        if unused:
+            raise EngineError(f"no call of the program takes the weight {unused[0]}; {REBUILD}")
+        self._steps = _with_deaths(steps, {*range(len(weights)), *self._inputs, *self._outputs})
+
+    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        values = self._values.copy()
+        for slot, tensor in zip(self._inputs, inputs, strict=True):
+            values[slot] = tensor
+        for step in self._steps:
+            args = step.args.copy()
+            for place, slot in step.taken:
+                args[place] = values[slot]
+            values[step.gives] = step.function(*args, **step.kwargs)
+            for slot in step.dead:
+                values[slot] = None
+        return [values[slot] for slot in self._outputs]
+
+    def _new(self, name: str) -> int:
+        if name in self._slots:
+            raise ValueError(f"{name} is given twice")
+        self._slots[name] = len(self._values)
+        self._values.append(None)
+        return self._slots[name]
+
+    def _step(self, call: dict[str, Any]) -> _Step:
+        args: list[Any] = []
+        taken: list[Place] = []
+        for place, arg in enumerate(call["args"]):
+            if isinstance(arg, dict) and "of" in arg:
+                if arg["of"] not in self._slots:
+                    raise EngineError(f"the engine has no tensor {arg['of']}; {REBUILD}")
+                taken.append((place, self._slots[arg["of"]]))
+                args.append(None)
+            else:
+                args.append(_constant(arg))
+        self._used.update(slot for _, slot in taken)
+        kwargs = {name: _constant(arg) for name, arg in call.get("kwargs", {}).items()}
+        function = _function(call["op"])
+        return _Step(function, args, kwargs, tuple(taken), self._new(call["name"]), ())
+
+
+def _with_deaths(steps: list[_Step], kept: set[int]) -> list[_Step]:
+    """The steps, each with the values that it is the last to take."""
+    seen = set(kept)
+    result = []
+    for step in reversed(steps):
+        touched = {slot for _, slot in step.taken} | {step.gives}
+        dead = tuple(sorted(touched - seen))
+        seen |= touched
+        result.append(_Step(step.function, step.args, step.kwargs, step.taken, step.gives, dead))
+    return result[::-1]
+
+
+def _constant(arg: Any) -> Any:
+    if isinstance(arg, dict):
+        return DTYPES[arg["dtype"]]
+    if isinstance(arg, list):
+        return [_constant(item) for item in arg]
+    if arg is None or isinstance(arg, bool | int | float | str):
+        return arg
+    raise ValueError(f"argument {arg!r:.40}")
+
+
+def _function(name: str) -> Callable[..., Any]:
+    if name not in OPERATORS:
+        raise EngineError(
+            f"the engine's program calls {name!r:.60}, which this river-trt does not run; "
+            "upgrade with `pip install -U river-trt`, and do not run engines that you do not trust"
+        )
+    if name == GETITEM:
+        return getitem
+    namespace, operator, overload = name.split(".")
+    function: Callable[..., Any] = getattr(
+        getattr(getattr(torch.ops, namespace), operator), overload
+    )
+    return function

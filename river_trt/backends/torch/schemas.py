@@ -1,0 +1,31 @@
+"""The CUDA operators' signatures, so that a machine without their library can write programs."""
+
+import torch
+
+SCHEMAS = (
+    "fused_linear(Tensor x, Tensor? use_river, Tensor? weight, Tensor? qweight, Tensor? scales, "
+    "Tensor? zero_points, Tensor? pre_scale, Tensor? bias, Tensor? norm_weight, float norm_eps, "
+    "bool silu_mul, Tensor? residual) -> Tensor",
+    "attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
+    "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, "
+    "int num_kv_heads, float scale, int window, float softcap) -> Tensor",
+    "gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, Tensor exited, "
+    "Tensor exit_layer, Tensor tau, Tensor scope, int layer) -> (Tensor, Tensor)",
+)
+_declared: list[torch.library.Library] = []
+
+
+def declare_operators() -> None:
+    """Make torch.ops.river_trt_cuda known where the library is not loaded."""
+    if _declared or hasattr(torch.ops.river_trt_cuda, "fused_linear"):
+        return
+    library = torch.library.Library("river_trt_cuda", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for schema in SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call]
+    _declared.append(library)
+
+
+def withdraw_operators() -> None:
+    """Forget what was declared: the library that is loaded next declares its own."""
+    while _declared:
+        _declared.pop()._destroy()  # type: ignore[no-untyped-call]

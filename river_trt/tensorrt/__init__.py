@@ -1,1 +1,0 @@
-"""What an engine of TensorRT needs to run: plans in pure Python, and a thin layer over CUDA."""

@@ -1,0 +1,294 @@
+"""An engine end to end: a small Llama made here, built and run by the CLI, against the reference.
+
+usage: engine.py --out DIR [--library FILE]. With a library over the kernels' CPU shim the same code
+runs where there is no GPU: the device is then the CPU, and a replay of a graph is a run.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+SIZES = {
+    "vocab_size": 1024,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 512,
+}
+GROUP_SIZE, PROMPT_TOKENS = 64, 12
+# Over the shim, which takes a thousand times as long: what differs, and the tokens.
+SHIM_SIZES = SIZES | {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+NEW_TOKENS = {True: 24, False: 6}  # whether it is on a GPU
+TOLERANCE = 0.05  # of bfloat16 logits against float32 ones
+# A token may differ where the reference's best two logits lie this near, as part of their spread.
+NEAR = 0.05
+NEAR_SCORE = 2e-3  # a score may pass tau in one arithmetic and not in the other
+FORWARD = {"one pass, tau inf": np.inf, "one pass, tau -inf": -np.inf}
+MODES: dict[str, dict[str, Any]] = {
+    "tau inf": {"tau": np.inf},
+    "tau 0.97": {"tau": 0.97},
+    "tau -inf": {"tau": -np.inf},
+    "lossless": {"mode": "lossless"},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="an engine built and run by the CLI")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--library", type=Path, help="over the CPU shim; default: on the GPU")
+    parser.add_argument("--inner", action="store_true", help="the half that runs the engine")
+    args = parser.parse_args(argv)
+    folder = args.out / "build" / "engine"
+    if args.inner:
+        if args.library is not None:
+            run_over_shim(args.library)
+        run_engine(folder, NEW_TOKENS[args.library is None])
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / "model", SIZES if args.library is None else SHIM_SIZES)
+    # A process of its own: a library over the shim replaces the reference's operators.
+    command = [sys.executable, __file__, "--inner", *(sys.argv[1:] if argv is None else argv)]
+    if code := subprocess.run(command, check=False).returncode:
+        print(f"the engine's process ended with {code}")
+        return 1
+    report = check(folder)
+    (args.out / "engine.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = [f"| {name} | {text} |" for name, text in report["modes"].items()]
+    table = "\n".join(["| mode | against the reference |", "|---|---|", *lines])
+    problems = "".join(f"- problem: {text}\n" for text in report["problems"])
+    (args.out / "engine.md").write_text(f"{table}\n\n{problems}")
+    print(table)
+    print(f"{problems}{len(report['problems'])} problems on {report['device']}")
+    return int(bool(report["problems"]))
+
+
+def save_model(directory: Path, sizes: dict[str, int]) -> None:
+    """Random weights, but large enough in the later layers that every bank and exit shows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, initializer_range=0.06))
+    model.to(torch.bfloat16).save_pretrained(directory)
+
+
+def run_over_shim(library: Path) -> None:
+    """Put the CPU in the GPU's place: the operators' device, and the recorder."""
+    from builders import dialect  # noqa: F401 (before the library, which replaces its operators)
+    from river_trt.backends.torch import opening
+    from tests.gpu.decode_bench import host_record
+
+    def load_operators(device: str) -> Path:
+        torch.ops.load_library(str(library))
+        return library
+
+    opening.load_operators = load_operators
+    opening.find_device = lambda manifest: torch.device("cpu")
+    opening.record = host_record
+
+
+def run_engine(folder: Path, new_tokens: int) -> None:
+    """Build with the CLI, run with the CLI, then every mode; writes FOLDER/ran.npz and ran.json."""
+    import river_trt
+    from river_trt.cli.main import main as cli
+    from river_trt.spec import ExitPolicy
+
+    engine_dir = folder / "engine"
+    prompt = prompt_ids(folder)
+    build = ["build", "--model", folder / "model", "--out", engine_dir, "--target", "cuda"]
+    build += ["--quantiser", "rtn", "--group-size", GROUP_SIZE, "--force", "--json"]
+    built = json.loads(run_cli(cli, build))
+    print("built", flush=True)
+    command = ["run", "--engine", engine_dir, "--json", "--max-new-tokens", new_tokens]
+    command += ["--prompt-ids", ",".join(map(str, prompt)), "--ignore-eos", "--tau", "inf"]
+    said = json.loads(run_cli(cli, command))
+    print("run", flush=True)
+
+    engine = river_trt.load(engine_dir, max_seq_len=128)
+    arrays: dict[str, np.ndarray] = {"pinned": engine.policy.pinned}
+    text = np.array([[*prompt, *said["token_ids"]]])
+    for name, tau in FORWARD.items():
+        policy = ExitPolicy.uniform(engine.num_layers, tau)
+        arrays[f"{name} ids"] = text
+        arrays[f"{name} logits"], arrays[f"{name} exits"] = engine.forward(text, policy)
+    for name, options in MODES.items():
+        config = river_trt.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, **options)
+        (result,) = engine.generate([prompt], config)
+        arrays[f"{name} tokens"] = np.array(result.token_ids)
+        arrays[f"{name} exits"] = result.exit_layers
+        print(name, flush=True)
+    config = river_trt.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, tau=np.inf)
+    prompts = [prompt, prompt[:5], prompt[3:]]
+    together = [result.token_ids for result in engine.generate(prompts, config)]
+    alone = [engine.generate([one], config)[0].token_ids for one in prompts]
+    arrays["together"], arrays["alone"] = np.array(together), np.array(alone)
+    np.savez(folder / "ran.npz", **arrays)
+    (folder / "ran.json").write_text(json.dumps({"build": built, "run": said}))
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """What the engine gave, against the torch reference on the CPU."""
+    from builders.quantisers import make_quantiser
+    from builders.reference import teacher_forced
+    from builders.river_bank import load_decoder, river_format
+    from builders.source import ModelSource
+    from river_trt.spec import ExitPolicy
+
+    source = ModelSource.open(str(folder / "model"))
+    quantiser = make_quantiser("rtn", GROUP_SIZE, False)
+    river = river_format(source.config, quantiser, GROUP_SIZE, False)
+    decoder = load_decoder(source, quantiser, river, SIZES["max_position_embeddings"])
+    layers = source.config.num_layers
+    ran = np.load(folder / "ran.npz")
+    problems: list[str] = []
+    modes: dict[str, str] = {}
+    for name, tau in FORWARD.items():
+        policy = ExitPolicy.uniform(layers, tau)
+        logits, exits = teacher_forced(decoder, ran[f"{name} ids"], policy)
+        got = ran[f"{name} logits"]
+        error = float(np.linalg.norm(got - logits) / np.linalg.norm(logits))
+        same = bool((ran[f"{name} exits"] == exits).all())
+        modes[name] = f"relative error {error:.1e}, exit layers equal: {same}"
+        if not (error < TOLERANCE and same):
+            problems.append(f"{name}: {modes[name]}")
+    for name, options in MODES.items():
+        tokens = ran[f"{name} tokens"]
+        text = np.array([*prompt_ids(folder), *tokens])[None, :-1]
+        policy = ExitPolicy.uniform(layers, options.get("tau", np.inf))
+        if name not in ("tau inf", "lossless"):
+            policy = ExitPolicy(policy.tau, ran["pinned"])
+        modes[name], wrong = compare(decoder, text, tokens, ran[f"{name} exits"], policy, name)
+        problems += wrong
+    rows = (ran["together"] == ran["alone"]).all(axis=1)
+    modes["three rows together"] = f"{int(rows.sum())} of {len(rows)} texts as alone"
+    has_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if has_gpu else "cpu"
+    facts = json.loads((folder / "ran.json").read_text())
+    return facts | {
+        "device": device,
+        "torch": torch.__version__,
+        "modes": modes,
+        "problems": problems,
+    }
+
+
+def prompt_ids(folder: Path) -> list[int]:
+    vocab = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+    ids: list[int] = np.random.default_rng(0).integers(3, vocab, PROMPT_TOKENS).tolist()
+    return ids
+
+
+def compare(
+    decoder: Any,
+    text: np.ndarray,  # [1, prompt and all tokens but the last]
+    tokens: np.ndarray,
+    exit_layers: np.ndarray,
+    policy: Any,
+    name: str,
+) -> tuple[str, list[str]]:
+    """Every token of a greedy text against the reference's next-token logits of that very text.
+
+    The prompt is prefilled at full depth, the rest decoded under the policy, as the engine did. A
+    token that differs must be a near tie, an exit that differs a score near tau.
+    """
+    logits, exits, scores = decode_reference(decoder, text, policy)
+    problems, ties = [], 0
+    for index, token in enumerate(tokens):
+        row = logits[index]
+        gap = float(row.max() - row[token])
+        if gap > NEAR * float(row.std()):
+            problems.append(f"{name}: token {index} is {token}, {gap:.3f} below the best logit")
+        ties += int(row.argmax()) != token
+    differing = 0
+    if name != "lossless":
+        for index, (got, expected) in enumerate(zip(exit_layers, exits, strict=True)):
+            if got == expected:
+                continue
+            differing += 1
+            first = min(int(got), int(expected))
+            distance = abs(float(scores[index][first - 1]) - float(policy.tau[first - 1]))
+            if not distance < NEAR_SCORE:
+                problems.append(
+                    f"{name}: token {index} left after {got}, the reference after {expected}"
+                )
+    return (
+        f"{len(tokens)} tokens, {ties} near ties; exit layers differ {differing} times "
+        f"(mean {float(np.mean(exit_layers)):.2f} of {len(policy.tau)})"
+    ), problems
+
+
+def decode_reference(
+    decoder: Any, text: np.ndarray, policy: Any
+) -> tuple[list[np.ndarray], list[int], list[list[float]]]:
+    """Logits, exit layers and scores of the tokens after the prompt, prefilled at full depth."""
+    from builders import dialect
+    from river_trt.spec import ExitPolicy
+
+    layers = len(policy.tau)
+    size = (1, decoder.config.num_kv_heads, text.shape[1], decoder.config.head_dim)
+    caches = [torch.zeros(size) for _ in range(2 * layers)]
+    seen: list[float] = []
+    watched = [
+        layer.register_forward_hook(
+            lambda module, args, out: seen.append(float(dialect.cosine(args[0], out[0])[0, -1]))
+        )
+        for layer in decoder.layers
+    ]
+    logits, exits, scores = [], [], []
+    steps = [(0, PROMPT_TOKENS, ExitPolicy.full_depth(layers))]
+    steps += [(at, at + 1, policy) for at in range(PROMPT_TOKENS, text.shape[1])]
+    with torch.inference_mode():
+        for start, end, chosen in steps:
+            seen.clear()
+            out, exit_layer, caches = decoder(
+                torch.tensor(text[:, start:end]),
+                torch.tensor([start], dtype=torch.int32),
+                torch.tensor([end - start - 1]),
+                torch.tensor(chosen.tau),
+                torch.tensor(chosen.pinned),
+                torch.tensor(False),
+                torch.zeros(layers, decoder.config.hidden_size),
+                torch.tensor(1 if start == 0 else 0, dtype=torch.int32),
+                caches,
+            )
+            logits.append(out[0, -1].numpy())
+            exits.append(int(exit_layer[0, -1]))
+            scores.append(list(seen))
+    for hook in watched:
+        hook.remove()
+    return logits, exits, scores
+
+
+def run_cli(cli: Callable[[list[str]], int], command: Sequence[object]) -> str:
+    """What the command prints; RuntimeError where it fails."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = cli([str(part) for part in command])
+    if code != 0:
+        raise RuntimeError(f"river-trt {command[0]}: exit code {code}: {printed.getvalue()}")
+    return printed.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
