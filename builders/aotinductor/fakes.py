@@ -15,13 +15,15 @@ def register_fakes(device: str) -> None:
     """For the operators of `cpu` or `cuda`, once."""
     namespace = f"river_trt_{device}"
     torch.library.register_fake(f"{namespace}::gate", _gate)
-    torch.library.register_fake(f"{namespace}::attention", _attention)
+    attention = _attention if device == "cpu" else _attention_in_workspace
+    torch.library.register_fake(f"{namespace}::attention", attention)
     if device == "cpu":
         torch.library.register_fake(f"{namespace}::linear", _panel_linear)
         return
     torch.library.register_fake(f"{namespace}::linear", _row_linear)
     torch.library.register_fake(f"{namespace}::fused_linear", _fused_linear)
     torch.library.register_fake(f"{namespace}::add_gate", _add_gate)
+    torch.library.register_fake(f"{namespace}::step_gate", _step_gate)
 
 
 def _panel_linear(
@@ -89,6 +91,25 @@ def _attention(
     return q.new_empty(q.shape)  # dense, whatever q's strides
 
 
+def _attention_in_workspace(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    past_lengths: Tensor,
+    rotary_cos: Tensor | None,
+    rotary_sin: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    workspace: Tensor | None = None,
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
 def _gate(
     h_in: Tensor,
     h_out: Tensor,
@@ -120,3 +141,24 @@ def _add_gate(
         h_in, delta, direction, use_direction, exited, exit_layer, tau, scope, layer
     )
     return h_in.new_empty(h_in.shape), flags, layers, exited.new_empty(exited.shape)
+
+
+def _step_gate(
+    h_in: Tensor,
+    h_out: Tensor,
+    direction: Tensor,
+    use_direction: Tensor,
+    exited: Tensor,
+    exit_layer: Tensor,
+    tau: Tensor,
+    pinned_next: Tensor,
+    scope: Tensor,
+    layer: int,
+    sum_squares: Tensor | None = None,
+    cleared: Tensor | None = None,
+    workspace: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    flags, layers = _gate(
+        h_in, h_out, direction, use_direction, exited, exit_layer, tau, scope, layer
+    )
+    return flags, layers, exited.new_empty(exited.shape)

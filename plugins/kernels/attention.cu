@@ -7,48 +7,102 @@ namespace
 {
 using AttentionKernel = void (*)(AttentionArgs);
 
-// [type][head_dim up to 64, 128, 256][one query, four queries a block]
-constexpr AttentionKernel kAttentionKernels[2][3][2] = {
-    {{&attention_kernel<__half, 8, 1>, &attention_kernel<__half, 8, 4>},
-        {&attention_kernel<__half, 16, 1>, &attention_kernel<__half, 16, 4>},
-        {&attention_kernel<__half, 32, 1>, &attention_kernel<__half, 32, 4>}},
-    {{&attention_kernel<__nv_bfloat16, 8, 1>, &attention_kernel<__nv_bfloat16, 8, 4>},
-        {&attention_kernel<__nv_bfloat16, 16, 1>, &attention_kernel<__nv_bfloat16, 16, 4>},
-        {&attention_kernel<__nv_bfloat16, 32, 1>, &attention_kernel<__nv_bfloat16, 32, 4>}},
+struct Instance
+{
+    int head_dim; // up to
+    int tiles;    // of 8 queries, up to
+    int warps;
+    AttentionKernel kernels[2]; // fp16, bf16
+};
+
+template <int kDim, int kTiles, int kWarps>
+constexpr Instance instance()
+{
+    return {kDim, kTiles, kWarps,
+        {&attention_kernel<__half, kDim, kTiles, kWarps>,
+            &attention_kernel<__nv_bfloat16, kDim, kTiles, kWarps>}};
+}
+
+// The first that fits is the one chosen.
+constexpr Instance kInstances[] = {
+    instance<64, 1, 8>(),
+    instance<64, 1, 4>(),
+    instance<64, 2, 8>(),
+    instance<128, 1, 8>(),
+    instance<128, 1, 4>(),
+    instance<128, 2, 4>(),
+    instance<256, 1, 4>(),
 };
 constexpr AttentionKernel kAppendKernels[2] = {
     &append_kernel<__half>, &append_kernel<__nv_bfloat16>};
 
-constexpr int kFusedAppendTokens = 8; // more new tokens are stored by append_kernel
-constexpr int kBlocksToFill = 264;    // two blocks on each SM of the largest device
+constexpr int kBlocksToFill = 264; // two blocks on each SM of the largest device
 constexpr int kMaxSplits = 32;
-constexpr int kKeysOfASplit = 64; // fewer aren't worth a block
+constexpr int kKeysOfSplit = 32; // fewer aren't worth a block
 
 struct Geometry
 {
-    int queries; // of a block: 1 or 4
+    Instance const* instance;
     int chunks;
     int splits;
+    bool cluster;
     size_t counter_bytes;
-    size_t partial_bytes;
+    size_t parts; // of the workspace: outputs and softmaxes of all splits
 };
+
+Instance const* instance_of(AttentionParams const& p, int queries)
+{
+    Instance const* chosen = nullptr;
+    for (Instance const& i : kInstances)
+        if (i.head_dim >= p.head_dim && (p.warps == 0 || p.warps == i.warps)
+            && (chosen == nullptr
+                || (8 * chosen->tiles < queries && i.tiles > chosen->tiles
+                    && i.head_dim == chosen->head_dim)))
+            chosen = &i;
+    return chosen;
+}
+
+bool is_aligned(void const* p)
+{
+    return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
+int smaller(int64_t a, int64_t b)
+{
+    return static_cast<int>(a < b ? a : b);
+}
 
 // From host values only, so that the workspace and a captured graph hold for any past length.
 Geometry geometry_of(AttentionParams const& p)
 {
     Geometry g{};
     int const queries = p.num_heads / p.num_kv_heads * p.seq;
-    g.queries = queries == 1 ? 1 : 4;
-    g.chunks = (queries + g.queries - 1) / g.queries;
+    g.instance = instance_of(p, queries);
+    if (g.instance == nullptr)
+        return g;
+    int const width = 8 * g.instance->tiles;
+    g.chunks = (queries + width - 1) / width;
     int64_t const blocks = static_cast<int64_t>(p.batch) * p.num_kv_heads * g.chunks;
     int64_t const reach = p.window > 0 && p.window < p.capacity ? p.window : p.capacity;
-    int64_t splits = (kBlocksToFill + blocks - 1) / blocks;
-    splits = splits < kMaxSplits ? splits : kMaxSplits;
-    int64_t const most = (reach + kKeysOfASplit - 1) / kKeysOfASplit;
-    g.splits = static_cast<int>(splits < most ? splits : most);
+    int64_t const wanted = (kBlocksToFill + blocks - 1) / blocks;
+    g.splits = smaller(wanted, (reach + p.seq + kKeysOfSplit - 1) / kKeysOfSplit);
+    bool const may_cluster = p.merge != Merge::kCounters && max_cluster_blocks() > 1;
+    if (p.splits > 0)
+        g.splits = p.splits;
+    else if (may_cluster)
+    {
+        int power = 1; // the largest that is not more, or the smallest that fills the device
+        while (2 * power <= g.splits && 2 * power <= max_cluster_blocks())
+            power *= 2;
+        g.splits = power;
+    }
+    else
+        g.splits = smaller(g.splits, kMaxSplits);
+    g.cluster = may_cluster && g.splits > 1;
+    if (g.splits == 1 || g.cluster)
+        return g;
     g.counter_bytes = (blocks * sizeof(uint32_t) + 15) / 16 * 16;
-    if (g.splits > 1)
-        g.partial_bytes = blocks * g.splits * g.queries * (2 + p.head_dim) * sizeof(float);
+    g.parts = static_cast<size_t>(blocks) * g.splits * width * g.instance->head_dim / 4;
     return g;
 }
 } // namespace
@@ -56,7 +110,7 @@ Geometry geometry_of(AttentionParams const& p)
 size_t attention_workspace_bytes(AttentionParams const& p)
 {
     Geometry const g = geometry_of(p);
-    return g.counter_bytes + g.partial_bytes;
+    return g.counter_bytes + g.parts * (sizeof(float4) + sizeof(Softmax));
 }
 
 char const* explain_attention(AttentionParams const& p)
@@ -90,10 +144,19 @@ char const* explain_attention(AttentionParams const& p)
         if (pointer == nullptr || reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
             return "attention: q, k, v, the caches and out must be given and aligned to 16 bytes";
     Geometry const g = geometry_of(p);
+    if (g.instance == nullptr)
+        return "attention: warps must be 0, 4 or 8, and 4 for this head_dim";
+    bool const power = (g.splits & (g.splits - 1)) == 0;
+    if (p.splits < 0 || p.splits > kMaxSplits
+        || (g.cluster && (!power || g.splits > max_cluster_blocks()))
+        || (p.merge == Merge::kCluster && max_cluster_blocks() == 1))
+        return "attention: splits must be 0 to 32, and of a cluster a power of two of at most 16 "
+               "on a device with clusters";
     if (static_cast<int64_t>(g.chunks) * p.num_kv_heads > 65535)
         return "attention: num_heads * seq is too large for one launch";
-    if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 16 != 0
-        || p.workspace_bytes < attention_workspace_bytes(p))
+    size_t const needed = attention_workspace_bytes(p);
+    if (needed > 0
+        && (p.workspace == nullptr || !is_aligned(p.workspace) || p.workspace_bytes < needed))
         return "attention: the workspace is smaller than attention_workspace_bytes() or not "
                "aligned";
     return nullptr;
@@ -106,24 +169,39 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
     Geometry const g = geometry_of(p);
     AttentionArgs args{};
     args.p = p;
+    args.heads_per_kv = p.num_heads / p.num_kv_heads;
+    args.by_heads_per_kv = Divider(args.heads_per_kv);
+    args.by_chunks = Divider(g.chunks);
+    args.by_splits = Divider(g.splits);
     args.splits = g.splits;
     args.chunks = g.chunks;
     args.appended = p.seq > kFusedAppendTokens;
+    args.cluster = g.cluster;
+    args.wide_turns =
+        p.rotary_dim % 16 == 0 && is_aligned(p.rotary_cos) && is_aligned(p.rotary_sin);
+    args.scale_log2 = p.scale * kLog2e;
+    args.scale_cap = p.softcap > 0.F ? 2.F * args.scale_log2 / p.softcap : 0.F;
+    int const queries = smaller(8 * g.instance->tiles, int64_t{args.heads_per_kv} * p.seq);
+    while ((g.splits << args.share_log2) < queries * g.instance->head_dim / 4)
+        ++args.share_log2;
     args.counters = static_cast<uint32_t*>(p.workspace);
-    args.partial = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + g.counter_bytes);
+    args.partial_out = reinterpret_cast<float4*>(static_cast<char*>(p.workspace) + g.counter_bytes);
+    args.partial_softmax = reinterpret_cast<Softmax*>(args.partial_out + g.parts);
     int const type = static_cast<int>(p.type);
     if (args.appended)
     {
         dim3 const tokens(static_cast<unsigned>(p.batch) * static_cast<unsigned>(p.seq));
         cudaError_t const error =
-            launch(kAppendKernels[type], tokens, kAttentionThreads, args, p.programmatic, stream);
+            launch(kAppendKernels[type], tokens, kAppendThreads, args, p.programmatic, stream);
         if (error != cudaSuccess)
             return error;
     }
-    int const width = p.head_dim <= 64 ? 0 : p.head_dim <= 128 ? 1 : 2;
     dim3 const grid(static_cast<unsigned>(g.splits),
         static_cast<unsigned>(p.num_kv_heads * g.chunks), static_cast<unsigned>(p.batch));
-    return launch(kAttentionKernels[type][width][g.queries == 1 ? 0 : 1], grid, kAttentionThreads,
-        args, p.programmatic, stream);
+    AttentionKernel const kernel = g.instance->kernels[type];
+    int const threads = g.instance->warps * kWarpSize;
+    return g.cluster
+        ? launch_clusters(kernel, grid, threads, g.splits, args, p.programmatic, stream)
+        : launch(kernel, grid, threads, args, p.programmatic, stream);
 }
 } // namespace river

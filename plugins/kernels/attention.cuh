@@ -1,332 +1,545 @@
-// Decode attention: rotary, the append to the cache and the softmax over a split cache, one launch.
+// Attention: rotary, the append to the cache and the softmax over a split cache, one launch.
 //
-// A block takes one sequence, one KV head, up to kQueries of the queries that share it, and one
-// split of the keys; the block that comes last of its splits adds them up. kLanes neighbouring
-// lanes hold one key (8 elements a lane), so a warp has 32 / kLanes keys at a time. Every lane
-// group keeps its own running maximum, sum and output, and they meet once, at the end.
+// A block takes one sequence, one KV head, up to kTiles x 8 of the queries that share it (the heads
+// of a group times the new tokens) and one split of the keys. A warp takes 16 keys at a time, on
+// tensor cores, straight from the cache to registers; for lane = 4 g + t:
+//
+//   scores = Q K^T:   a: query g (and g + 8), from shared memory;  b: key g
+//                     both with the elements 32c + 8t .. + 7, a 16-byte load: the sum over a head
+//                     has no order
+//   c: query g, keys 2t, 2t + 1 (and + 8)  =  b of the next product, as it lies
+//   out^T = V^T P^T:  a: elements 64s + 8g .. + 7 of the keys 2t, 2t + 1, 2t + 8, 2t + 9;
+//                     b: weights of query g;  c: queries 2t, 2t + 1
+//
+// Each warp keeps its own softmax; the warps of a block meet in shared memory, the blocks of the
+// splits in one another's (a cluster) or in the workspace, where the block that comes last adds.
 //
 // New keys are taken from `k` and rotated on the fly, not from the cache, since another block may
 // not have written them yet. Many new tokens are stored by append_kernel first.
 #pragma once
 
-#include "numeric.cuh"
+#include "attention_append.cuh"
+#include "cluster.cuh"
+#include "mma.cuh"
+#include "softmax.cuh"
 
 namespace river
 {
-constexpr int kAttentionWarps = 4;
-constexpr int kAttentionThreads = kAttentionWarps * kWarpSize;
-constexpr int kKeysAtOnce = 4; // of a lane group, so that eight loads are under way
+constexpr int kKeysOfWarp = 16;
+constexpr int kMergeAtOnce = 8; // splits whose parts are loaded together
 
-struct AttentionArgs
+template <int kDim, int kTiles, int kWarps>
+struct AttentionShared
 {
-    AttentionParams p;
-    int splits;         // of the keys, the grid's x
-    int chunks;         // of kQueries queries; the grid's y is num_kv_heads * chunks
-    bool appended;      // append_kernel has stored the new keys and values
-    uint32_t* counters; // [batch, num_kv_heads, chunks]
-    float* partial;     // [batch, num_kv_heads, chunks, splits, kQueries, 2 + head_dim]
+    static constexpr int kQueries = 8 * kTiles;
+    static constexpr int kItems = kQueries * kDim / 4; // of four output elements
+    // Rows that lie 16 banks apart, so that the 16-byte loads of a fragment meet no other.
+    static constexpr int kRow = kDim + 32;
+
+    union
+    {
+        struct // until the last key of any block of the cluster
+        {
+            uint16_t queries[kQueries][kRow];
+            uint16_t new_keys[kFusedAppendTokens][kRow];
+            uint16_t new_values[kFusedAppendTokens][kDim];
+        };
+        struct // then: what the blocks of the cluster send
+        {
+            float4 sent_out[kItems];
+            Softmax sent_softmax[kItems];
+        };
+    };
+    float out[kWarps][kQueries][kDim + 4];
+    Softmax softmax[kWarps][kQueries];
 };
 
-// Elements at .. at + 7 of a head, rotated for a position: x cos -+ partner sin on the first R.
-template <typename T>
-__device__ __forceinline__ void load_rotated(
-    AttentionParams const& p, char const* head, int at, int position, float (&values)[8])
+template <typename T, int kDim, int kTiles, int kWarps>
+struct AttentionBlock
 {
-    unpack8<T>(load16(head + 2 * at), values);
-    int const half = p.rotary_dim / 2;
-    size_t const table = static_cast<size_t>(min(position, p.num_positions - 1)) * half;
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
+    static constexpr int kQueries = 8 * kTiles;
+    static constexpr int kThreads = kWarps * kWarpSize;
+    static constexpr int kChunks = kDim / 32;
+    static constexpr int kSlabs = kDim / 64;
+    using Shared = AttentionShared<kDim, kTiles, kWarps>;
+
+    AttentionArgs const& args;
+    Shared& shared;
+    int chunk = 0; // of kQueries queries
+    int kv_head = 0;
+    int b = 0;
+    int past = 0;
+    int from = 0; // this split's keys
+    int to = 0;
+    int stored = 0; // those below are in the cache when this kernel starts
+
+    __device__ __forceinline__ int heads_per_kv() const
     {
-        int const d = at + i;
-        if (d >= 2 * half)
-            continue;
-        bool const first = d < half;
-        size_t const angle = table + (first ? d : d - half);
-        float const partner = Numeric<T>::load(head, first ? d + half : d - half);
-        float const turn = first ? -p.rotary_sin[angle] : p.rotary_sin[angle];
-        values[i] = values[i] * p.rotary_cos[angle] + partner * turn;
+        return args.heads_per_kv;
     }
-}
-
-__device__ __forceinline__ size_t cache_offset(AttentionParams const& p, int b, int head, int slot)
-{
-    return ((static_cast<size_t>(b) * p.num_kv_heads + head) * p.capacity + slot) * p.head_dim;
-}
-
-__device__ __forceinline__ int usable_slots(AttentionParams const& p)
-{
-    return p.rotary_dim > 0 ? min(p.capacity, p.num_positions) : p.capacity;
-}
-
-// Stores the rotated k and the v of every new token. One block a token.
-template <typename T>
-__global__ void __launch_bounds__(kAttentionThreads)
-    append_kernel(__grid_constant__ AttentionArgs const args)
-{
-    AttentionParams const& p = args.p;
-    let_successor_start();
-    wait_for_predecessor();
-    int const token = blockIdx.x;
-    int const b = token / p.seq;
-    int const slot = p.past_lengths[b] + token % p.seq;
-    if (slot >= usable_slots(p))
-        return;
-    int const vectors = p.head_dim / 8;
-    for (int i = threadIdx.x; i < p.num_kv_heads * vectors; i += kAttentionThreads)
+    __device__ __forceinline__ int queries() const // of the whole KV head, token by token
     {
-        int const head = i / vectors;
-        int const at = 8 * (i % vectors);
-        size_t const column = static_cast<size_t>(head) * p.head_dim;
-        size_t const stored = cache_offset(p, b, head, slot) + at;
-        float key[8];
-        load_rotated<T>(
-            p, at16(p.k, static_cast<size_t>(token) * p.k_stride + column), at, slot, key);
-        store16(at16(p.k_cache, stored), pack8<T>(key));
-        store16(at16(p.v_cache, stored),
-            load16(at16(p.v, static_cast<size_t>(token) * p.v_stride + column + at)));
-    }
-}
-
-// A softmax under way for one query: over the keys seen so far.
-struct Running
-{
-    float maximum; // -inf before the first visible key
-    float sum;
-    float out[8];
-};
-
-__device__ __forceinline__ float weight_of(float score, float maximum)
-{
-    return maximum == -INFINITY ? 0.F : __expf(score - maximum);
-}
-
-template <typename T, int kLanes, int kQueries>
-__global__ void __launch_bounds__(kAttentionThreads, kQueries == 1 ? 4 : 2)
-    attention_kernel(__grid_constant__ AttentionArgs const args)
-{
-    constexpr int kSlots = kAttentionWarps * (kWarpSize / kLanes); // keys of a block at a time
-    constexpr int kMaxDim = 8 * kLanes;
-    RIVER_SHARED(warp_maximum, float[kAttentionWarps][kQueries]);
-    RIVER_SHARED(warp_sums, float[kAttentionWarps][kQueries]);
-    RIVER_SHARED(warp_out, float[kAttentionWarps][kQueries][kMaxDim]);
-    AttentionParams const& p = args.p;
-    let_successor_start();
-    wait_for_predecessor();
-
-    int const split = blockIdx.x;
-    int const kv_head = blockIdx.y / args.chunks;
-    int const chunk = blockIdx.y % args.chunks;
-    int const b = blockIdx.z;
-    int const heads_per_kv = p.num_heads / p.num_kv_heads;
-    int const queries = heads_per_kv * p.seq; // that share the KV head, token by token
-    int const past = p.past_lengths[b];
-    int const lane = threadIdx.x % kWarpSize;
-    int const warp = threadIdx.x / kWarpSize;
-    int const at = 8 * (lane % kLanes); // this lane's elements of a head
-    bool const has_elements = at < p.head_dim;
-    int const slot = warp * (kWarpSize / kLanes) + lane / kLanes;
-
-    float query[kQueries][8];
-    int position[kQueries]; // of the token; -1: no such query
-    Running state[kQueries];
-#pragma unroll
-    for (int q = 0; q < kQueries; ++q)
-    {
-        int const index = chunk * kQueries + q;
-        int const token = index / heads_per_kv;
-        position[q] = index < queries ? past + token : -1;
-        state[q].maximum = -INFINITY;
-        state[q].sum = 0.F;
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-            query[q][i] = state[q].out[i] = 0.F;
-        if (position[q] < 0 || !has_elements)
-            continue;
-        int const head = kv_head * heads_per_kv + index % heads_per_kv;
-        size_t const row = static_cast<size_t>(b) * p.seq + token;
-        load_rotated<T>(p, at16(p.q, row * p.q_stride + static_cast<size_t>(head) * p.head_dim), at,
-            position[q], query[q]);
+        return heads_per_kv() * args.p.seq;
     }
 
     // The keys that any query of this chunk sees, and this split's share of them.
-    int const first_token = chunk * kQueries / heads_per_kv;
-    int const last_token = min(p.seq - 1, (chunk * kQueries + kQueries - 1) / heads_per_kv);
-    int const end = min(past + last_token + 1, usable_slots(p));
-    int const begin = p.window > 0 ? max(0, past + first_token - p.window + 1) : 0;
-    int const steps = (max(0, end - begin) + kSlots - 1) / kSlots;
-    int const share = (steps + args.splits - 1) / args.splits * kSlots;
-    int const from = begin + split * share;
-    int const to = min(end, from + share);
-
-    for (int base = from; base < to; base += kSlots * kKeysAtOnce)
+    __device__ __forceinline__ void divide_keys(int split)
     {
-        uint4 value[kKeysAtOnce];
-        float score[kKeysAtOnce][kQueries];
-#pragma unroll
-        for (int u = 0; u < kKeysAtOnce; ++u)
+        AttentionParams const& p = args.p;
+        int const first_token = args.by_heads_per_kv(chunk * kQueries);
+        int const last_token =
+            min(p.seq - 1, args.by_heads_per_kv(chunk * kQueries + kQueries - 1));
+        int const end = min(past + last_token + 1, usable_slots(p));
+        int const begin = p.window > 0 ? max(0, past + first_token - p.window + 1) : 0;
+        int const units = (max(0, end - begin) + kKeysOfWarp - 1) / kKeysOfWarp;
+        int const share = args.by_splits(units + args.splits - 1) * kKeysOfWarp;
+        from = begin + split * share;
+        to = min(end, from + share);
+        stored = args.appended ? to : min(past, to);
+    }
+
+    // Rotated queries, and the new keys and values where this split has any, to shared memory.
+    __device__ __forceinline__ void prepare_rows()
+    {
+        AttentionParams const& p = args.p;
+        constexpr int kVectors = kDim / 8;
+        int const mine = min(kQueries, queries() - chunk * kQueries);
+        int const tokens = stored < to ? min(p.seq, to - past) : 0;
+        for (int i = threadIdx.x; i < (mine + tokens) * kVectors; i += kThreads)
         {
-            int const key = base + u * kSlots + slot;
-            bool const valid = key < to && has_elements;
-            uint4 packed = make_uint4(0U, 0U, 0U, 0U);
-            value[u] = packed;
-            if (valid && (args.appended || key < past))
-            {
-                size_t const stored = cache_offset(p, b, kv_head, key) + at;
-                packed = load16(at16(static_cast<void const*>(p.k_cache), stored));
-                value[u] = load16(at16(static_cast<void const*>(p.v_cache), stored));
-            }
-            else if (valid)
-            {
-                int const token = key - past;
-                size_t const row = static_cast<size_t>(b) * p.seq + token;
-                size_t const column = static_cast<size_t>(kv_head) * p.head_dim;
-                float rotated[8];
-                load_rotated<T>(p, at16(p.k, row * p.k_stride + column), at, key, rotated);
-                packed = pack8<T>(rotated);
-                value[u] = load16(at16(p.v, row * p.v_stride + column + at));
-                if (token * heads_per_kv / kQueries == chunk) // one chunk stores a token
-                {
-                    size_t const stored = cache_offset(p, b, kv_head, key) + at;
-                    store16(at16(p.k_cache, stored), packed);
-                    store16(at16(p.v_cache, stored), value[u]);
-                }
-            }
-            float elements[8];
-            unpack8<T>(packed, elements);
-#pragma unroll
-            for (int q = 0; q < kQueries; ++q)
-            {
-                float dot = 0.F;
-#pragma unroll
-                for (int i = 0; i < 8; ++i)
-                    dot += query[q][i] * elements[i];
-                dot = warp_sum<kLanes>(dot) * p.scale;
-                if (p.softcap > 0.F)
-                    dot = p.softcap * tanhf(dot / p.softcap);
-                bool const visible = key < to && key <= position[q]
-                    && (p.window == 0 || key > position[q] - p.window);
-                score[u][q] = visible ? dot : -INFINITY;
-            }
-        }
-#pragma unroll
-        for (int q = 0; q < kQueries; ++q)
-        {
-            float maximum = state[q].maximum;
-#pragma unroll
-            for (int u = 0; u < kKeysAtOnce; ++u)
-                maximum = fmaxf(maximum, score[u][q]);
-            float const kept = weight_of(state[q].maximum, maximum);
-            state[q].maximum = maximum;
-            state[q].sum *= kept;
-#pragma unroll
-            for (int i = 0; i < 8; ++i)
-                state[q].out[i] *= kept;
-#pragma unroll
-            for (int u = 0; u < kKeysAtOnce; ++u)
-            {
-                float const weight = weight_of(score[u][q], maximum);
-                float elements[8];
-                unpack8<T>(value[u], elements);
-                state[q].sum += weight;
-#pragma unroll
-                for (int i = 0; i < 8; ++i)
-                    state[q].out[i] += weight * elements[i];
-            }
+            int const at = 8 * (i % kVectors);
+            int const row = i / kVectors;
+            if (at >= p.head_dim)
+                continue;
+            bool const is_query = row < mine;
+            int const index = chunk * kQueries + row;
+            int const token = is_query ? index / heads_per_kv() : row - mine;
+            int const head =
+                kv_head * (is_query ? heads_per_kv() : 1) + (is_query ? index % heads_per_kv() : 0);
+            size_t const input = static_cast<size_t>(b) * p.seq + token;
+            char const* const source = at16(is_query ? p.q : p.k,
+                input * (is_query ? p.q_stride : p.k_stride)
+                    + static_cast<size_t>(head) * p.head_dim);
+            uint4 value = make_uint4(0U, 0U, 0U, 0U);
+            if (!is_query)
+                value = load16(
+                    at16(p.v, input * p.v_stride + static_cast<size_t>(kv_head) * p.head_dim + at));
+            float rotated[8];
+            load_rotated<T>(args, source, at, past + token, rotated);
+            uint4 const packed = pack8<T>(rotated);
+            store16(is_query ? &shared.queries[row][at] : &shared.new_keys[token][at], packed);
+            if (is_query)
+                continue;
+            store16(&shared.new_values[token][at], value);
+            int const key = past + token;
+            bool const own = token * heads_per_kv() / kQueries == chunk; // one chunk stores it
+            if (!own || key < from)
+                continue;
+            size_t const slot = cache_offset(p, b, kv_head, key) + at;
+            store16(at16(p.k_cache, slot), packed);
+            store16(at16(p.v_cache, slot), value);
         }
     }
 
-    // The lane groups of a warp, then the warps.
-#pragma unroll
-    for (int q = 0; q < kQueries; ++q)
+    // What prepare_rows leaves out and a fragment reads.
+    __device__ __forceinline__ void clear_rest()
     {
-        float maximum = state[q].maximum;
-#pragma unroll
-        for (int offset = kLanes; offset < kWarpSize; offset *= 2)
-            maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, offset));
-        float const kept = weight_of(state[q].maximum, maximum);
-        float sum = state[q].sum * kept;
-#pragma unroll
-        for (int offset = kLanes; offset < kWarpSize; offset *= 2)
-            sum += __shfl_xor_sync(kAllLanes, sum, offset);
-        if (lane == 0)
+        AttentionParams const& p = args.p;
+        constexpr int kVectors = kDim / 8;
+        int const mine = min(kQueries, queries() - chunk * kQueries);
+        uint4 const zeros = make_uint4(0U, 0U, 0U, 0U);
+        for (int i = threadIdx.x; i < kQueries * kVectors; i += kThreads)
+            if (i / kVectors >= mine || 8 * (i % kVectors) >= p.head_dim)
+                store16(&shared.queries[i / kVectors][8 * (i % kVectors)], zeros);
+        if (p.head_dim == kDim)
+            return;
+        for (int i = threadIdx.x; i < kFusedAppendTokens * kVectors; i += kThreads)
+            if (8 * (i % kVectors) >= p.head_dim)
+            {
+                store16(&shared.new_keys[i / kVectors][8 * (i % kVectors)], zeros);
+                store16(&shared.new_values[i / kVectors][8 * (i % kVectors)], zeros);
+            }
+    }
+
+    // Most of a cache is whole units of whole heads, whose loads need no condition.
+    __device__ __forceinline__ bool is_whole(int base) const
+    {
+        return base + kKeysOfWarp <= stored && args.p.head_dim == kDim;
+    }
+
+    __device__ __forceinline__ void load_keys(
+        char const* head, int base, uint4 (&keys)[2][kChunks]) const
+    {
+        int const g = threadIdx.x % kWarpSize / 4;
+        int const t = threadIdx.x % 4;
+        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
+        char const* const row = head + (base + g) * row_bytes + 16 * t;
+        if (is_whole(base))
         {
-            warp_maximum[warp][q] = maximum;
-            warp_sums[warp][q] = sum;
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+#pragma unroll
+                for (int c = 0; c < kChunks; ++c)
+                    keys[i][c] = load_stream(row + 8 * i * row_bytes + 64 * c);
+            return;
         }
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-        {
-            float out = state[q].out[i] * kept;
+        for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int offset = kLanes; offset < kWarpSize; offset *= 2)
-                out += __shfl_xor_sync(kAllLanes, out, offset);
-            if (lane < kLanes)
-                warp_out[warp][q][at + i] = out;
+            for (int c = 0; c < kChunks; ++c)
+            {
+                keys[i][c] = make_uint4(0U, 0U, 0U, 0U);
+                if (base + 8 * i + g < stored && 32 * c + 8 * t < args.p.head_dim)
+                    keys[i][c] = load_stream(row + 8 * i * row_bytes + 64 * c);
+            }
+    }
+    __device__ __forceinline__ void load_values(
+        char const* head, int base, uint4 (&values)[4][kSlabs]) const
+    {
+        int const g = threadIdx.x % kWarpSize / 4;
+        int const t = threadIdx.x % 4;
+        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
+        char const* const row = head + (base + 2 * t) * row_bytes + 16 * g;
+        if (is_whole(base))
+        {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+#pragma unroll
+                for (int s = 0; s < kSlabs; ++s)
+                    values[i][s] = load_stream(row + (i % 2 + 8 * (i / 2)) * row_bytes + 128 * s);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+            for (int s = 0; s < kSlabs; ++s)
+            {
+                int const key = i % 2 + 8 * (i / 2);
+                values[i][s] = make_uint4(0U, 0U, 0U, 0U);
+                if (base + 2 * t + key < stored && 64 * s + 8 * g < args.p.head_dim)
+                    values[i][s] = load_stream(row + key * row_bytes + 128 * s);
+            }
+    }
+
+    // New tokens in place of what the cache does not hold yet.
+    __device__ __forceinline__ void take_new(
+        int base, uint4 (&keys)[2][kChunks], uint4 (&values)[4][kSlabs]) const
+    {
+        int const g = threadIdx.x % kWarpSize / 4;
+        int const t = threadIdx.x % 4;
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+        {
+            int const key = base + 8 * i + g;
+            if (key >= stored && key < to)
+#pragma unroll
+                for (int c = 0; c < kChunks; ++c)
+                    keys[i][c] = load16(&shared.new_keys[key - past][32 * c + 8 * t]);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+        {
+            int const key = base + 2 * t + i % 2 + 8 * (i / 2);
+            if (key >= stored && key < to)
+#pragma unroll
+                for (int s = 0; s < kSlabs; ++s)
+                    values[i][s] = load16(&shared.new_values[key - past][64 * s + 8 * g]);
         }
     }
+
+    // Four elements of a query's result.
+    __device__ __forceinline__ void write(int q, int d, MergedOutput const& merged) const
+    {
+        AttentionParams const& p = args.p;
+        int const index = chunk * kQueries + q;
+        int const token = args.by_heads_per_kv(index);
+        int const head = (kv_head - token) * heads_per_kv() + index;
+        size_t const row = static_cast<size_t>(b) * p.seq + token;
+        // No visible key: zeros.
+        float const factor = merged.sum > 0.F ? divide_fast(1.F, merged.sum) : 0.F;
+        uint2 const packed =
+            make_uint2(Numeric<T>::pack(merged.out[0] * factor, merged.out[1] * factor),
+                Numeric<T>::pack(merged.out[2] * factor, merged.out[3] * factor));
+        store8(at16(p.out, (row * p.num_heads + head) * p.head_dim + d), packed);
+    }
+};
+
+template <typename T, int kDim, int kTiles, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarpSize,
+    kWarps == 8       ? 2
+        : kDim == 256 ? 2
+                      : 3) attention_kernel(__grid_constant__ AttentionArgs const args)
+{
+    using Block = AttentionBlock<T, kDim, kTiles, kWarps>;
+    constexpr int kQueries = Block::kQueries;
+    constexpr int kThreads = Block::kThreads;
+    RIVER_SHARED(shared, AttentionShared<kDim, kTiles, kWarps>);
+    AttentionParams const& p = args.p;
+    int const split = blockIdx.x;
+    Block block{args, shared};
+    block.kv_head = args.by_chunks(static_cast<int>(blockIdx.y));
+    block.chunk = static_cast<int>(blockIdx.y) - block.kv_head * args.chunks;
+    block.b = blockIdx.z;
+    block.past = p.past_lengths[block.b];
+    block.divide_keys(split);
+    int const to = block.to;
+
+    int const warp = threadIdx.x / kWarpSize;
+    int const g = threadIdx.x % kWarpSize / 4;
+    int const t = threadIdx.x % 4;
+    size_t const first_slot = cache_offset(p, block.b, block.kv_head, 0);
+    char const* const k_head = at16(static_cast<void const*>(p.k_cache), first_slot);
+    char const* const v_head = at16(static_cast<void const*>(p.v_cache), first_slot);
+    uint4 keys[2][Block::kChunks];
+    uint4 values[4][Block::kSlabs];
+
+    // Before the wait only old slots and lengths are read: launch.h's rule for `programmatic`.
+    if (args.appended)
+        wait_for_predecessor();
+    int base = block.from + warp * kKeysOfWarp;
+    block.load_keys(k_head, base, keys);
+    block.load_values(v_head, base, values);
+    block.clear_rest();
+    wait_for_predecessor();
+    let_successor_start();
+    block.prepare_rows();
     __syncthreads();
 
-    auto const write = [&](int q, int d, float out, float sum)
+    int first_key[kTiles]; // that query g (+ 8) sees, and the last
+    int last_key[kTiles];
+    float maximum[kTiles];
+    float sum[kTiles];
+    float out[kTiles][4 * Block::kSlabs][4];
+#pragma unroll
+    for (int r = 0; r < kTiles; ++r)
     {
-        int const index = chunk * kQueries + q;
-        if (index >= queries)
-            return;
-        int const head = kv_head * heads_per_kv + index % heads_per_kv;
-        size_t const row = static_cast<size_t>(b) * p.seq + index / heads_per_kv;
-        Numeric<T>::store(p.out, (row * p.num_heads + head) * p.head_dim + d,
-            sum > 0.F ? out / sum : 0.F); // no visible key: zeros
-    };
-    size_t const work = static_cast<size_t>(b) * gridDim.y + blockIdx.y;
-    int const record = 2 + p.head_dim; // maximum, sum, output
-    float* const partial = args.partial + work * args.splits * kQueries * record;
-    for (int i = threadIdx.x; i < kQueries * p.head_dim; i += kAttentionThreads)
+        int const index = block.chunk * kQueries + 8 * r + g;
+        int const position = block.past + args.by_heads_per_kv(index);
+        first_key[r] = p.window > 0 ? position - p.window + 1 : 0;
+        last_key[r] = index < block.queries() ? min(position, to - 1) : -1;
+        maximum[r] = -INFINITY;
+        sum[r] = 0.F;
+#pragma unroll
+        for (int m = 0; m < 4 * Block::kSlabs; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                out[r][m][i] = 0.F;
+    }
+
+    while (base < to)
     {
-        int const q = i / p.head_dim;
-        int const d = i % p.head_dim;
-        float maximum = -INFINITY;
-        for (int w = 0; w < kAttentionWarps; ++w)
-            maximum = fmaxf(maximum, warp_maximum[w][q]);
-        float sum = 0.F;
-        float out = 0.F;
-        for (int w = 0; w < kAttentionWarps; ++w)
+        if (base + kKeysOfWarp > block.stored && block.stored < to)
+            block.take_new(base, keys, values);
+        float dots[2][2][4] = {}; // [keys 0..7, 8..15][half of the elements]: short chains
+#pragma unroll
+        for (int c = 0; c < Block::kChunks; ++c)
         {
-            float const kept = weight_of(warp_maximum[w][q], maximum);
-            sum += warp_sums[w][q] * kept;
-            out += warp_out[w][q][d] * kept;
+            uint4 const low = load16(&shared.queries[g][32 * c + 8 * t]);
+            uint4 high = make_uint4(0U, 0U, 0U, 0U);
+            if (kTiles == 2)
+                high = load16(&shared.queries[kQueries - 8 + g][32 * c + 8 * t]);
+            uint32_t const first[4] = {low.x, high.x, low.y, high.y};
+            uint32_t const second[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+            {
+                mma_16x8x16<T>(dots[i][0], first, keys[i][c].x, keys[i][c].y);
+                mma_16x8x16<T>(dots[i][1], second, keys[i][c].z, keys[i][c].w);
+            }
         }
+        int const next = base + kWarps * kKeysOfWarp;
+        if (next < to)
+            block.load_keys(k_head, next, keys);
+
+        uint32_t weights[kTiles][2];
+#pragma unroll
+        for (int r = 0; r < kTiles; ++r)
+        {
+            float score[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+            {
+                int const key = base + 8 * (i / 2) + 2 * t + i % 2;
+                float const dot = dots[i / 2][0][2 * r + i % 2] + dots[i / 2][1][2 * r + i % 2];
+                score[i] = p.softcap > 0.F ? softcapped(dot * args.scale_cap, p.softcap)
+                                           : dot * args.scale_log2;
+                if (key < first_key[r] || key > last_key[r])
+                    score[i] = -INFINITY;
+            }
+            float largest = fmaxf(fmaxf(score[0], score[1]), fmaxf(score[2], score[3]));
+            largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+            largest = fmaxf(largest, maximum[r]);
+            float const shift = shift_of(largest);
+            float const kept = exp2_fast(maximum[r] - shift);
+            maximum[r] = largest;
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                score[i] = exp2_fast(score[i] - shift);
+            sum[r] = sum[r] * kept + ((score[0] + score[1]) + (score[2] + score[3]));
+            weights[r][0] = Numeric<T>::pack(score[0], score[1]);
+            weights[r][1] = Numeric<T>::pack(score[2], score[3]);
+            if (__ballot_sync(kAllLanes, kept != 1.F) == 0)
+                continue; // no maximum has moved, which is the rule in a long cache
+            float const even = __shfl_sync(kAllLanes, kept, 8 * t); // of queries 2t and 2t + 1
+            float const odd = __shfl_sync(kAllLanes, kept, 8 * t + 4);
+#pragma unroll
+            for (int m = 0; m < 4 * Block::kSlabs; ++m)
+            {
+                out[r][m][0] *= even;
+                out[r][m][1] *= odd;
+                out[r][m][2] *= even;
+                out[r][m][3] *= odd;
+            }
+        }
+
+#pragma unroll
+        for (int s = 0; s < Block::kSlabs; ++s)
+        {
+            uint32_t words[4][4]; // [key][pair of elements]
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+            {
+                words[i][0] = values[i][s].x;
+                words[i][1] = values[i][s].y;
+                words[i][2] = values[i][s].z;
+                words[i][3] = values[i][s].w;
+            }
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+            {
+                uint32_t const a[4] = {__byte_perm(words[0][j], words[1][j], 0x5410),
+                    __byte_perm(words[0][j], words[1][j], 0x7632),
+                    __byte_perm(words[2][j], words[3][j], 0x5410),
+                    __byte_perm(words[2][j], words[3][j], 0x7632)};
+#pragma unroll
+                for (int r = 0; r < kTiles; ++r)
+                    mma_16x8x16<T>(out[r][4 * s + j], a, weights[r][0], weights[r][1]);
+            }
+        }
+        if (next < to)
+            block.load_values(v_head, next, values);
+        base = next;
+    }
+    if (args.cluster)
+        arrive_in_cluster_done(); // its queries and new keys may be written over
+
+    // The warps of the block.
+#pragma unroll
+    for (int r = 0; r < kTiles; ++r)
+    {
+        sum[r] = warp_sum<4>(sum[r]);
+        if (t == 0)
+            shared.softmax[warp][8 * r + g] = Softmax{maximum[r], sum[r]};
+#pragma unroll
+        for (int s = 0; s < Block::kSlabs; ++s)
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd)
+            {
+                float (*const m)[4] = &out[r][4 * s];
+                float* const row = &shared.out[warp][8 * r + 2 * t + odd][64 * s + 8 * g];
+                store_floats(row, m[0][odd], m[0][2 + odd], m[1][odd], m[1][2 + odd]);
+                store_floats(row + 4, m[2][odd], m[2][2 + odd], m[3][odd], m[3][2 + odd]);
+            }
+    }
+    __syncthreads();
+    if (args.cluster)
+        wait_in_cluster();
+
+    // An item is four elements of a query's output; in a cluster, block i merges the items
+    // i * share .. of all splits.
+    constexpr int kVectors = kDim / 4;
+    int const items = min(kQueries, block.queries() - block.chunk * kQueries) * kVectors;
+    int const share = 1 << args.share_log2;
+    size_t const work = static_cast<size_t>(block.b) * gridDim.y + blockIdx.y;
+    size_t const parts = static_cast<size_t>(args.splits) * kQueries * kVectors;
+    float4* const partial_out = args.partial_out + work * parts;
+    Softmax* const partial_softmax = args.partial_softmax + work * parts;
+    for (int i = threadIdx.x; i < items; i += kThreads)
+    {
+        int const q = i / kVectors;
+        int const d = 4 * (i % kVectors);
+        if (d >= p.head_dim)
+            continue;
+        Softmax softmax[kWarps];
+        float4 outs[kWarps];
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w)
+        {
+            softmax[w] = shared.softmax[w][q];
+            outs[w] = load_floats(&shared.out[w][q][d]);
+        }
+        MergedOutput merged;
+        merged.add(softmax, outs);
         if (args.splits == 1)
         {
-            write(q, d, out, sum);
+            block.write(q, d, merged);
             continue;
         }
-        float* const mine = partial + (split * kQueries + q) * record;
-        mine[2 + d] = out;
-        if (d == 0)
+        Softmax const part{merged.maximum, merged.sum};
+        float4 const values4 =
+            make_float4(merged.out[0], merged.out[1], merged.out[2], merged.out[3]);
+        if (args.cluster)
         {
-            mine[0] = maximum;
-            mine[1] = sum;
+            int const slot = (split << args.share_log2) + (i & (share - 1));
+            int const rank = i >> args.share_log2;
+            *of_block(&shared.sent_out[slot], rank) = values4;
+            *of_block(&shared.sent_softmax[slot], rank) = part;
+        }
+        else
+        {
+            partial_out[split * (kQueries * kVectors) + i] = values4;
+            partial_softmax[split * (kQueries * kVectors) + i] = part;
         }
     }
-    if (args.splits == 1 || !arrives_last(args.counters + work, args.splits))
+    if (args.splits == 1)
         return;
-    for (int i = threadIdx.x; i < kQueries * p.head_dim; i += kAttentionThreads)
+
+    if (args.cluster)
     {
-        int const q = i / p.head_dim;
-        int const d = i % p.head_dim;
-        float maximum = -INFINITY;
-        for (int s = 0; s < args.splits; ++s)
-            maximum = fmaxf(maximum, load_shared_by_blocks(partial + (s * kQueries + q) * record));
-        float sum = 0.F;
-        float out = 0.F;
-        for (int s = 0; s < args.splits; ++s)
+        arrive_in_cluster();
+        wait_in_cluster();
+    }
+    else if (!arrives_last(args.counters + work, args.splits))
+        return;
+    int const begin = args.cluster ? split << args.share_log2 : 0;
+    int const end = args.cluster ? min(items, begin + share) : items;
+    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads)
+    {
+        int const q = i / kVectors;
+        int const d = 4 * (i % kVectors);
+        if (d >= p.head_dim)
+            continue;
+        MergedOutput merged;
+        for (int s0 = 0; s0 < args.splits; s0 += kMergeAtOnce)
         {
-            float const* const theirs = partial + (s * kQueries + q) * record;
-            float const kept = weight_of(load_shared_by_blocks(theirs), maximum);
-            sum += load_shared_by_blocks(theirs + 1) * kept;
-            out += load_shared_by_blocks(theirs + 2 + d) * kept;
+            Softmax softmax[kMergeAtOnce];
+            float4 outs[kMergeAtOnce];
+#pragma unroll
+            for (int u = 0; u < kMergeAtOnce; ++u)
+            {
+                softmax[u] = Softmax{-INFINITY, 0.F};
+                outs[u] = make_float4(0.F, 0.F, 0.F, 0.F);
+                int const s = s0 + u;
+                if (s >= args.splits)
+                    continue;
+                if (args.cluster)
+                {
+                    softmax[u] = shared.sent_softmax[(s << args.share_log2) + i - begin];
+                    outs[u] = shared.sent_out[(s << args.share_log2) + i - begin];
+                }
+                else
+                {
+                    int const at = s * (kQueries * kVectors) + i;
+                    float2 const pair = load_shared_by_blocks(
+                        reinterpret_cast<float2 const*>(partial_softmax + at));
+                    softmax[u] = Softmax{pair.x, pair.y};
+                    outs[u] = load_shared_by_blocks(partial_out + at);
+                }
+            }
+            merged.add(softmax, outs);
         }
-        write(q, d, out, sum);
+        block.write(q, d, merged);
     }
 }
 } // namespace river

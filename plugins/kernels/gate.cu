@@ -33,9 +33,10 @@ char const* explain_gate(GateParams const& p)
         return "gate: exited_out and exit_layer_out must be given";
     if (p.exit_layer == nullptr && p.num_layers < p.layer)
         return "gate: num_layers must be given, and at least layer, where exit_layer is not";
-    for (void const* pointer : {p.h_in, p.delta, p.residual, static_cast<void const*>(p.h_out)})
+    for (void const* pointer : {p.h_in, p.delta, p.residual, static_cast<void const*>(p.h_out),
+             static_cast<void const*>(p.direction)})
         if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
-            return "gate: h_in, delta, residual and h_out must be aligned to 16 bytes";
+            return "gate: h_in, delta, residual, h_out and direction must be aligned to 16 bytes";
     bool const aligned = reinterpret_cast<uintptr_t>(p.workspace) % 16 == 0;
     if (p.scope != nullptr
         && (p.workspace == nullptr || !aligned || p.workspace_bytes < gate_workspace_bytes(p)))
@@ -48,7 +49,9 @@ cudaError_t launch_gate(GateParams const& p, cudaStream_t stream)
     if (explain_gate(p) != nullptr)
         return cudaErrorInvalidValue;
     dim3 const grid(static_cast<unsigned>(p.batch * p.seq));
-    return launch(
-        kGateKernels[static_cast<int>(p.type)], grid, kGateThreads, p, p.programmatic, stream);
+    int threads = 128; // a power of two, so that a warp is whole
+    while (threads < kMaxGateThreads && 8 * threads < p.hidden)
+        threads *= 2;
+    return launch(kGateKernels[static_cast<int>(p.type)], grid, threads, p, p.programmatic, stream);
 }
 } // namespace river

@@ -1,27 +1,40 @@
 // The gate: residual add, cosine, sticky flag, exit layer and the next layer's bank in one launch.
 //
-// One block a row. With the token scope each block decides for its own row; otherwise the block
-// that comes last decides for all, from the scores that the others left in the workspace.
+// One block a row, with a thread for every 8 elements up to 8,192. With the token scope each block
+// decides for its own row; otherwise the block that comes last decides for all, from the scores that
+// the others left in the workspace.
 #pragma once
 
 #include "numeric.cuh"
 
 namespace river
 {
-constexpr int kGateThreads = 256;
-constexpr int kGateWarps = kGateThreads / kWarpSize;
+constexpr int kMaxGateThreads = 1024;
+constexpr int kMaxGateWarps = kMaxGateThreads / kWarpSize;
 constexpr size_t kCounterBytes = 16; // the counter, then what needs 16-byte alignment
 
-__device__ __forceinline__ void decide(
-    GateParams const& p, int row, float score, float tau, bool pinned_next)
+// What is known of a row before this layer.
+struct RowBefore
 {
-    bool const before = p.exited != nullptr && load_flag(p.exited, p.flag_type, row);
-    int32_t const layer_before = p.exit_layer != nullptr ? p.exit_layer[row] : p.num_layers;
+    bool exited;
+    int32_t exit_layer;
+};
+
+__device__ __forceinline__ RowBefore load_row(GateParams const& p, int row)
+{
+    return {p.exited != nullptr && load_flag(p.exited, p.flag_type, row),
+        p.exit_layer != nullptr ? p.exit_layer[row] : p.num_layers};
+}
+
+__device__ __forceinline__ void decide(
+    GateParams const& p, int row, RowBefore const& before, float score, float tau, bool pinned_next)
+{
     bool const passed = score > tau; // false for NaN
-    store_flag(p.exited_out, p.flag_type, row, before || passed);
-    p.exit_layer_out[row] = passed && !before ? p.layer : layer_before;
+    bool const exited = before.exited || passed;
+    store_flag(p.exited_out, p.flag_type, row, exited);
+    p.exit_layer_out[row] = passed && !before.exited ? p.layer : before.exit_layer;
     if (p.use_river_next != nullptr)
-        store_flag(p.use_river_next, p.flag_type, row, (before || passed) && !pinned_next);
+        store_flag(p.use_river_next, p.flag_type, row, exited && !pinned_next);
 }
 
 // NaN if any score is, as torch.amin has it: then nobody exits.
@@ -35,7 +48,7 @@ __device__ __forceinline__ void decide_by_span(
     GateParams const& p, float const* scores, int spans, int length, float tau, bool pinned_next)
 {
     int const lane = threadIdx.x % kWarpSize;
-    for (int span = threadIdx.x / kWarpSize; span < spans; span += kGateWarps)
+    for (int span = threadIdx.x / kWarpSize; span < spans; span += blockDim.x / kWarpSize)
     {
         float least = INFINITY;
         for (int i = lane; i < length; i += kWarpSize)
@@ -44,86 +57,139 @@ __device__ __forceinline__ void decide_by_span(
         for (int offset = kWarpSize / 2; offset > 0; offset /= 2)
             least = smaller_or_nan(__shfl_xor_sync(kAllLanes, least, offset), least);
         for (int i = lane; i < length; i += kWarpSize)
-            decide(p, span * length + i, least, tau, pinned_next);
+        {
+            int const row = span * length + i;
+            decide(p, row, load_row(p, row), least, tau, pinned_next);
+        }
     }
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kGateThreads, 4) gate_kernel(__grid_constant__ GateParams const p)
+// Eight elements of the reference: of the direction in fp32, or of the block's input.
+struct Reference
 {
-    RIVER_SHARED(parts, float[3][kGateWarps]);
-    let_successor_start();
-    wait_for_predecessor();
+    uint4 words[2];
 
+    __device__ __forceinline__ void load(
+        GateParams const& p, bool by_direction, size_t start, int at)
+    {
+        words[1] = make_uint4(0U, 0U, 0U, 0U);
+        if (!by_direction)
+        {
+            words[0] = load16(at16(p.h_in, start + at));
+            return;
+        }
+        words[0] = load16(p.direction + at);
+        words[1] = load16(p.direction + at + 4);
+    }
+    template <typename T>
+    __device__ __forceinline__ void unpack(bool by_direction, float (&values)[8]) const
+    {
+        if (!by_direction)
+            return unpack8<T>(words[0], values);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+        {
+            float4 const four = bits<float4>(words[half]);
+            values[4 * half] = four.x;
+            values[4 * half + 1] = four.y;
+            values[4 * half + 2] = four.z;
+            values[4 * half + 3] = four.w;
+        }
+    }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kMaxGateThreads, 1)
+    gate_kernel(__grid_constant__ GateParams const p)
+{
+    RIVER_SHARED(parts, float[3][kMaxGateWarps]);
     int const row = blockIdx.x;
+    int const threads = static_cast<int>(blockDim.x);
+    int const lane = threadIdx.x % kWarpSize;
+    int const warp = threadIdx.x / kWarpSize;
     size_t const start = static_cast<size_t>(row) * p.hidden;
+
+    // Before the wait: all but delta is older than the kernel before this one (launch.h).
     bool const by_direction =
         p.direction != nullptr && (p.use_direction == nullptr || *p.use_direction);
-    float dot = 0.F;
-    float norm_reference = 0.F;
-    float norm_out = 0.F;
-    for (int at = 8 * threadIdx.x; at < p.hidden; at += 8 * kGateThreads)
+    int const scope = p.scope == nullptr ? static_cast<int>(kTokenScope) : *p.scope;
+    float const tau = *p.tau;
+    bool const pinned_next = p.pinned_next != nullptr && *p.pinned_next;
+    RowBefore const before = load_row(p, row);
+    int at = 8 * static_cast<int>(threadIdx.x);
+    uint4 residual = make_uint4(0U, 0U, 0U, 0U);
+    Reference reference{};
+    if (at < p.hidden)
     {
+        reference.load(p, by_direction, start, at);
+        if (p.residual != nullptr)
+            residual = load16(at16(p.residual, start + at));
+    }
+    wait_for_predecessor();
+    let_successor_start();
+
+    float sums[3] = {0.F, 0.F, 0.F}; // reference out, reference reference, out out
+    for (; at < p.hidden; at += 8 * threads)
+    {
+        if (at >= 8 * threads)
+        {
+            reference.load(p, by_direction, start, at);
+            if (p.residual != nullptr)
+                residual = load16(at16(p.residual, start + at));
+        }
         float out[8];
-        float reference[8];
+        float values[8];
         unpack8<T>(load16(at16(p.delta, start + at)), out);
-        if (by_direction)
-#pragma unroll
-            for (int i = 0; i < 8; ++i)
-                reference[i] = p.direction[at + i];
-        else
-            unpack8<T>(load16(at16(p.h_in, start + at)), reference);
         if (p.residual != nullptr)
         {
-            float residual[8];
-            unpack8<T>(load16(at16(p.residual, start + at)), residual);
+            unpack8<T>(residual, values);
 #pragma unroll
             for (int i = 0; i < 8; ++i)
-                out[i] += residual[i];
+                out[i] += values[i];
             uint4 const packed = pack8<T>(out);
             store16(at16(p.h_out, start + at), packed);
             unpack8<T>(packed, out);
         }
+        reference.unpack<T>(by_direction, values);
 #pragma unroll
         for (int i = 0; i < 8; ++i)
         {
-            dot += reference[i] * out[i];
-            norm_reference += reference[i] * reference[i];
-            norm_out += out[i] * out[i];
+            sums[0] += values[i] * out[i];
+            sums[1] += values[i] * values[i];
+            sums[2] += out[i] * out[i];
         }
     }
-    dot = warp_sum(dot);
-    norm_reference = warp_sum(norm_reference);
-    norm_out = warp_sum(norm_out);
-    int const warp = threadIdx.x / kWarpSize;
-    if (threadIdx.x % kWarpSize == 0)
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
     {
-        parts[0][warp] = dot;
-        parts[1][warp] = norm_reference;
-        parts[2][warp] = norm_out;
+        sums[i] = warp_sum(sums[i]);
+        if (lane == 0)
+            parts[i][warp] = sums[i];
     }
     __syncthreads();
 
-    int const scope = p.scope == nullptr ? static_cast<int>(kTokenScope) : *p.scope;
-    float const tau = *p.tau;
-    bool const pinned_next = p.pinned_next != nullptr && *p.pinned_next;
     auto* counter = static_cast<uint32_t*>(p.workspace);
     float* scores = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + kCounterBytes);
-    if (threadIdx.x == 0)
+    if (warp == 0)
     {
-        float total[3] = {0.F, 0.F, 0.F};
+#pragma unroll
         for (int i = 0; i < 3; ++i)
-            for (int w = 0; w < kGateWarps; ++w)
-                total[i] += parts[i][w];
+            sums[i] = warp_sum(kWarpSize * lane < threads ? parts[i][lane] : 0.F);
         // Two roots: the product of the squared norms may leave fp32. Zero vectors score 0.
-        float const norms = sqrtf(total[1]) * sqrtf(total[2]);
-        float const score = total[0] / fmaxf(norms, 1e-30F);
-        if (p.score != nullptr)
-            p.score[row] = score;
-        if (scope == kTokenScope)
-            decide(p, row, score, tau, pinned_next);
-        else
-            scores[row] = score;
+        float const score = sums[0] / fmaxf(sqrtf(sums[1]) * sqrtf(sums[2]), 1e-30F);
+        if (lane == 0)
+        {
+            if (p.score != nullptr)
+                p.score[row] = score;
+            if (p.sum_squares != nullptr)
+                p.sum_squares[row] = sums[2];
+            if (p.cleared != nullptr)
+                p.cleared[row] = 0.F;
+            if (scope == kTokenScope)
+                decide(p, row, before, score, tau, pinned_next);
+            else
+                scores[row] = score;
+        }
     }
     if (scope == kTokenScope)
         return;

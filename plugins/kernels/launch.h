@@ -159,7 +159,8 @@ struct GateParams
 {
     DataType type = DataType::kHalf;
     FlagType flag_type = FlagType::kBool;
-    bool programmatic = false;
+    bool programmatic = false; // of what is read, only delta may be written by the kernel launched
+                               // just before: the rest is read before the wait
 
     int32_t batch = 0; // batch * seq is 1 .. 65536
     int32_t seq = 0;
@@ -185,6 +186,9 @@ struct GateParams
     int32_t* exit_layer_out = nullptr;   // [batch, seq], may be exit_layer
     void* use_river_next = nullptr;      // [batch, seq] flags; nullptr: not wanted
     float* score = nullptr;              // [batch, seq]; nullptr: not wanted
+    float* sum_squares = nullptr;        // [batch, seq] of the rounded h_out, for the norm that
+                                         // comes next; nullptr: not wanted
+    float* cleared = nullptr;            // [batch, seq], set to 0; nullptr: nothing to clear
 
     // gate_workspace_bytes(), zero before the first launch; every launch leaves its counter zero.
     // Launches that may run at the same time need workspaces of their own.
@@ -201,10 +205,24 @@ cudaError_t launch_gate(GateParams const& p, cudaStream_t stream);
 // causal attention over the cache (grouped queries).
 // ---------------------------------------------------------------------------------------------
 
+// How the splits of the keys are added up.
+enum class Merge : int32_t
+{
+    kChosen = 0,
+    kCounters = 1, // by the block that comes last, through the workspace
+    kCluster = 2,  // by a cluster of blocks, through their shared memory; sm_90 and later
+};
+
 struct AttentionParams
 {
     DataType type = DataType::kHalf;
-    bool programmatic = false;
+    bool programmatic = false; // neither the caches nor past_lengths may be written by the kernel
+                               // launched just before: old slots are read before the wait
+
+    // The variant; 0 is chosen from the shape. No result depends on it but by rounding.
+    Merge merge = Merge::kChosen;
+    int32_t splits = 0; // 1 .. 32; of a cluster a power of two and at most 16
+    int32_t warps = 0;  // of a block, 4 or 8 where there is a choice
 
     int32_t batch = 0;     // 1 .. 65535
     int32_t seq = 0;       // new tokens of each sequence, >= 1
@@ -235,7 +253,8 @@ struct AttentionParams
 
     void* out = nullptr; // [batch, seq, num_heads, head_dim] T
 
-    // attention_workspace_bytes(), zero before the first launch (as for the gate).
+    // attention_workspace_bytes(), zero before the first launch (as for the gate). Clusters and
+    // caches that are not split need none.
     void* workspace = nullptr;
     size_t workspace_bytes = 0;
 };

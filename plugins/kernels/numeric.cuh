@@ -100,6 +100,20 @@ __device__ __forceinline__ uint4 pack8(float const (&values)[8])
         Numeric<T>::pack(values[6], values[7]));
 }
 
+// Four floats, and half of what store16 stores.
+__device__ __forceinline__ float4 load_floats(float const* p)
+{
+    return bits<float4>(load16(p));
+}
+__device__ __forceinline__ void store_floats(float* p, float a, float b, float c, float d)
+{
+    store16(p, bits<uint4>(make_float4(a, b, c, d)));
+}
+__device__ __forceinline__ void store8(void* p, uint2 v)
+{
+    *static_cast<uint2*>(p) = v;
+}
+
 // Byte address of element i of an array of T (or of any 2-byte type).
 __device__ __forceinline__ char const* at16(void const* base, size_t i)
 {

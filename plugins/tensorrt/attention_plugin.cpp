@@ -175,10 +175,12 @@ int32_t AttentionPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensor
             * static_cast<size_t>(p.head_dim);
         for (int32_t i = 0; i < 2; ++i)
         {
-            if (outputs[1 + i] != inputs[cache + i])
-                requireCuda(cudaMemcpyAsync(outputs[1 + i], inputs[cache + i], cacheBytes,
-                                cudaMemcpyDeviceToDevice, stream),
-                    "copying the cache");
+            if (outputs[1 + i] == inputs[cache + i])
+                continue;
+            requireCuda(cudaMemcpyAsync(outputs[1 + i], inputs[cache + i], cacheBytes,
+                            cudaMemcpyDeviceToDevice, stream),
+                "copying the cache");
+            p.programmatic = false; // old slots are read before the wait
         }
         p.q = inputs[0];
         if (mPackedQkv != 0)

@@ -27,9 +27,14 @@ public:
     // allocate, and waits for the device.
     void prepare(size_t bytes, std::vector<int64_t> const& geometry)
     {
-        if (mData != nullptr && geometry == mGeometry)
+        if (geometry == mGeometry)
             return;
         mGeometry.clear(); // nothing is prepared until all below has worked
+        if (bytes == 0)
+        {
+            mGeometry = geometry;
+            return;
+        }
         if (bytes > mBytes)
         {
             if (mData != nullptr)

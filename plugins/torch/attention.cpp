@@ -12,10 +12,11 @@ namespace
 using at::Tensor;
 
 // out [batch, seq, num_heads * D]; the caches are written in place. Rotary tables are float32 here.
-Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache,
-    Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
+// programmatic: no kernel that writes the caches or past_lengths was launched just before.
+Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& k, Tensor const& v,
+    Tensor& k_cache, Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
     OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
-    int64_t window, double softcap)
+    int64_t window, double softcap, OptionalTensor const& given_workspace)
 {
     c10::DeviceGuard const guard(q.device());
     TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, op, ": q and k_cache have ", q.dim(), " and ",
@@ -31,6 +32,7 @@ Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v,
 
     AttentionParams p;
     p.type = activationType(op, q);
+    p.programmatic = programmatic;
     p.batch = narrow(op, "batch", batch);
     p.seq = narrow(op, "seq", seq);
     p.num_heads = narrow(op, "num_heads", num_heads);
@@ -78,7 +80,7 @@ Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v,
     p.k_cache = k_cache.mutable_data_ptr();
     p.v_cache = v_cache.mutable_data_ptr();
     p.out = out.mutable_data_ptr();
-    Tensor const workspace = zeroedScratch(attention_workspace_bytes(p), device);
+    Tensor const workspace = workspaceOr(op, given_workspace, attention_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
     requireLaunched(op, launch_attention(p, currentStream(device)), explain_attention(p));
@@ -88,10 +90,10 @@ Tensor attend(char const* op, Tensor const& q, Tensor const& k, Tensor const& v,
 Tensor attention_in_place(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache,
     Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
     OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
-    int64_t window, double softcap)
+    int64_t window, double softcap, OptionalTensor const& workspace)
 {
-    return attend("river_trt_cuda::attention", q, k, v, k_cache, v_cache, past_lengths, rotary_cos,
-        rotary_sin, num_heads, num_kv_heads, scale, window, softcap);
+    return attend("river_trt_cuda::attention", true, q, k, v, k_cache, v_cache, past_lengths,
+        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, workspace);
 }
 
 // The dialect's operator is a function: the caches that it returns are copies.
@@ -101,8 +103,8 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
     int64_t num_kv_heads, double scale, int64_t window, double softcap)
 {
     Tensor k_out = k_cache.clone(), v_out = v_cache.clone();
-    Tensor out = attend("river_trt::attention", q, k, v, k_out, v_out, past_lengths, rotary_cos,
-        rotary_sin, num_heads, num_kv_heads, scale, window, softcap);
+    Tensor out = attend("river_trt::attention", false, q, k, v, k_out, v_out, past_lengths,
+        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, {});
     return {out, k_out, v_out};
 }
 
@@ -113,7 +115,7 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
     library.def("attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
                 "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, int "
                 "num_kv_heads, "
-                "float scale, int window, float softcap) -> Tensor");
+                "float scale, int window, float softcap, Tensor(c!)? workspace=None) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(river_trt_cuda, RIVER_DISPATCH, library)

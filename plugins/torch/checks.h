@@ -93,6 +93,19 @@ inline at::Tensor zeroedScratch(size_t bytes, c10::Device device)
         {static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
 }
 
+// The caller's workspace, zero before its first launch and left so by each; without one, zeros that
+// cost a clear on every call.
+inline at::Tensor workspaceOr(
+    char const* op, OptionalTensor const& given, size_t bytes, c10::Device device)
+{
+    if (!given.has_value())
+        return zeroedScratch(bytes, device);
+    checked(op, "workspace", *given, at::kByte, {-1}, device);
+    TORCH_CHECK(static_cast<size_t>(given->numel()) >= bytes, op, ": workspace has ",
+        given->numel(), " bytes, but ", bytes, " are needed");
+    return *given;
+}
+
 inline void requireLaunched(char const* op, cudaError_t status, char const* explanation)
 {
     TORCH_CHECK(status != cudaErrorInvalidValue || explanation == nullptr, op, ": ", explanation);

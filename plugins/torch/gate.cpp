@@ -14,7 +14,8 @@ using at::Tensor;
 // Fills in what both operators have in common and launches.
 void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& direction,
     Tensor const& use_direction, Tensor const& exited, Tensor const& exit_layer, Tensor const& tau,
-    Tensor const& scope, int64_t layer, Tensor& exited_out, Tensor& exit_layer_out)
+    Tensor const& scope, int64_t layer, Tensor& exited_out, Tensor& exit_layer_out,
+    OptionalTensor const& given_workspace)
 {
     auto const device = h_in.device();
     int64_t const batch = h_in.size(0), seq = h_in.size(1), hidden = h_in.size(2);
@@ -36,7 +37,7 @@ void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& directi
         checked(op, "exit_layer", exit_layer, at::kInt, {batch, seq}, device));
     p.exited_out = exited_out.mutable_data_ptr();
     p.exit_layer_out = static_cast<int32_t*>(exit_layer_out.mutable_data_ptr());
-    Tensor const workspace = zeroedScratch(gate_workspace_bytes(p), device);
+    Tensor const workspace = workspaceOr(op, given_workspace, gate_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
     requireLaunched(op, launch_gate(p, currentStream(device)), explain_gate(p));
@@ -61,7 +62,7 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
     GateParams p;
     p.delta = checked(kOP, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), h_in.device());
     run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
-        exit_layer_out);
+        exit_layer_out, {});
     return {exited_out, exit_layer_out};
 }
 
@@ -87,8 +88,43 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_gate(Tensor const& h_in, Tensor c
     p.h_out = h_out.mutable_data_ptr();
     p.use_river_next = use_river.mutable_data_ptr();
     run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
-        exit_layer_out);
+        exit_layer_out, {});
     return {h_out, exited_out, exit_layer_out, use_river};
+}
+
+// The gate of a recorded step: h_out is complete (the linear before added the residual), and the
+// kernel launched just before is the one that wrote it. sum_squares [batch, seq] float32 is what the
+// next layer's norm needs of h_out; `cleared` [batch, seq] float32 is set to 0.
+std::tuple<Tensor, Tensor, Tensor> step_gate(Tensor const& h_in, Tensor const& h_out,
+    Tensor const& direction, Tensor const& use_direction, Tensor const& exited,
+    Tensor const& exit_layer, Tensor const& tau, Tensor const& pinned_next, Tensor const& scope,
+    int64_t layer, OptionalTensor const& sum_squares, OptionalTensor const& cleared,
+    OptionalTensor const& workspace)
+{
+    constexpr char const* kOP = "river_trt_cuda::step_gate";
+    c10::DeviceGuard const guard(h_in.device());
+    requireRows(kOP, h_in);
+    auto const device = h_in.device();
+    Tensor exited_out = at::empty(exited.sizes(), exited.options());
+    Tensor exit_layer_out = at::empty(exit_layer.sizes(), exit_layer.options());
+    Tensor use_river = at::empty(exited.sizes(), exited.options());
+    auto const rows = h_in.sizes().slice(0, 2);
+    auto const floats = [&](char const* name, OptionalTensor const& tensor) -> float*
+    {
+        checked(kOP, name, tensor, at::kFloat, rows, device);
+        return tensor.has_value() ? static_cast<float*>(tensor->mutable_data_ptr()) : nullptr;
+    };
+    GateParams p;
+    p.programmatic = true;
+    p.delta = checked(kOP, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), device);
+    p.pinned_next =
+        static_cast<bool const*>(checked(kOP, "pinned_next", pinned_next, at::kBool, {}, device));
+    p.use_river_next = use_river.mutable_data_ptr();
+    p.sum_squares = floats("sum_squares", sum_squares);
+    p.cleared = floats("cleared", cleared);
+    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
+        exit_layer_out, workspace);
+    return {exited_out, exit_layer_out, use_river};
 }
 
 } // namespace
@@ -103,12 +139,17 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
                 "Tensor exited, Tensor exit_layer, Tensor tau, Tensor pinned_next, Tensor scope, "
                 "int layer) "
                 "-> (Tensor, Tensor, Tensor, Tensor)");
+    library.def("step_gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, "
+                "Tensor exited, Tensor exit_layer, Tensor tau, Tensor pinned_next, Tensor scope, "
+                "int layer, Tensor(a!)? sum_squares=None, Tensor(b!)? cleared=None, "
+                "Tensor(c!)? workspace=None) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(river_trt_cuda, RIVER_DISPATCH, library)
 {
     library.impl("gate", TORCH_FN(gate));
     library.impl("add_gate", TORCH_FN(add_gate));
+    library.impl("step_gate", TORCH_FN(step_gate));
 }
 
 TORCH_LIBRARY_IMPL(river_trt, RIVER_DISPATCH, library)

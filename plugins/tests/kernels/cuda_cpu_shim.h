@@ -48,20 +48,24 @@ inline std::function<bool(unsigned x)>& block_filter()
     return filter;
 }
 
+// With `cluster` blocks along x running together.
 template <typename Args>
-void run(void (*kernel)(Args), dim3 grid, int threads, Args args)
+void run(void (*kernel)(Args), dim3 grid, int threads, Args args, unsigned cluster = 1)
 {
+    if (cluster < 1 || cluster > 16 || grid.x % cluster != 0)
+        die("cluster of blocks");
     if (threads < 1 || threads > 1024 || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535
         || grid.z > 65535)
         die("launch configuration");
     Block& block = Block::current();
     block.size = static_cast<unsigned>(threads);
+    block.cluster = cluster;
     block.grid[0] = grid.x;
     block.grid[1] = grid.y;
     block.grid[2] = grid.z;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
-            for (unsigned x = 0; x < grid.x; ++x)
+            for (unsigned x = 0; x < grid.x; x += cluster)
             {
                 block.index[0] = x;
                 block.index[1] = y;
@@ -144,15 +148,21 @@ inline uint3 thread_index()
 {
     return {static_cast<unsigned>(Block::current().thread()), 0, 0};
 }
-inline uint3 as_uint3(unsigned const (&v)[3])
+inline uint3 block_index()
 {
-    return {v[0], v[1], v[2]};
+    Block const& block = Block::current();
+    return {block.index[0] + static_cast<unsigned>(block.rank()), block.index[1], block.index[2]};
+}
+inline uint3 grid_size()
+{
+    Block const& block = Block::current();
+    return {block.grid[0], block.grid[1], block.grid[2]};
 }
 } // namespace river::shim
 #define threadIdx (::river::shim::thread_index())
-#define blockIdx (::river::shim::as_uint3(::river::shim::Block::current().index))
-#define gridDim (::river::shim::as_uint3(::river::shim::Block::current().grid))
-#define blockDim (::river::shim::uint3{::river::shim::Block::current().size, 1, 1})
+#define blockIdx (::river::shim::block_index())
+#define gridDim (::river::shim::grid_size())
+#define blockDim (uint3{::river::shim::Block::current().size, 1, 1})
 
 inline void __syncthreads(int line = __builtin_LINE())
 {

@@ -3,7 +3,8 @@
 // A fiber runs until it must wait for others (a barrier, a warp operation) or returns. The order in
 // which ready fibers run is an option, so a kernel whose result changes with it lacks a barrier.
 // What nobody can reach any more is reported as a deadlock. Shared memory is poisoned (0xFF: NaN)
-// before every block. Not covered: memory ordering between blocks, asynchronous copies, speed.
+// before every block. The blocks of a cluster run together, each with shared memory of its own. Not
+// covered: memory ordering between blocks, asynchronous copies, speed.
 #pragma once
 
 #include <algorithm>
@@ -61,15 +62,19 @@ struct Fiber
     bool done = false;
     Meeting* waits_at = nullptr;
     unsigned waits_in_round = 0;
+    bool arrived_in_cluster = false; // and has not waited yet
+    unsigned cluster_round = 0;
     void* sanitizer_stack = nullptr;
 };
 
+// The block that runs, or the cluster of blocks: `thread` and `rank` tell which the running fiber is.
 class Block
 {
 public:
     unsigned grid[3] = {1, 1, 1};
-    unsigned index[3] = {0, 0, 0};
-    unsigned size = 0;
+    unsigned index[3] = {0, 0, 0}; // of the cluster's first block
+    unsigned size = 0;             // threads of a block
+    unsigned cluster = 1;          // blocks that run together, neighbours along x
 
     static Block& current()
     {
@@ -79,20 +84,27 @@ public:
 
     int thread() const
     {
-        return running_->thread;
+        return running_->thread % static_cast<int>(size);
+    }
+    int rank() const
+    {
+        return running_->thread / static_cast<int>(size);
     }
 
     void run(std::function<void()> const& body)
     {
         body_ = &body;
-        int const threads = static_cast<int>(size);
+        int const threads = static_cast<int>(size * cluster);
         while (static_cast<int>(fibers_.size()) < threads)
             fibers_.push_back(std::make_unique<Fiber>());
         shared_.clear();
-        shared_bytes_ = 0;
+        shared_.resize(cluster);
         alive_ = threads;
-        barrier_ = Meeting{};
-        warps_.assign((threads + kLanes - 1) / kLanes, Meeting{});
+        alive_threads_.assign(cluster, static_cast<int>(size));
+        barriers_.assign(cluster, Meeting{});
+        cluster_barrier_ = Meeting{};
+        warps_of_block_ = (static_cast<int>(size) + kLanes - 1) / kLanes;
+        warps_.assign(warps_of_block_ * cluster, Meeting{});
         alive_lanes_.assign(warps_.size(), 0);
         std::vector<int> order;
         for (int i = 0; i < threads; ++i)
@@ -126,11 +138,34 @@ public:
 
     void meet_block(int line)
     {
-        if (barrier_.arrived == 0)
-            barrier_.line = line;
-        else if (barrier_.line != line)
+        Meeting& barrier = barriers_[rank()];
+        if (barrier.arrived == 0)
+            barrier.line = line;
+        else if (barrier.line != line)
             die("__syncthreads reached at two lines in one round");
-        arrive(barrier_, alive_);
+        arrive(barrier, alive_threads_[rank()]);
+    }
+
+    // The cluster's barrier, in two halves.
+    void arrive_in_cluster()
+    {
+        if (running_->arrived_in_cluster)
+            die("the cluster's barrier: two arrivals without a wait");
+        running_->arrived_in_cluster = true;
+        running_->cluster_round = cluster_barrier_.round;
+        ++cluster_barrier_.arrived;
+        release(cluster_barrier_, alive_);
+    }
+    void wait_in_cluster()
+    {
+        if (!running_->arrived_in_cluster)
+            die("the cluster's barrier: a wait without an arrival");
+        running_->arrived_in_cluster = false;
+        if (cluster_barrier_.round != running_->cluster_round)
+            return;
+        running_->waits_at = &cluster_barrier_;
+        running_->waits_in_round = running_->cluster_round;
+        leave(*running_, false);
     }
 
     // Posts a value, waits for the living lanes of the mask, and tells what all posted. `last` is
@@ -144,8 +179,8 @@ public:
     Posts meet_warp(uint32_t mask, uint64_t value, int line, Last const& last)
     {
         int const lane = thread() % kLanes;
-        Meeting& warp = warps_[thread() / kLanes];
-        uint32_t const living = mask & alive_lanes_[thread() / kLanes];
+        Meeting& warp = warps_[warp_of(*running_)];
+        uint32_t const living = mask & alive_lanes_[warp_of(*running_)];
         if ((mask >> lane & 1U) == 0)
             die("a lane that its own mask leaves out");
         int const buffer = warp.round & 1U;
@@ -171,16 +206,21 @@ public:
     template <typename T>
     T& shared(int declaration)
     {
-        auto& memory = shared_[declaration];
-        if (memory == nullptr)
-        {
-            memory.reset(new (std::align_val_t{16}) char[sizeof(T)]);
-            std::memset(memory.get(), 0xFF, sizeof(T));
-            shared_bytes_ += sizeof(T);
-            if (shared_bytes_ > kMaxSharedBytes)
-                die("more than 48 KiB of static shared memory");
-        }
-        return *reinterpret_cast<T*>(memory.get());
+        return *reinterpret_cast<T*>(shared(rank(), declaration, sizeof(T)).memory.get());
+    }
+
+    // Where another block of the cluster has what lies at `mine` in this block's shared memory.
+    char* shared_of(int rank, char* mine)
+    {
+        if (cluster_barrier_.round == 0)
+            die("shared memory of another block, which may not have started");
+        if (alive_threads_[rank] == 0)
+            die("shared memory of a block that has ended");
+        for (auto const& [declaration, own] : shared_[this->rank()])
+            if (mine >= own.memory.get() && mine < own.memory.get() + own.bytes)
+                return shared(rank, declaration, own.bytes).memory.get()
+                    + (mine - own.memory.get());
+        die("no shared memory of this block");
     }
 
 private:
@@ -192,12 +232,42 @@ private:
         }
     };
 
+    struct Shared
+    {
+        std::unique_ptr<char[], Aligned> memory;
+        size_t bytes = 0;
+    };
+
+    Shared& shared(int rank, int declaration, size_t bytes)
+    {
+        Shared& found = shared_[rank][declaration];
+        if (found.memory == nullptr)
+        {
+            found.memory.reset(new (std::align_val_t{16}) char[bytes]);
+            found.bytes = bytes;
+            std::memset(found.memory.get(), 0xFF, bytes);
+            size_t total = 0;
+            for (auto const& [number, one] : shared_[rank])
+                total += one.bytes;
+            if (total > kMaxSharedBytes)
+                die("more than 48 KiB of static shared memory");
+        }
+        return found;
+    }
+
+    int warp_of(Fiber const& fiber) const
+    {
+        int const threads = static_cast<int>(size);
+        return fiber.thread / threads * warps_of_block_ + fiber.thread % threads / kLanes;
+    }
+
     void start(Fiber& fiber, int thread)
     {
-        alive_lanes_[thread / kLanes] |= 1U << (thread % kLanes);
         fiber.thread = thread;
+        alive_lanes_[warp_of(fiber)] |= 1U << (thread % static_cast<int>(size) % kLanes);
         fiber.done = false;
         fiber.waits_at = nullptr;
+        fiber.arrived_in_cluster = false;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStackBytes;
@@ -222,9 +292,10 @@ private:
     {
         fiber.done = true;
         --alive_;
-        size_t const warp = fiber.thread / kLanes;
-        alive_lanes_[warp] &= ~(1U << (fiber.thread % kLanes));
-        release(barrier_, alive_);
+        size_t const warp = warp_of(fiber);
+        alive_lanes_[warp] &= ~(1U << (thread() % kLanes));
+        release(barriers_[rank()], --alive_threads_[rank()]);
+        release(cluster_barrier_, alive_);
         release(warps_[warp], __builtin_popcount(warps_[warp].mask & alive_lanes_[warp]));
         leave(fiber, true);
     }
@@ -283,10 +354,12 @@ private:
     void const* scheduler_stack_ = nullptr;
     size_t scheduler_stack_bytes_ = 0;
     int alive_ = 0;
-    Meeting barrier_;
-    std::vector<Meeting> warps_;
+    std::vector<int> alive_threads_; // of each block
+    std::vector<Meeting> barriers_;  // of each block
+    Meeting cluster_barrier_;
+    int warps_of_block_ = 0;
+    std::vector<Meeting> warps_; // of all blocks, one after the other
     std::vector<uint32_t> alive_lanes_;
-    std::map<int, std::unique_ptr<char[], Aligned>> shared_;
-    size_t shared_bytes_ = 0;
+    std::vector<std::map<int, Shared>> shared_; // of each block
 };
 } // namespace river::shim

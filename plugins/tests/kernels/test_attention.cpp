@@ -24,14 +24,18 @@ struct AttentionShape
     int window = 0;
     double softcap = 0.0;
     bool packed_qkv = true; // q, k and v are parts of one tensor
+    Merge merge = Merge::kChosen;
+    int splits = 0;
+    int warps = 0;
 
     std::string name() const
     {
-        char text[200];
+        char text[240];
         std::snprintf(text, sizeof(text),
-            "attention batch=%d seq=%d heads=%d/%d dim=%d T=%d R=%d past=%d window=%d cap=%g",
+            "attention batch=%d seq=%d heads=%d/%d dim=%d T=%d R=%d past=%d window=%d cap=%g "
+            "merge=%d splits=%d warps=%d",
             batch, seq, num_heads, num_kv_heads, head_dim, capacity, rotary_dim, past[0], window,
-            softcap);
+            softcap, static_cast<int>(merge), splits, warps);
         return text;
     }
 };
@@ -250,6 +254,9 @@ private:
         params.num_positions = s.capacity;
         params.scale = static_cast<float>(1.0 / std::sqrt(s.head_dim));
         params.window = s.window;
+        params.merge = s.merge;
+        params.splits = s.splits;
+        params.warps = s.warps;
         params.softcap = static_cast<float>(s.softcap);
         int const heads = s.num_heads + 2 * s.num_kv_heads;
         size_t const q_bytes = 2UL * s.num_heads * s.head_dim * (s.packed_qkv ? 1 : tokens);
@@ -329,6 +336,38 @@ void several_tokens_and_prefill(bool full)
     run_case<__half>({.batch = 2, .seq = 20, .past = {0, 30}, .window = 6});
 }
 
+// Merges by counters and by clusters, splits that get no key, blocks of either size.
+void variants_agree(bool full)
+{
+    for (int past : full ? std::vector<int>{0, 15, 16, 120, 250} : std::vector<int>{120})
+        for (int splits : full ? std::vector<int>{1, 2, 3, 8, 16, 32} : std::vector<int>{3, 8, 16})
+            for (Merge merge : {Merge::kCounters, Merge::kCluster})
+                for (int warps : {4, 8})
+                {
+                    bool const power = (splits & (splits - 1)) == 0 && splits <= 16;
+                    if (merge == Merge::kCluster && !power)
+                        continue;
+                    AttentionShape shape{.batch = 2, .capacity = 256, .past = {past, past / 2}};
+                    shape.merge = merge;
+                    shape.splits = splits;
+                    shape.warps = warps;
+                    run_case<__nv_bfloat16>(shape, 2);
+                }
+    for (Merge merge : {Merge::kCounters, Merge::kCluster})
+        for (int seq : {1, 2, 5, 8})
+            for (int head_dim : {64, 96, 128, 256})
+                for (int ratio : {1, 3, 4, 16})
+                {
+                    AttentionShape shape{.seq = seq, .num_heads = ratio, .num_kv_heads = 1};
+                    shape.head_dim = shape.rotary_dim = head_dim;
+                    shape.past = {41};
+                    shape.merge = merge;
+                    shape.splits = 4;
+                    if (full || (seq + head_dim + ratio) % 5 == 0)
+                        run_case<__half>(shape, 2);
+                }
+}
+
 // The caller promised room; where there is none the memory beyond must stay whole (guard pages).
 void a_full_cache_is_not_overrun()
 {
@@ -355,11 +394,19 @@ void bad_parameters_are_refused_with_a_reason()
         {"rotary_dim", [](AttentionParams& p) { p.rotary_dim = 7; }},
         {"tables", [](AttentionParams& p) { p.rotary_cos = nullptr; }},
         {"window", [](AttentionParams& p) { p.softcap = -1.F; }},
+        {"splits", [](AttentionParams& p) { p.splits = 33; }},
+        {"warps", [](AttentionParams& p) { p.warps = 3; }},
         {"multiples", [](AttentionParams& p) { p.q_stride += 4; }},
         {"stride", [](AttentionParams& p) { p.q_stride = 8; }},
         {"past_lengths", [](AttentionParams& p) { p.past_lengths = nullptr; }},
         {"aligned", [](AttentionParams& p) { p.out = nullptr; }},
-        {"workspace", [](AttentionParams& p) { p.workspace_bytes = 0; }},
+        {"workspace",
+            [](AttentionParams& p)
+    {
+        p.merge = Merge::kCounters;
+        p.splits = 2;
+        p.workspace_bytes = 0;
+    }},
     };
     for (auto const& bad : cases)
     {
@@ -379,6 +426,7 @@ int main(int argc, char** argv)
     past_lengths_of_each_row();
     long_caches_are_split_and_added_up(is_full(argc, argv));
     windows_and_softcaps();
+    variants_agree(is_full(argc, argv));
     several_tokens_and_prefill(is_full(argc, argv));
     a_full_cache_is_not_overrun();
     bad_parameters_are_refused_with_a_reason();

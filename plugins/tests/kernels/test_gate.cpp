@@ -44,7 +44,7 @@ public:
     int const rows;
     GateParams params;
     Memory h_in, delta, residual, h_out, direction, scalars, exited, exit_layer, exited_out,
-        exit_layer_out, use_river, score, workspace;
+        exit_layer_out, use_river, score, sum_squares, cleared, workspace;
 
     explicit GateCase(GateShape const& s)
         : shape(s)
@@ -61,6 +61,8 @@ public:
         , exit_layer_out(4UL * rows)
         , use_river(4UL * rows)
         , score(4UL * rows)
+        , sum_squares(4UL * rows)
+        , cleared(4UL * rows)
         , workspace(workspace_bytes(s))
     {
         Random random(++seed);
@@ -81,7 +83,8 @@ public:
             store_flag(exited.as<void>(), s.flag_type, row, row % 3 == 1);
             exit_layer.as<int32_t>()[row] = row % 3 == 1 ? 2 : kLayers;
         }
-        for (Memory* out : {&h_out, &exited_out, &exit_layer_out, &use_river, &score})
+        for (Memory* out :
+            {&h_out, &exited_out, &exit_layer_out, &use_river, &score, &sum_squares, &cleared})
             out->poison();
         std::memset(workspace.as<char>(), 0, workspace.bytes());
         compute_reference();
@@ -108,6 +111,9 @@ public:
         {
             double const error = std::fabs(params.score[row] - scores_[row]);
             check(error <= 1e-5, name + ": score is off by " + std::to_string(error));
+            double const squares = params.sum_squares[row] / squares_[row] - 1.0;
+            check(std::fabs(squares) <= 1e-5, name + ": sum of squares");
+            check(params.cleared[row] == 0.F, name + ": cleared");
             bool const before = !shape.first_layer && row % 3 == 1;
             bool const now = before || passed_[row];
             check(load_flag(params.exited_out, shape.flag_type, row) == now, name + ": exited");
@@ -154,6 +160,7 @@ private:
                 b += out * out;
             }
             scores_.push_back(dot / std::sqrt(a * b));
+            squares_.push_back(b);
         }
         h_out.poison();
         std::vector<double> least = scores_; // of each row's span
@@ -209,11 +216,13 @@ private:
             shape.in_place ? exit_layer.as<int32_t>() : exit_layer_out.as<int32_t>();
         params.use_river_next = use_river.as<void>();
         params.score = score.as<float>();
+        params.sum_squares = sum_squares.as<float>();
+        params.cleared = cleared.as<float>();
         params.workspace = workspace.as<void>();
         params.workspace_bytes = workspace.bytes();
     }
 
-    std::vector<double> out_, scores_;
+    std::vector<double> out_, scores_, squares_;
     std::vector<bool> passed_;
 };
 

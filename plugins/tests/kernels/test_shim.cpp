@@ -1,5 +1,6 @@
 // The shim itself: it must report what a GPU would get wrong or hang on, or the other tests prove
 // little. Each mistake runs in a process of its own.
+#include "cluster.cuh"
 #include "mma.cuh"
 #include "testing.h"
 
@@ -44,6 +45,26 @@ __global__ void misaligned_kernel(Args const args)
     args.out[0] = static_cast<int>(load16(args.out + 1).x);
 }
 
+// Every block of a cluster sends its number to all the others.
+__global__ void exchange_kernel(Args const args)
+{
+    RIVER_SHARED(received, int[4]);
+    int const rank = blockIdx.x % 4;
+    if (args.mistake != 6)
+    {
+        arrive_in_cluster_done();
+        wait_in_cluster();
+    }
+    if (threadIdx.x < 4)
+        *of_block(&received[rank], static_cast<int>(threadIdx.x)) = rank + 1;
+    if (args.mistake == 8)
+        arrive_in_cluster();
+    arrive_in_cluster();
+    if (args.mistake != 7) // then the first block ends while the others still write to it
+        wait_in_cluster();
+    args.out[blockIdx.x] = received[0] + 10 * received[1] + 100 * received[2] + 1000 * received[3];
+}
+
 void correct_kernels_pass_in_every_order()
 {
     Memory out(sizeof(int) * kThreads);
@@ -54,6 +75,10 @@ void correct_kernels_pass_in_every_order()
         for (int i = 0; i < kThreads; ++i)
             check(out.as<int>()[i] == kThreads * (kThreads - 1) / 2, "block sum");
         shim::run(&stuck_kernel, dim3(1), kThreads, Args{out.as<int>(), 4});
+        launch_clusters(
+            &exchange_kernel, dim3(8, 2), kThreads, 4, Args{out.as<int>(), 0}, false, nullptr);
+        for (int block = 0; block < 8; ++block)
+            check(out.as<int>()[block] == 4321, "blocks of a cluster send to each other");
     }
     shim::thread_order() = 0;
 }
@@ -72,7 +97,10 @@ void mistakes_end_the_process()
         return status_of_child([=]
         {
             Memory out(sizeof(int) * kThreads);
-            if (mistake == 5)
+            if (mistake >= 6)
+                launch_clusters(&exchange_kernel, dim3(4), kThreads, 4,
+                    Args{out.as<int>(), mistake}, false, nullptr);
+            else if (mistake == 5)
                 shim::run(&misaligned_kernel, dim3(1), 1, Args{out.as<int>(), 0});
             else
                 shim::run(&stuck_kernel, dim3(1), kThreads, Args{out.as<int>(), mistake});
@@ -81,6 +109,9 @@ void mistakes_end_the_process()
     check(status(2) == kReported, "a warp operation by half a warp");
     check(status(3) == kReported, "barriers at two lines");
     check(status(5) == kReported, "a misaligned 16-byte load");
+    check(status(6) == kReported, "shared memory of a block that may not have started");
+    check(status(7) == kReported, "shared memory of a block that has ended");
+    check(status(8) == kReported, "two arrivals at the cluster's barrier");
     check(status(4) == 0, "a warp operation by one of two warps is fine");
 }
 
