@@ -1,6 +1,8 @@
 // Launcher of the decode kernel over packed banks: its variants, geometry and limits.
 #include "decode.h"
 
+#include <algorithm>
+
 #include "decode_table.cuh"
 
 namespace river
@@ -19,11 +21,11 @@ struct Variant
 // other by tests/kernels/gpu/decode_variants.cu.
 constexpr Variant kVariants[] = {
     {"16 warps", 512, 1, 1},
-    {"16 warps, deep", 512, 1, 2},
     {"8 warps, deep", 256, 1, 2},
     {"2 x 8 warps", 256, 2, 1},
     {"2 x 16 warps", 512, 2, 1},
     {"12 warps", 384, 1, 1},
+    {"2 x 8 warps, deep", 256, 2, 2},
 };
 constexpr int kVariantCount = sizeof(kVariants) / sizeof(kVariants[0]);
 
@@ -32,14 +34,20 @@ struct Plan
     DecodeParams params;
     int rows; // of an instance: 1, 2, 4 or 8
     int rows_index;
+    int threads;
     dim3 grid;
     size_t shared_bytes;
 };
 
+int threads_of(Variant const& v, int rows)
+{
+    return std::min(v.threads, decode_threads(rows, v.ahead));
+}
+
 template <int kRows>
 size_t shared_bytes_of(DecodeParams const& d, Variant const& v, size_t x_stride)
 {
-    int const warps = v.threads / kWarpSize;
+    int const warps = threads_of(v, kRows) / kWarpSize;
     size_t const info = (8UL * kRows * chunks_of(d.p.k) + 15) / 16 * 16;
     return static_cast<size_t>(warps) * v.ahead * RiverBankPath::kPieces * kPieceBytes + 64 + info
         + slots_bytes<kRows>(d.units_per_block * (d.p.silu_mul ? 2 : 1), warps) + kRows * x_stride;
@@ -94,6 +102,13 @@ bool make_plan(LinearParams const& p, Variant const& v, Plan& plan)
         return false;
     plan.rows_index = index;
     plan.rows = 1 << index;
+    plan.threads = threads_of(v, plan.rows);
+    int const warps = plan.threads / kWarpSize;
+    int const tiles = d.units_per_block * (p.silu_mul ? 2 : 1);
+    auto const share = [&](int panels) { return (tiles * panels + warps - 1) / warps; };
+    d.river_share = share((chunks_of(p.k) + kPanelChunks - 1) / kPanelChunks);
+    d.backbone_share =
+        share((p.k + BackboneBankPath::kColumns - 1) / BackboneBankPath::kColumns);
     plan.grid = dim3(static_cast<unsigned>((d.units + d.units_per_block - 1) / d.units_per_block),
         static_cast<unsigned>((p.rows + plan.rows - 1) / plan.rows));
     return true;
@@ -177,7 +192,7 @@ cudaError_t launch_packed_decode(LinearParams const& p, cudaStream_t stream)
     DecodeTable const& table = p.type == DataType::kHalf ? kDecodeHalf : kDecodeBfloat16;
     DecodeKernel const kernel =
         table[plan.rows_index][p.river.int8_activations ? 1 : 0][variant->ahead - 1];
-    return launch(kernel, plan.grid, variant->threads, plan.params, p.programmatic, stream,
+    return launch(kernel, plan.grid, plan.threads, plan.params, p.programmatic, stream,
         plan.shared_bytes);
 }
 } // namespace river

@@ -26,7 +26,12 @@
 
 namespace river
 {
-constexpr int kDecodeThreads = 512; // at most; 64 registers each, so that two kernels fit an SM
+// At most so many threads, so that a block leaves half an SM's registers to the next kernel: it then
+// fills its rings while this one ends.
+RIVER_EVERYWHERE constexpr int decode_threads(int rows, int ahead)
+{
+    return ahead > 1 ? 256 : rows > 1 ? 384 : 512;
+}
 constexpr int kPieceBytes = 16 * kWarpSize;
 
 struct DecodeParams
@@ -34,7 +39,8 @@ struct DecodeParams
     LinearParams p;
     int units; // tiles of y; with silu_mul a unit is a tile of `gate` and the same of `up`
     int units_per_block;
-    bool x_in_shared; // else the backbone reads x where it lies
+    int river_share, backbone_share; // panels of a warp, each bank's own
+    bool x_in_shared;                // else the backbone reads x where it lies
 };
 
 __host__ __device__ constexpr int chunks_of(int k)
@@ -57,7 +63,7 @@ struct DecodeBlock
 {
     int warps, unit0, units, tiles;
     int row0, rows;
-    char *ring, *zeros, *xs; // ring of this warp; 64 bytes of zeros; x
+    char *ring, *zeros, *xs; // this lane's of its warp's ring; 64 bytes of zeros; x
     float2* info;            // [kRows][chunks] scale and sum of x
     float* slots;            // [tiles + warps - 1][16][kRows]
 };
@@ -65,8 +71,11 @@ struct DecodeBlock
 // The weights of the panel that a warp loads next, as one of its lanes sees them.
 struct Cursor
 {
-    char const* at;
-    int tile, panel, left; // left: panels to load
+    char const* at;   // of the lane's first bytes
+    int64_t other;    // backbone: from output g to output g + 8, in bytes
+    int valid;        // river: chunks of the panel; backbone: columns from the lane's first to k
+    int tile, panel;
+    int left; // panels to load; none: valid is 0
 };
 
 struct RiverBankPath
@@ -77,65 +86,76 @@ struct RiverBankPath
     {
         return (chunks_of(d.p.k) + kPanelChunks - 1) / kPanelChunks;
     }
-    __device__ __forceinline__ static char const* open(
-        DecodeParams const& d, DecodeBlock const& b, int tile, int panel)
+    __device__ __forceinline__ static int share(DecodeParams const& d)
+    {
+        return d.river_share;
+    }
+    __device__ __forceinline__ static void open(
+        DecodeParams const& d, DecodeBlock const& b, Cursor& c)
     {
         LinearParams const& p = d.p;
         PackedShape const shape{p.n, p.k, p.river.group_size};
-        int const global = p.silu_mul ? b.unit0 + tile / 2 + tile % 2 * d.units : b.unit0 + tile;
-        return static_cast<char const*>(p.river.packed) + global * shape.tile_bytes()
-            + static_cast<int64_t>(panel) * shape.panel_bytes();
+        int const tile =
+            p.silu_mul ? b.unit0 + c.tile / 2 + c.tile % 2 * d.units : b.unit0 + c.tile;
+        c.at = static_cast<char const*>(p.river.packed) + tile * shape.tile_bytes()
+            + static_cast<int64_t>(c.panel) * shape.panel_bytes() + shape.scale_bytes()
+            + 16 * (threadIdx.x % kWarpSize); // in chunk 0, behind the scales
+        c.valid = min(kPanelChunks, shape.chunks() - c.panel * kPanelChunks);
     }
     __device__ __forceinline__ static void load(
-        DecodeParams const& d, DecodeBlock const&, Cursor const& c, char* slot, int piece)
+        DecodeParams const& d, Cursor const& c, char* slot, int piece)
     {
-        int const lane = threadIdx.x % kWarpSize;
-        bool const wide = d.p.river.group_size == 64;
         if (piece > 0)
         {
-            if (c.panel * kPanelChunks + piece <= chunks_of(d.p.k))
-                copy_async<16>(slot + 16 * lane,
-                    c.at + (wide ? 512 : 256) + (piece - 1) * kChunkBytes + 16 * lane);
+            if (piece <= c.valid)
+                copy_async<16>(slot, c.at + (piece - 1) * kChunkBytes);
         }
-        else if (wide)
-            copy_async<16>(slot + 16 * lane, c.at + 16 * lane);
-        else
-            copy_async<8>(slot + 16 * lane, c.at + 8 * lane);
+        else if (c.valid > 0)
+        {
+            if (d.p.river.group_size == 64)
+                copy_async<16>(slot, c.at - 512);
+            else
+                copy_async<8>(slot, c.at - 256 - 8 * (threadIdx.x % kWarpSize));
+        }
     }
 };
 
 struct BackboneBankPath
 {
-    static constexpr int kPieces = 8;
+    static constexpr int kPieces = 8;    // 4 times 32 columns, of outputs g and of outputs g + 8
     static constexpr int kColumns = 128; // of a panel
 
     __device__ __forceinline__ static int panels(DecodeParams const& d)
     {
         return (d.p.k + kColumns - 1) / kColumns;
     }
-    __device__ __forceinline__ static char const* open(
-        DecodeParams const& d, DecodeBlock const& b, int tile, int panel)
+    __device__ __forceinline__ static int share(DecodeParams const& d)
     {
-        LinearParams const& p = d.p;
-        int const lane = threadIdx.x % kWarpSize;
-        int const unit = p.silu_mul ? b.unit0 + tile / 2 : b.unit0 + tile;
-        int const n = unit * kPackedOutputs + lane / 4 + (p.silu_mul ? tile % 2 * (p.n / 2) : 0);
-        return at16(p.weight, static_cast<size_t>(n) * p.k + panel * kColumns + 8 * (lane % 4));
+        return d.backbone_share;
     }
-    // Outputs beyond the last are read from the last that is there: their sums are thrown away.
-    __device__ __forceinline__ static void load(
-        DecodeParams const& d, DecodeBlock const& b, Cursor const& c, char* slot, int piece)
+    // Outputs beyond the last are read from the last one: their sums are thrown away.
+    __device__ __forceinline__ static void open(
+        DecodeParams const& d, DecodeBlock const& b, Cursor& c)
     {
         LinearParams const& p = d.p;
         int const lane = threadIdx.x % kWarpSize;
         int const width = p.silu_mul ? p.n / 2 : p.n;
-        int const unit = p.silu_mul ? b.unit0 + c.tile / 2 : b.unit0 + c.tile;
-        int const n = unit * kPackedOutputs + lane / 4 + 8 * (piece % 2);
-        int const at = c.panel * kColumns + 32 * (piece / 2) + 8 * (lane % 4);
-        bool const valid = n < width && at < p.k;
-        char const* const from =
-            c.at + (static_cast<size_t>(piece % 2) * 16 * p.k + 64 * (piece / 2));
-        copy_async_or_zero(slot + 16 * lane, valid ? from : static_cast<char const*>(p.weight), valid);
+        int const unit = b.unit0 + (p.silu_mul ? c.tile / 2 : c.tile);
+        int const low = min(unit * kPackedOutputs + lane / 4, width - 1);
+        int const high = min(unit * kPackedOutputs + lane / 4 + 8, width - 1);
+        int const half = p.silu_mul ? c.tile % 2 * width : 0;
+        int const column = c.panel * kColumns + 8 * (lane % 4);
+        c.at = at16(p.weight, static_cast<size_t>(half + low) * p.k + column);
+        c.other = 2LL * (high - low) * p.k;
+        c.valid = p.k - column;
+    }
+    __device__ __forceinline__ static void load(
+        DecodeParams const& d, Cursor const& c, char* slot, int piece)
+    {
+        bool const valid = 32 * (piece / 2) < c.valid;
+        char const* const from = c.at + (piece % 2 != 0 ? c.other : 0) + 64 * (piece / 2);
+        if (c.left > 0) // zeros beyond k
+            copy_async_or_zero(slot, valid ? from : static_cast<char const*>(d.p.weight), valid);
     }
 };
 
@@ -148,34 +168,47 @@ __device__ __forceinline__ void advance(DecodeParams const& d, DecodeBlock const
         c.panel = 0;
         ++c.tile;
     }
+    c.valid = 0;
     if (--c.left > 0)
-        c.at = Bank::open(d, b, c.tile, c.panel);
+        Bank::open(d, b, c);
 }
 
+// The first panel of a warp's share.
 template <typename Bank>
 __device__ __forceinline__ int share_of(DecodeParams const& d, DecodeBlock const& b, int warp)
 {
-    return b.tiles * Bank::panels(d) * warp / b.warps;
+    return min(warp * Bank::share(d), b.tiles * Bank::panels(d));
+}
+
+// At panel `skipped` of this warp's share.
+template <typename Bank>
+__device__ __forceinline__ Cursor open_share(
+    DecodeParams const& d, DecodeBlock const& b, int skipped)
+{
+    int const warp = threadIdx.x / kWarpSize;
+    int const first = share_of<Bank>(d, b, warp) + skipped;
+    Cursor c;
+    c.left = share_of<Bank>(d, b, warp + 1) - first;
+    c.tile = first / Bank::panels(d);
+    c.panel = first % Bank::panels(d);
+    c.valid = 0;
+    if (c.left > 0)
+        Bank::open(d, b, c);
+    return c;
 }
 
 // The first kAhead panels of this warp.
 template <typename Bank, int kAhead>
-__device__ __forceinline__ void start(DecodeParams const& d, DecodeBlock const& b, Cursor& c)
+__device__ __forceinline__ void start(DecodeParams const& d, DecodeBlock const& b)
 {
-    int const warp = threadIdx.x / kWarpSize;
-    int const first = share_of<Bank>(d, b, warp);
-    c.left = share_of<Bank>(d, b, warp + 1) - first;
-    c.tile = first / Bank::panels(d);
-    c.panel = first % Bank::panels(d);
-    c.at = c.left > 0 ? Bank::open(d, b, c.tile, c.panel) : nullptr;
+    Cursor c = open_share<Bank>(d, b, 0);
 #pragma unroll
     for (int ahead = 0; ahead < kAhead; ++ahead)
     {
 #pragma unroll
         for (int piece = 0; piece < Bank::kPieces; ++piece)
         {
-            if (c.left > 0)
-                Bank::load(d, b, c, b.ring + (ahead * Bank::kPieces + piece) * kPieceBytes, piece);
+            Bank::load(d, c, b.ring + (ahead * Bank::kPieces + piece) * kPieceBytes, piece);
             commit_copies();
         }
         advance<Bank>(d, b, c);
@@ -185,13 +218,12 @@ __device__ __forceinline__ void start(DecodeParams const& d, DecodeBlock const& 
 // This lane's 16 bytes of a piece; the same piece, kAhead panels on, is then on its way.
 template <typename Bank, int kAhead>
 __device__ __forceinline__ uint4 take(
-    DecodeParams const& d, DecodeBlock const& b, Cursor const& c, char* slots, int piece)
+    DecodeParams const& d, Cursor const& c, char* slots, int piece)
 {
     char* const slot = slots + piece * kPieceBytes;
     wait_copies<kAhead * Bank::kPieces - 1>();
-    uint4 const value = load16(slot + 16 * (threadIdx.x % kWarpSize));
-    if (c.left > 0)
-        Bank::load(d, b, c, slot, piece);
+    uint4 const value = load16(slot);
+    Bank::load(d, c, slot, piece);
     commit_copies();
     return value;
 }
@@ -306,12 +338,12 @@ enum class XForm
     kInt8,     // 8 bits, with scale and sum of each chunk
 };
 
-// x in shared memory, zeros up to a whole chunk. Four loads of a thread are under way at a time.
-template <typename T, XForm kForm>
+// x in shared memory, zeros up to a whole chunk. A thread has kLoads loads under way at a time.
+template <typename T, int kRows, XForm kForm>
 __device__ __forceinline__ void fill_x(DecodeParams const& d, DecodeBlock const& b, float const* rms)
 {
     LinearParams const& p = d.p;
-    constexpr int kLoads = 4;
+    constexpr int kLoads = kRows == 1 ? 2 : 4;
     int const chunks = chunks_of(p.k);
     int const vectors = 8 * chunks; // of a row
     int const all = vectors * b.rows;
@@ -325,7 +357,8 @@ __device__ __forceinline__ void fill_x(DecodeParams const& d, DecodeBlock const&
         for (int u = 0; u < kLoads; ++u)
         {
             int const i = base + u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-            int const row = i / vectors, at = 8 * (i % vectors);
+            int const row = kRows == 1 ? 0 : i / vectors;
+            int const at = 8 * (i - row * vectors);
             packed[u] = i < all && at < p.k
                 ? load16(at16(p.x, static_cast<size_t>(b.row0 + row) * p.k + at))
                 : make_uint4(0U, 0U, 0U, 0U);
@@ -336,7 +369,8 @@ __device__ __forceinline__ void fill_x(DecodeParams const& d, DecodeBlock const&
             int const i = base + u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
             if (base + u * static_cast<int>(blockDim.x) >= all)
                 break;
-            int const row = i / vectors, at = 8 * (i % vectors);
+            int const row = kRows == 1 ? 0 : i / vectors;
+            int const at = 8 * (i - row * vectors);
             float values[8] = {};
             if (i < all && at < p.k)
                 prepare8<T>(p, packed[u], at, p.norm_weight == nullptr ? 1.F : rms[row],
@@ -438,7 +472,7 @@ struct SpanSums
 
 template <typename T, int kRows, bool kInt8, int kAhead>
 __device__ __forceinline__ void multiply_river(
-    DecodeParams const& d, DecodeBlock const& b, uint32_t rows_of_bank, Cursor c)
+    DecodeParams const& d, DecodeBlock const& b, uint32_t rows_of_bank)
 {
     using Bank = RiverBankPath;
     constexpr int kSpan = 8 / kRows;
@@ -454,12 +488,13 @@ __device__ __forceinline__ void multiply_river(
     bool const active = (rows_of_bank >> row & 1U) != 0;
     char const* const x = b.xs + row * river_x_stride(p.k, kInt8) + (kInt8 ? 16 : 32) * t;
     int tile = first / panels, panel = first % panels;
+    Cursor c = open_share<Bank>(d, b, kAhead);
     char* slots = b.ring;
     float sums[kSums] = {};
 #pragma unroll 1
     for (int item = 0; item < count; ++item)
     {
-        uint4 scales = take<Bank, kAhead>(d, b, c, slots, 0);
+        uint4 scales = take<Bank, kAhead>(d, c, slots, 0);
         if (p.river.group_size == 128)
             scales = make_uint4(scales.x, scales.x, scales.y, scales.y);
         int const chunk0 = panel * kPanelChunks;
@@ -473,7 +508,7 @@ __device__ __forceinline__ void multiply_river(
             for (int j = 0; j < kSpan; ++j)
             {
                 int const chunk = span * kSpan + j;
-                uint4 const codes = take<Bank, kAhead>(d, b, c, slots, 1 + chunk);
+                uint4 const codes = take<Bank, kAhead>(d, c, slots, 1 + chunk);
                 bool const mine = active && g % kSpan == j;
                 if (chunk < here)
                     c_span.multiply(codes, mine ? x_panel + chunk * kChunkStep : b.zeros);
@@ -509,8 +544,7 @@ __device__ __forceinline__ void multiply_river(
             if (slots == b.ring + kAhead * Bank::kPieces * kPieceBytes)
                 slots = b.ring;
         }
-        if (c.left > 0)
-            advance<Bank>(d, b, c);
+        advance<Bank>(d, b, c);
         if (++panel < panels && item + 1 < count)
             continue;
         // the warp's part of the tile: lanes of a quad hold parts of the same row, or rows of their own
@@ -537,7 +571,7 @@ __device__ __forceinline__ void multiply_river(
 
 template <typename T, int kRows, int kAhead>
 __device__ __forceinline__ void multiply_backbone(
-    DecodeParams const& d, DecodeBlock const& b, uint32_t rows_of_bank, Cursor c)
+    DecodeParams const& d, DecodeBlock const& b, uint32_t rows_of_bank)
 {
     using Bank = BackboneBankPath;
     LinearParams const& p = d.p;
@@ -551,6 +585,7 @@ __device__ __forceinline__ void multiply_backbone(
         ? b.xs + g * backbone_x_stride(p.k) + 16 * t
         : at16(p.x, static_cast<size_t>(b.row0 + (active ? g : 0)) * p.k + 8 * t);
     int tile = first / panels, panel = first % panels;
+    Cursor c = open_share<Bank>(d, b, kAhead);
     char* slots = b.ring;
     float sums[4] = {};
 #pragma unroll 1
@@ -560,8 +595,8 @@ __device__ __forceinline__ void multiply_backbone(
         for (int part = 0; part < 4; ++part) // 32 k
         {
             int const at = panel * Bank::kColumns + 32 * part;
-            uint4 const low = take<Bank, kAhead>(d, b, c, slots, 2 * part);
-            uint4 const high = take<Bank, kAhead>(d, b, c, slots, 2 * part + 1);
+            uint4 const low = take<Bank, kAhead>(d, c, slots, 2 * part);
+            uint4 const high = take<Bank, kAhead>(d, c, slots, 2 * part + 1);
             uint4 const v = load16(active && at + 8 * t < p.k ? x + 2 * at : b.zeros);
             uint32_t const first_half[4] = {low.x, high.x, low.y, high.y};
             uint32_t const second_half[4] = {low.z, high.z, low.w, high.w};
@@ -574,8 +609,7 @@ __device__ __forceinline__ void multiply_backbone(
             if (slots == b.ring + kAhead * Bank::kPieces * kPieceBytes)
                 slots = b.ring;
         }
-        if (c.left > 0)
-            advance<Bank>(d, b, c);
+        advance<Bank>(d, b, c);
         if (++panel < panels && item + 1 < count)
             continue;
         float* const slot = b.slots + (tile + warp) * (kPackedOutputs * kRows);
@@ -592,17 +626,16 @@ __device__ __forceinline__ void multiply_backbone(
     }
 }
 
-// The sum of a tile's parts; share_of() tells which warps left one.
-__device__ __forceinline__ float sum_of_parts(DecodeBlock const& b, int panels, int tile, int output,
-    int rows_of_slot, int row)
+// The sum of a tile's parts, from all warps that had panels of it.
+template <int kRows>
+__device__ __forceinline__ float sum_of_parts(
+    DecodeBlock const& b, int panels, int share, int tile, int output, int row)
 {
-    int const items = b.tiles * panels;
-    int const from = ((tile * panels + 1) * b.warps - 1) / items;
-    int const to = ((tile + 1) * panels * b.warps - 1) / items;
+    int const from = tile * panels / share;
+    int const to = (tile * panels + panels - 1) / share;
     float sum = 0.F;
-    for (int w = from; w <= to; ++w)
-        if (items * w / b.warps < items * (w + 1) / b.warps)
-            sum += b.slots[((tile + w) * kPackedOutputs + output) * rows_of_slot + row];
+    for (int warp = from; warp <= to; ++warp)
+        sum += b.slots[((tile + warp) * kPackedOutputs + output) * kRows + row];
     return sum;
 }
 
@@ -613,8 +646,6 @@ __device__ __forceinline__ void finish(
     LinearParams const& p = d.p;
     int const width = p.silu_mul ? p.n / 2 : p.n;
     int const outputs = b.units * kPackedOutputs;
-    int const river_panels = RiverBankPath::panels(d);
-    int const backbone_panels = BackboneBankPath::panels(d);
     // A warp's lanes stay in one row: 32 outputs a turn.
     int const turns = (outputs + kWarpSize - 1) / kWarpSize;
     int const lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
@@ -627,11 +658,13 @@ __device__ __forceinline__ void finish(
         if (local < outputs && n < width)
         {
             int const unit = local / kPackedOutputs, output = local % kPackedOutputs;
-            int const panels = (on_river >> row & 1U) != 0 ? river_panels : backbone_panels;
+            bool const river = (on_river >> row & 1U) != 0;
+            int const panels = river ? RiverBankPath::panels(d) : BackboneBankPath::panels(d);
+            int const share = river ? d.river_share : d.backbone_share;
             auto const total = [&](int tile, int of)
             {
                 float const bias = p.bias == nullptr ? 0.F : Numeric<T>::load(p.bias, of);
-                return bias + sum_of_parts(b, panels, tile, output, kRows, row);
+                return bias + sum_of_parts<kRows>(b, panels, share, tile, output, row);
             };
             size_t const at = static_cast<size_t>(b.row0 + row) * width + n;
             float value = total(p.silu_mul ? 2 * unit : unit, n);
@@ -674,7 +707,7 @@ __host__ __device__ constexpr size_t slots_bytes(int tiles, int warps)
 }
 
 template <typename T, int kRows, bool kInt8, int kAhead>
-__global__ void __launch_bounds__(kDecodeThreads, 2)
+__global__ void __launch_bounds__(decode_threads(kRows, kAhead), 2)
     decode_kernel(__grid_constant__ DecodeParams const d)
 {
     RIVER_DYNAMIC_SHARED(memory);
@@ -690,66 +723,66 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
     b.rows = min(kRows, p.rows - b.row0);
     constexpr int kRingBytes = kAhead * RiverBankPath::kPieces * kPieceBytes;
     char* const base = reinterpret_cast<char*>(memory);
-    b.ring = base + warp * kRingBytes;
+    b.ring = base + warp * kRingBytes + 16 * (threadIdx.x % kWarpSize);
     b.zeros = base + b.warps * kRingBytes;
     b.info = reinterpret_cast<float2*>(b.zeros + 64);
     b.slots = reinterpret_cast<float*>(b.zeros + 64 + (kRows * chunks_of(p.k) * 8 + 15) / 16 * 16);
     b.xs = reinterpret_cast<char*>(b.slots) + slots_bytes<kRows>(d.units_per_block * (p.silu_mul ? 2 : 1), b.warps);
 
+    // The bank is known before the predecessor ends where the host says so.
+    bool const known = p.banks != Banks::kByFlag || p.flags_early;
+    if (!known)
+    {
+        wait_for_predecessor();
+        let_successor_start();
+    }
     uint32_t const all_rows = (1U << b.rows) - 1U;
-    auto const read_flags = [&]
-    {
-        int const lane = threadIdx.x % kWarpSize;
-        bool const flag = p.banks == Banks::kByFlag && lane < b.rows
-            && load_flag(p.use_river, p.flag_type, b.row0 + lane);
-        return p.banks == Banks::kRiver ? all_rows : __ballot_sync(kAllLanes, flag);
-    };
-    Cursor cursor;
-    auto const start_bank = [&](bool river)
-    {
-        if (river)
-            start<RiverBankPath, kAhead>(d, b, cursor);
-        else
-            start<BackboneBankPath, kAhead>(d, b, cursor);
-    };
-    bool const early = p.banks != Banks::kByFlag || p.flags_early;
-    uint32_t on_river = 0;
-    if (early)
-    {
-        on_river = read_flags();
-        start_bank(on_river != 0);
-    }
-    wait_for_predecessor();
-    let_successor_start();
-    if (!early)
-    {
-        on_river = read_flags();
-        start_bank(on_river != 0);
-    }
+    int const lane = threadIdx.x % kWarpSize;
+    bool const flag = p.banks == Banks::kByFlag && lane < b.rows
+        && load_flag(p.use_river, p.flag_type, b.row0 + lane);
+    uint32_t const on_river = p.banks == Banks::kRiver ? all_rows : __ballot_sync(kAllLanes, flag);
     if (threadIdx.x < 16)
         reinterpret_cast<uint32_t*>(b.zeros)[threadIdx.x] = 0U;
-    if (p.norm_weight != nullptr)
-        measure<T>(d, b, rms);
-    if (on_river != 0)
+
+#pragma unroll 1
+    for (int bank = 0; bank < 2; ++bank) // one piece of code for each, run by what the rows need
     {
-        fill_x<T, kInt8 ? XForm::kInt8 : XForm::kExact>(d, b, rms);
-        __syncthreads();
-        multiply_river<T, kRows, kInt8, kAhead>(d, b, on_river, cursor);
-    }
-    if (on_river != all_rows)
-    {
-        if (on_river != 0)
+        bool const river = bank == 0;
+        uint32_t const rows_of_bank = river ? on_river : all_rows & ~on_river;
+        if (rows_of_bank == 0)
+            continue;
+        bool const first = river || on_river == 0;
+        if (!first) // the other bank's x and rings are free
         {
             wait_copies<0>();
             __syncthreads();
-            start_bank(false);
         }
-        if (d.x_in_shared)
-            fill_x<T, XForm::kBackbone>(d, b, rms);
-        __syncthreads();
-        multiply_backbone<T, kRows, kAhead>(d, b, all_rows & ~on_river, cursor);
+        if (river)
+            start<RiverBankPath, kAhead>(d, b);
+        else
+            start<BackboneBankPath, kAhead>(d, b);
+        if (first && known)
+        {
+            wait_for_predecessor();
+            let_successor_start();
+        }
+        if (first && p.norm_weight != nullptr)
+            measure<T>(d, b, rms);
+        if (river)
+        {
+            fill_x<T, kRows, kInt8 ? XForm::kInt8 : XForm::kExact>(d, b, rms);
+            __syncthreads();
+            multiply_river<T, kRows, kInt8, kAhead>(d, b, rows_of_bank);
+        }
+        else
+        {
+            if (d.x_in_shared)
+                fill_x<T, kRows, XForm::kBackbone>(d, b, rms);
+            __syncthreads();
+            multiply_backbone<T, kRows, kAhead>(d, b, rows_of_bank);
+        }
     }
     __syncthreads();
-    finish<T, kRows>(d, b, on_river, reinterpret_cast<float*>(b.ring - warp * kRingBytes));
+    finish<T, kRows>(d, b, on_river, reinterpret_cast<float*>(base));
 }
 } // namespace river

@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kPrefillThreads)
 {
     RIVER_SHARED(parts, float[kPrefillThreads / kWarpSize]);
     LinearParams const& p = args.p;
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
     size_t const start = static_cast<size_t>(blockIdx.x) * p.k;
     float factor = 1.F;
     if (p.norm_weight != nullptr)
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(kPrefillThreads)
 {
     LinearParams const& p = args.p;
     RiverBank const& river = p.river;
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
     int const per_row = (p.k + 31) / 32;
     int64_t const i = static_cast<int64_t>(blockIdx.x) * kPrefillThreads + threadIdx.x;
     if (i >= static_cast<int64_t>(args.count) * per_row)
@@ -132,8 +132,8 @@ __global__ void __launch_bounds__(kPrefillThreads)
     epilogue_kernel(__grid_constant__ EpilogueArgs const args)
 {
     LinearParams const& p = args.p;
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
     int const width = p.silu_mul ? p.n / 2 : p.n;
     int64_t const i = static_cast<int64_t>(blockIdx.x) * kPrefillThreads + threadIdx.x;
     if (i >= static_cast<int64_t>(p.rows) * width)

@@ -51,10 +51,6 @@ inline void store16(void* p, uint4 v)
 {
     shim::store(p, v);
 }
-inline void store8(void* p, uint2 v)
-{
-    shim::store(p, v);
-}
 template <typename T>
 T load_shared_by_blocks(T const* p)
 {
@@ -99,7 +95,7 @@ cudaError_t launch(
     void (*kernel)(Args), dim3 grid, int threads, Args const& args, bool, cudaStream_t,
     size_t shared_bytes = 0)
 {
-    shim::run(kernel, grid, threads, args, shared_bytes);
+    shim::run(kernel, grid, threads, args, 1U, shared_bytes);
     return cudaSuccess;
 }
 
@@ -121,10 +117,6 @@ __device__ __forceinline__ uint4 load16(void const* p)
 __device__ __forceinline__ void store16(void* p, uint4 v)
 {
     *static_cast<uint4*>(p) = v;
-}
-__device__ __forceinline__ void store8(void* p, uint2 v)
-{
-    *static_cast<uint2*>(p) = v;
 }
 // Copies to shared memory in the background, 8 or 16 bytes a thread. A thread that waits sees its
 // own copies; all but the last kPending groups that it committed are complete.
