@@ -2,7 +2,6 @@
 
 import tomllib
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +13,8 @@ from builders.tensorrt.options import TensorRTOptions
 from river_trt.errors import RiverError
 from river_trt.manifest import Kernels
 
-RECIPE_PACKAGE = "engines"
+PACKAGE = Path(__file__).parent
+WHEEL_FOLDER = "_recipes"  # where pyproject.toml puts engines/ in a wheel
 CPU_BACKEND = "onnxruntime"
 BACKBONE_BITS = (8, 16, 32)
 
@@ -86,14 +86,18 @@ def _gpu_targets() -> list[str]:
     return [name for name, file in known_recipes().items() if "[tensorrt]" in file.read_text()]
 
 
-def known_recipes() -> dict[str, Any]:
-    """Target name to its file in engines/."""
-    files = resources.files(RECIPE_PACKAGE).iterdir()
-    return {
-        file.name.removesuffix(".toml"): file
-        for file in sorted(files, key=lambda file: file.name)
-        if file.name.endswith(".toml")
-    }
+def known_recipes() -> dict[str, Path]:
+    """Target name to its file: in engines/ of a checkout, else in the copy inside the wheel.
+
+    Raises RiverError where neither is there.
+    """
+    for folder in (PACKAGE.parent / "engines", PACKAGE / WHEEL_FOLDER):
+        if files := sorted(folder.glob("*.toml")):
+            return {file.stem: file for file in files}
+    raise RiverError(
+        f"recipes are in neither {PACKAGE.parent / 'engines'} nor {PACKAGE / WHEEL_FOLDER}; "
+        "install river-trt again"
+    )
 
 
 def _read(target: str) -> dict[str, Any]:

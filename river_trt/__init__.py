@@ -7,9 +7,10 @@ from river_trt.engine import Engine, load
 from river_trt.errors import CheckpointError, EngineError, MissingDependencyError, RiverError
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.spec import ExitPolicy
-from river_trt.text import ChatOptions
+from river_trt.text import Chat, ChatOptions
 
 __all__ = [
+    "Chat",
     "ChatOptions",
     "CheckpointError",
     "Engine",

@@ -1,7 +1,7 @@
 """What a caller may ask of one generation, and how it combines with the engine's exit policy."""
 
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -21,6 +21,12 @@ MOST_VALUES = 4096  # of stop_token_ids, tau and pinned
 
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
+SAMPLING_RULES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+    ("temperature", "at least 0", lambda v: v >= 0),
+    ("top_p", "above 0 and at most 1", lambda v: 0 < v <= 1),
+    ("min_p", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("repetition_penalty", "above 0", lambda v: v > 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,8 @@ class GenerationConfig:
     max_new_tokens: tokens generated at most, >= 1.
     temperature: 0 is greedy, and then top_k, top_p and min_p have no effect.
     top_k: 0 is off. top_p: in (0, 1], 1 is off. min_p: in [0, 1), 0 is off.
-    repetition_penalty: > 0, 1 is off; counts the prompt's tokens too.
+    repetition_penalty: > 0, 1 is off; counts the prompt's tokens too. For these five None is what
+        the model's publisher says (`river-trt inspect` shows it), else greedy and off.
     seed: prompt i of a call draws from the stream of `seed + i`, whatever the other prompts are;
         None draws anew each time.
     stop: strings that end the text and are cut from it; needs an engine with a tokenizer. At most
@@ -51,11 +58,11 @@ class GenerationConfig:
     """
 
     max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
@@ -69,14 +76,14 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         _check_int("max_new_tokens", self.max_new_tokens, 1)
-        _check_int("top_k", self.top_k, 0)
+        if self.top_k is not None:
+            _check_int("top_k", self.top_k, 0)
         _check_int("max_draft_tokens", self.max_draft_tokens, 1)
         if self.seed is not None:
             _check_int("seed", self.seed, 0)
-        _check_float("temperature", self.temperature, "at least 0", lambda v: v >= 0)
-        _check_float("top_p", self.top_p, "above 0 and at most 1", lambda v: 0 < v <= 1)
-        _check_float("min_p", self.min_p, "at least 0 and below 1", lambda v: 0 <= v < 1)
-        _check_float("repetition_penalty", self.repetition_penalty, "above 0", lambda v: v > 0)
+        for name, rule, accepts in SAMPLING_RULES:
+            if (value := getattr(self, name)) is not None:
+                _check_float(name, value, rule, accepts)
         if not isinstance(self.ignore_eos, bool):
             raise RiverError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
         _check_choice("mode", self.mode, get_args(Mode))

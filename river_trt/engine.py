@@ -1,6 +1,6 @@
 """Load an engine directory and generate with it."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from river_trt.manifest import Manifest
 from river_trt.prompts import Prompt, PromptReader, as_prompts
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
-from river_trt.sampling import row_generator
+from river_trt.sampling import resolve_sampling, row_generator
 from river_trt.spec import ExitPolicy
 from river_trt.stepping import Stepper
 from river_trt.text import ChatOptions, TextStream, Tokenizer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_QUEUE = 64
 
-Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
+Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as chat templates take them
 
 
 def load(
@@ -243,7 +243,8 @@ class Engine:
         policy = resolve_policy(config, self.policy, self.num_layers)
         ids = self._prompts.read(prompt)
         seen = None
-        if config.repetition_penalty != 1.0:
+        sampling = resolve_sampling(config, self.manifest.text.sampling)
+        if sampling.repetition_penalty != 1.0:
             seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
             seen[ids] = True
         text = TextStream(self.tokenizer, config.stop, ids.tolist()) if self.tokenizer else None
@@ -251,21 +252,21 @@ class Engine:
             index,
             ids,
             config,
+            sampling,
             policy,
             row_generator(config.seed, index),
             seen,
             text,
             eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
             cache_length=self.max_seq_len,
-            draft=self._draft(config) if config.mode == "lossless" else None,
+            draft=self._draft(config, sampling.is_greedy) if config.mode == "lossless" else None,
         )
 
-    def _draft(self, config: GenerationConfig) -> Draft:
+    def _draft(self, config: GenerationConfig, greedy: bool) -> Draft:
         policy = resolve_draft_policy(config, self.draft_policy, self.num_layers)
         # Layer 1 runs the backbone with or without a pin.
         layers = 1 + int(policy.pinned[1:].sum())
         cost = step_cost(self.manifest.bytes_per_layer, layers, self.num_layers)
-        greedy = config.temperature == 0.0
         return Draft(
             policy,
             DraftLength(cost, config.max_draft_tokens),

@@ -7,16 +7,16 @@ from numbers import Integral
 import numpy as np
 
 from river_trt.errors import PromptError, RiverError
-from river_trt.text import Tokenizer
+from river_trt.text import Chat, Tokenizer
 
-Prompt = str | Sequence[int] | np.ndarray
+Prompt = str | Chat | Sequence[int] | np.ndarray
 # A token may stand for more than its own characters where a tokenizer folds or drops some.
 LEAST_TOKEN_CHARACTERS = 16
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt or several: a string or a flat list of ids is one. RiverError for none."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | Chat):
         return [prompts]
     if not isinstance(prompts, Sequence | np.ndarray):
         raise RiverError(f"prompts are strings or lists of token ids, got {prompts!r:.60}")
@@ -48,6 +48,12 @@ class PromptReader:
                 )
             self.check_length(prompt)
             prompt = self.tokenizer.encode(prompt)
+        elif isinstance(prompt, Chat):
+            if self.tokenizer is None:
+                raise PromptError("a chat needs a tokenizer, and this engine takes token ids only")
+            text = self.tokenizer.chat_text(prompt.messages, prompt.options)
+            self.check_length(text)
+            prompt = self.tokenizer.encode(text, add_special_tokens=False)  # the template's own
         elif isinstance(prompt, Sized) and len(prompt) > self.max_seq_len:
             raise self._too_long(len(prompt))
         try:

@@ -8,7 +8,7 @@ import numpy as np
 from river_trt.config import GenerationConfig
 from river_trt.lossless.draft import Draft
 from river_trt.results import FinishReason, GenerationResult, TokenEvent
-from river_trt.sampling import sample
+from river_trt.sampling import Sampling, check_best, sample
 from river_trt.spec import ExitPolicy, GateScope, backbone_layers
 from river_trt.text import TextStream
 
@@ -22,6 +22,7 @@ class Row:
     index: int  # of the prompt in the call
     prompt: np.ndarray  # [prompt_tokens] int64
     config: GenerationConfig
+    sampling: Sampling
     policy: ExitPolicy
     generator: np.random.Generator
     seen: np.ndarray | None  # [vocab] bool, tokens under the repetition penalty
@@ -65,7 +66,15 @@ class Row:
 
         logits: [vocab] float32. Raises EngineError for logits that are no numbers.
         """
-        return self.push(sample(logits, self.config, self.generator, self.seen), exit_layer)
+        return self.push(sample(logits, self.sampling, self.generator, self.seen), exit_layer)
+
+    def accept_choice(self, token: int, best: np.floating, exit_layer: int) -> str:
+        """Take the token that a session chose; returns the new text.
+
+        best: the best logit. Raises EngineError as `accept`.
+        """
+        check_best(best)
+        return self.push(token, exit_layer)
 
     def push(self, token: int, exit_layer: int, is_last: bool = False) -> str:
         """Take the next token, wherever it was sampled; returns the new text.

@@ -1,13 +1,40 @@
 """Choose the next token of one row from its logits, in numpy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from river_trt.config import GenerationConfig
 from river_trt.errors import EngineError
+from river_trt.manifest import SamplingInfo
 
 TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token of a row is chosen: a GenerationConfig's values, all of them known."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+def resolve_sampling(config: GenerationConfig, publisher: SamplingInfo) -> Sampling:
+    """What a caller asks for, else what the model's publisher says, else greedy and off."""
+    chosen = {}
+    for known in fields(Sampling):
+        for source in (config, publisher):
+            if (value := getattr(source, known.name)) is not None:
+                chosen[known.name] = value
+                break
+    return Sampling(**chosen)
 
 
 def row_generator(seed: int | None, index: int) -> np.random.Generator:
@@ -44,7 +71,7 @@ class Distribution:
 
 def sample(
     logits: np.ndarray,  # [vocab] float32, left as it is
-    config: GenerationConfig,
+    sampling: Sampling,
     generator: np.random.Generator,
     seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
 ) -> int:
@@ -52,43 +79,48 @@ def sample(
 
     Raises EngineError when the logits hold NaN or infinity.
     """
-    choice = distribution(logits, config, seen)
-    if config.temperature == 0.0:
+    choice = distribution(logits, sampling, seen)
+    if sampling.is_greedy:
         return int(choice.token_ids[0])
     return choice.draw(generator)
 
 
 def distribution(
     logits: np.ndarray,  # [vocab] float32, left as it is
-    config: GenerationConfig,
+    sampling: Sampling,
     seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
 ) -> Distribution:
     """What `sample` draws from; filters in the order of transformers: penalty, temperature, k, p,
     min_p. Greedy is the best token alone. Raises EngineError as `sample`.
     """
-    logits = penalised(logits, config, seen)
+    logits = penalised(logits, sampling, seen)
     best = int(logits.argmax())  # argmax finds a NaN if there is one
-    if not np.isfinite(logits[best]):
-        raise EngineError(
-            f"the engine returned {logits[best]} as a logit; rebuild it, and check the checkpoint"
-        )
-    if config.temperature == 0.0:
+    check_best(logits[best])
+    if sampling.is_greedy:
         return Distribution(np.array([best]), np.ones(1))
     # The best at 0, so that a tiny temperature sends the others to -inf and overflows nothing.
     with np.errstate(over="ignore"):
-        scores = (logits - logits[best]) / np.float32(max(config.temperature, TINY))
-    candidates = keep_top_k(scores, config.top_k)
-    candidates = keep_top_p(scores, candidates, config.top_p)
-    candidates = keep_min_p(scores, candidates, config.min_p)
+        scores = (logits - logits[best]) / np.float32(max(sampling.temperature, TINY))
+    candidates = keep_top_k(scores, sampling.top_k)
+    candidates = keep_top_p(scores, candidates, sampling.top_p)
+    candidates = keep_min_p(scores, candidates, sampling.min_p)
     return Distribution(candidates, np.exp(scores[candidates]).astype(np.float64))
 
 
-def penalised(logits: np.ndarray, config: GenerationConfig, seen: np.ndarray | None) -> np.ndarray:
-    """The logits [vocab] under the config's repetition penalty; themselves where it has none."""
-    if config.repetition_penalty == 1.0:
+def check_best(logit: np.floating) -> None:
+    """EngineError where the best logit is no number, so none is."""
+    if not np.isfinite(logit):
+        raise EngineError(
+            f"the engine returned {logit} as a logit; rebuild it, and check the checkpoint"
+        )
+
+
+def penalised(logits: np.ndarray, sampling: Sampling, seen: np.ndarray | None) -> np.ndarray:
+    """The logits [vocab] under the row's repetition penalty; themselves where it has none."""
+    if sampling.repetition_penalty == 1.0:
         return logits
     assert seen is not None
-    return penalise(logits, seen, config.repetition_penalty)
+    return penalise(logits, seen, sampling.repetition_penalty)
 
 
 def lead(logits: np.ndarray, best: int) -> float:

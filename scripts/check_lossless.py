@@ -28,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     texts = PROMPTS[: args.prompts]
     prompts = [engine.chat_prompt([{"role": "user", "content": text}]) for text in texts]
-    config = river_trt.GenerationConfig(max_new_tokens=args.tokens, mode="full", ignore_eos=True)
+    config = river_trt.GenerationConfig(
+        max_new_tokens=args.tokens,
+        mode="full",
+        ignore_eos=True,
+        temperature=0,
+        repetition_penalty=1,
+    )
     equal = near = wrong = 0
     for start in range(0, len(prompts), args.batch):
         group = prompts[start : start + args.batch]

@@ -51,7 +51,12 @@ def same_tokens(engines: dict[str, river_trt.Engine], num_tokens: int) -> bool:
     for name, tau in TAUS.items():
         for pinned in ((), None):
             config = river_trt.GenerationConfig(
-                max_new_tokens=num_tokens, tau=tau, pinned=pinned, ignore_eos=True
+                max_new_tokens=num_tokens,
+                tau=tau,
+                pinned=pinned,
+                ignore_eos=True,
+                temperature=0,
+                repetition_penalty=1,
             )
             results = {
                 engine_name: [
@@ -78,7 +83,11 @@ def speeds(
         for engine_name, engine in reversed(order) if number % 2 else order:
             for name, tau in TAUS.items():
                 config = river_trt.GenerationConfig(
-                    max_new_tokens=num_tokens, tau=tau, ignore_eos=True
+                    max_new_tokens=num_tokens,
+                    tau=tau,
+                    ignore_eos=True,
+                    temperature=0,
+                    repetition_penalty=1,
                 )
                 (result,) = engine.generate([PROMPTS[0]], config)
                 speed = (len(result.token_ids) - 1) / result.decode_seconds

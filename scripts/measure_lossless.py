@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mode="lossless",
         pinned=pinned,
         temperature=args.temperature,
+        repetition_penalty=1.0,
         seed=1,
     )
     console = Console()

@@ -31,7 +31,9 @@ import json, sys, river_trt
 report("run: river_trt imported")
 engine = river_trt.load(sys.argv[2], max_batch_size=1, max_seq_len=1024)
 report("run: engine loaded (1 row of 1024)")
-config = river_trt.GenerationConfig(max_new_tokens=64, ignore_eos=True)
+config = river_trt.GenerationConfig(
+    max_new_tokens=64, ignore_eos=True, temperature=0, repetition_penalty=1
+)
 engine.generate([[1, 2, 3]], config)
 report("run: 64 tokens generated")
 """

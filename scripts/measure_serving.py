@@ -67,7 +67,15 @@ def check_equality(server: LocalServer, engine: Engine, tokens: int) -> None:
         ]
         served = [job.result() for job in jobs]
     alone = [
-        engine.generate(text, GenerationConfig(max_new_tokens=length, ignore_eos=True))[0].text
+        engine.generate(
+            text,
+            GenerationConfig(
+                max_new_tokens=length,
+                ignore_eos=True,
+                temperature=0,
+                repetition_penalty=1,
+            ),
+        )[0].text
         for text, length in zip(texts, lengths, strict=True)
     ]
     equal = sum(a == b for a, b in zip(served, alone, strict=True))
@@ -104,7 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch_invariant=not args.no_batch_invariant,
     )
     engine = settings.load_engine(Path())
-    config = GenerationConfig(max_new_tokens=args.tokens, ignore_eos=True)
+    config = GenerationConfig(
+        max_new_tokens=args.tokens,
+        ignore_eos=True,
+        temperature=0,
+        repetition_penalty=1,
+    )
     with temporary_server(settings, args.python) as server:
         check_equality(server, engine, args.tokens)
         text = prompts(1)[0]

@@ -20,10 +20,10 @@ from builders.river_bank import river_format, stream_layers
 from builders.tracing import trace
 from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
-from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE
 from river_trt.backends.torch.opening import PROGRAM_FILE
+from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.schemas import declare_operators
+from river_trt.backends.torch.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 

@@ -155,7 +155,6 @@ def _step_gate(
     scope: Tensor,
     layer: int,
     sum_squares: Tensor | None = None,
-    cleared: Tensor | None = None,
     workspace: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     flags, layers = _gate(

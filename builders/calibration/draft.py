@@ -85,6 +85,8 @@ def _measure(
     for prompt in prompts:
         config = GenerationConfig(
             mode="lossless",
+            temperature=0.0,
+            repetition_penalty=1.0,
             pinned=pinned,
             max_new_tokens=engine.max_seq_len - len(prompt),
             ignore_eos=True,

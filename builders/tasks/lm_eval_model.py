@@ -153,6 +153,7 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             raise RiverError(f"the task's generation argument {next(iter(arguments))!r} is unknown")
         if not sample:
             sampling["temperature"] = 0.0
+        sampling.setdefault("repetition_penalty", 1.0)  # the publisher's is no part of a task
         eos_text = self.river_tokenizer.raw.id_to_token(self.eot_token_id)
         return GenerationConfig(
             max_new_tokens=int(lengths[0]) if lengths else DEFAULT_NEW_TOKENS,

@@ -141,6 +141,8 @@ def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[Task
         config = GenerationConfig(
             max_new_tokens=run.max_new_tokens or kind.max_new_tokens,
             stop=() if run.chat else kind.stop,
+            temperature=0.0,
+            repetition_penalty=1.0,
             tau=arm.tau,
             pinned=arm.pinned,
         )

@@ -23,13 +23,12 @@ constexpr Instance instance()
             &attention_kernel<__nv_bfloat16, kDim, kTiles, kWarps>}};
 }
 
-// The first that fits is the one chosen.
 constexpr Instance kInstances[] = {
-    instance<64, 1, 8>(),
     instance<64, 1, 4>(),
+    instance<64, 1, 8>(),
     instance<64, 2, 8>(),
-    instance<128, 1, 8>(),
     instance<128, 1, 4>(),
+    instance<128, 1, 8>(),
     instance<128, 2, 4>(),
     instance<256, 1, 4>(),
 };
@@ -38,7 +37,8 @@ constexpr AttentionKernel kAppendKernels[2] = {
 
 constexpr int kBlocksToFill = 264; // two blocks on each SM of the largest device
 constexpr int kMaxSplits = 32;
-constexpr int kKeysOfSplit = 32; // fewer aren't worth a block
+constexpr int kKeysOfSplit = 32;    // fewer aren't worth a block
+constexpr int kKeysOfCluster = 512; // a split, at most
 
 struct Geometry
 {
@@ -50,15 +50,19 @@ struct Geometry
     size_t parts; // of the workspace: outputs and softmaxes of all splits
 };
 
-Instance const* instance_of(AttentionParams const& p, int queries)
+// Of these queries, and of the wanted warps where there is such a one; nullptr where there is none, or
+// not with the caller's own choice of warps.
+Instance const* instance_of(AttentionParams const& p, int tiles, int warps)
 {
     Instance const* chosen = nullptr;
     for (Instance const& i : kInstances)
-        if (i.head_dim >= p.head_dim && (p.warps == 0 || p.warps == i.warps)
-            && (chosen == nullptr
-                || (8 * chosen->tiles < queries && i.tiles > chosen->tiles
-                    && i.head_dim == chosen->head_dim)))
+    {
+        bool const nearer = chosen == nullptr || i.warps == warps;
+        bool const wider = chosen != nullptr && i.head_dim > chosen->head_dim;
+        bool const taken = p.warps == 0 || p.warps == i.warps;
+        if (i.head_dim >= p.head_dim && i.tiles == tiles && nearer && !wider && taken)
             chosen = &i;
+    }
     return chosen;
 }
 
@@ -67,43 +71,61 @@ bool is_aligned(void const* p)
     return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
+// Whether a cluster can have so many blocks.
+bool is_cluster(int splits)
+{
+    return (splits & (splits - 1)) == 0 && splits <= max_cluster_blocks();
+}
+
+int64_t queries_of(AttentionParams const& p) // of a KV head
+{
+    return static_cast<int64_t>(p.num_heads / p.num_kv_heads) * p.seq;
+}
+
 int smaller(int64_t a, int64_t b)
 {
     return static_cast<int>(a < b ? a : b);
 }
 
-// From host values only, so that the workspace and a captured graph hold for any past length.
-Geometry geometry_of(AttentionParams const& p)
+Geometry geometry_with(AttentionParams const& p, int tiles)
 {
     Geometry g{};
-    int const queries = p.num_heads / p.num_kv_heads * p.seq;
-    g.instance = instance_of(p, queries);
-    if (g.instance == nullptr)
-        return g;
-    int const width = 8 * g.instance->tiles;
-    g.chunks = (queries + width - 1) / width;
+    int const width = 8 * tiles;
+    g.chunks = static_cast<int>((queries_of(p) + width - 1) / width);
     int64_t const blocks = static_cast<int64_t>(p.batch) * p.num_kv_heads * g.chunks;
-    int64_t const reach = p.window > 0 && p.window < p.capacity ? p.window : p.capacity;
-    int64_t const wanted = (kBlocksToFill + blocks - 1) / blocks;
-    g.splits = smaller(wanted, (reach + p.seq + kKeysOfSplit - 1) / kKeysOfSplit);
-    bool const may_cluster = p.merge != Merge::kCounters && max_cluster_blocks() > 1;
-    if (p.splits > 0)
-        g.splits = p.splits;
-    else if (may_cluster)
-    {
-        int power = 1; // the largest that is not more, or the smallest that fills the device
-        while (2 * power <= g.splits && 2 * power <= max_cluster_blocks())
-            power *= 2;
-        g.splits = power;
-    }
-    else
-        g.splits = smaller(g.splits, kMaxSplits);
-    g.cluster = may_cluster && g.splits > 1;
-    if (g.splits == 1 || g.cluster)
+    int64_t const fill = blocks > kBlocksToFill ? 1 : kBlocksToFill / blocks;
+    int64_t const reach = p.window > 0 && p.window < p.capacity ? p.window + p.seq : p.capacity;
+    g.splits = smaller(fill, (reach + kKeysOfSplit - 1) / kKeysOfSplit);
+    int power = 1; // of two, as a cluster needs it
+    while (2 * power <= g.splits && 2 * power <= max_cluster_blocks())
+        power *= 2;
+    // A cluster adds few keys up sooner, but its blocks must find room at the same time.
+    bool const short_splits = 2 * power <= g.splits || reach <= kKeysOfCluster * power;
+    bool const may_cluster = max_cluster_blocks() > 1 && (p.splits == 0 || is_cluster(p.splits));
+    g.cluster =
+        p.merge == Merge::kCluster || (p.merge == Merge::kChosen && may_cluster && short_splits);
+    g.splits = p.splits > 0 ? p.splits : g.cluster ? power : smaller(g.splits, kMaxSplits);
+    g.cluster = g.cluster && g.splits > 1;
+    g.instance = instance_of(p, tiles, g.cluster ? 4 : 8);
+    if (g.instance == nullptr || g.splits == 1 || g.cluster)
         return g;
     g.counter_bytes = (blocks * sizeof(uint32_t) + 15) / 16 * 16;
     g.parts = static_cast<size_t>(blocks) * g.splits * width * g.instance->head_dim / 4;
     return g;
+}
+
+// From host values only, so that the workspace and a captured graph hold for any past length.
+Geometry geometry_of(AttentionParams const& p)
+{
+    if (p.queries != 0)
+        return geometry_with(p, p.queries / 8);
+    // Sixteen queries a block read the cache half as often; that is worth it where the device is
+    // filled all the same.
+    int64_t const blocks =
+        static_cast<int64_t>(p.batch) * p.num_kv_heads * (queries_of(p) + 15) / 16;
+    int const tiles = queries_of(p) > 8 && 4 * blocks >= kBlocksToFill ? 2 : 1;
+    Geometry const g = geometry_with(p, tiles);
+    return g.instance != nullptr ? g : geometry_with(p, 3 - tiles);
 }
 } // namespace
 
@@ -145,10 +167,8 @@ char const* explain_attention(AttentionParams const& p)
             return "attention: q, k, v, the caches and out must be given and aligned to 16 bytes";
     Geometry const g = geometry_of(p);
     if (g.instance == nullptr)
-        return "attention: warps must be 0, 4 or 8, and 4 for this head_dim";
-    bool const power = (g.splits & (g.splits - 1)) == 0;
-    if (p.splits < 0 || p.splits > kMaxSplits
-        || (g.cluster && (!power || g.splits > max_cluster_blocks()))
+        return "attention: there is no variant of these queries and warps for this head_dim";
+    if (p.splits < 0 || p.splits > kMaxSplits || (g.cluster && !is_cluster(g.splits))
         || (p.merge == Merge::kCluster && max_cluster_blocks() == 1))
         return "attention: splits must be 0 to 32, and of a cluster a power of two of at most 16 "
                "on a device with clusters";
@@ -181,7 +201,7 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
         p.rotary_dim % 16 == 0 && is_aligned(p.rotary_cos) && is_aligned(p.rotary_sin);
     args.scale_log2 = p.scale * kLog2e;
     args.scale_cap = p.softcap > 0.F ? 2.F * args.scale_log2 / p.softcap : 0.F;
-    int const queries = smaller(8 * g.instance->tiles, int64_t{args.heads_per_kv} * p.seq);
+    int const queries = smaller(8 * g.instance->tiles, queries_of(p));
     while ((g.splits << args.share_log2) < queries * g.instance->head_dim / 4)
         ++args.share_log2;
     args.counters = static_cast<uint32_t*>(p.workspace);

@@ -26,32 +26,28 @@
 namespace river
 {
 constexpr int kKeysOfWarp = 16;
-constexpr int kMergeAtOnce = 8; // splits whose parts are loaded together
+constexpr int kMergeLanes = 4;  // that share the splits of an item,
+constexpr int kMergeAtOnce = 4; // and the parts that each of them loads together
 
 template <int kDim, int kTiles, int kWarps>
 struct AttentionShared
 {
     static constexpr int kQueries = 8 * kTiles;
     static constexpr int kItems = kQueries * kDim / 4; // of four output elements
-    // Rows that lie 16 banks apart, so that the 16-byte loads of a fragment meet no other.
-    static constexpr int kRow = kDim + 32;
 
     union
     {
-        struct // until the last key of any block of the cluster
+        struct // until the last key
         {
-            uint16_t queries[kQueries][kRow];
-            uint16_t new_keys[kFusedAppendTokens][kRow];
+            uint4 queries[kDim / 32][2][kWarpSize]; // fragments `a`, lane by lane
+            uint16_t new_keys[kFusedAppendTokens][kDim + 32];
             uint16_t new_values[kFusedAppendTokens][kDim];
         };
-        struct // then: what the blocks of the cluster send
-        {
-            float4 sent_out[kItems];
-            Softmax sent_softmax[kItems];
-        };
+        float out[kWarps][kQueries][kDim + 4]; // then
     };
-    float out[kWarps][kQueries][kDim + 4];
     Softmax softmax[kWarps][kQueries];
+    float4 sent_out[kItems]; // by the blocks of the cluster
+    Softmax sent_softmax[kItems];
 };
 
 template <typename T, int kDim, int kTiles, int kWarps>
@@ -127,9 +123,17 @@ struct AttentionBlock
             float rotated[8];
             load_rotated<T>(args, source, at, past + token, rotated);
             uint4 const packed = pack8<T>(rotated);
-            store16(is_query ? &shared.queries[row][at] : &shared.new_keys[token][at], packed);
             if (is_query)
+            {
+                auto* const word = reinterpret_cast<uint32_t*>(
+                    &shared.queries[at / 32][0][4 * (row % 8) + at % 32 / 8]);
+                word[row / 8] = packed.x;
+                word[row / 8 + 2] = packed.y;
+                word[4 * kWarpSize + row / 8] = packed.z;
+                word[4 * kWarpSize + row / 8 + 2] = packed.w;
                 continue;
+            }
+            store16(&shared.new_keys[token][at], packed);
             store16(&shared.new_values[token][at], value);
             int const key = past + token;
             bool const own = token * heads_per_kv() / kQueries == chunk; // one chunk stores it
@@ -144,21 +148,34 @@ struct AttentionBlock
     // What prepare_rows leaves out and a fragment reads.
     __device__ __forceinline__ void clear_rest()
     {
-        AttentionParams const& p = args.p;
         constexpr int kVectors = kDim / 8;
-        int const mine = min(kQueries, queries() - chunk * kQueries);
         uint4 const zeros = make_uint4(0U, 0U, 0U, 0U);
-        for (int i = threadIdx.x; i < kQueries * kVectors; i += kThreads)
-            if (i / kVectors >= mine || 8 * (i % kVectors) >= p.head_dim)
-                store16(&shared.queries[i / kVectors][8 * (i % kVectors)], zeros);
-        if (p.head_dim == kDim)
+        for (int i = threadIdx.x; i < kDim / 16 * kWarpSize; i += kThreads)
+            store16(&shared.queries[0][0][0] + i, zeros);
+        if (args.p.head_dim == kDim)
             return;
         for (int i = threadIdx.x; i < kFusedAppendTokens * kVectors; i += kThreads)
-            if (8 * (i % kVectors) >= p.head_dim)
-            {
-                store16(&shared.new_keys[i / kVectors][8 * (i % kVectors)], zeros);
-                store16(&shared.new_values[i / kVectors][8 * (i % kVectors)], zeros);
-            }
+        {
+            store16(&shared.new_keys[i / kVectors][8 * (i % kVectors)], zeros);
+            store16(&shared.new_values[i / kVectors][8 * (i % kVectors)], zeros);
+        }
+    }
+
+    // What a warp will load after its next unit, on its way from memory.
+    __device__ __forceinline__ void prefetch(char const* k_head, char const* v_head, int base) const
+    {
+        int const row_bytes = 2 * args.p.head_dim;
+        int const bytes = min(kKeysOfWarp, stored - base) * row_bytes;
+        size_t const start = static_cast<size_t>(base) * row_bytes;
+#pragma unroll
+        for (int i = 0; i < (kDim + 127) / 128; ++i)
+        {
+            int const at = 128 * (threadIdx.x % kWarpSize) + 4096 * i;
+            if (at >= bytes)
+                continue;
+            prefetch_to_l2(k_head + start + at);
+            prefetch_to_l2(v_head + start + at);
+        }
     }
 
     // Most of a cache is whole units of whole heads, whose loads need no condition.
@@ -172,17 +189,18 @@ struct AttentionBlock
     {
         int const g = threadIdx.x % kWarpSize / 4;
         int const t = threadIdx.x % 4;
-        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
-        char const* const row = head + (base + g) * row_bytes + 16 * t;
         if (is_whole(base))
         {
+            char const* const row = head + static_cast<size_t>(base + g) * (2 * kDim) + 16 * t;
 #pragma unroll
             for (int i = 0; i < 2; ++i)
 #pragma unroll
                 for (int c = 0; c < kChunks; ++c)
-                    keys[i][c] = load_stream(row + 8 * i * row_bytes + 64 * c);
+                    keys[i][c] = load_stream(row + 16 * kDim * i + 64 * c);
             return;
         }
+        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
+        char const* const row = head + (base + g) * row_bytes + 16 * t;
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -198,17 +216,18 @@ struct AttentionBlock
     {
         int const g = threadIdx.x % kWarpSize / 4;
         int const t = threadIdx.x % 4;
-        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
-        char const* const row = head + (base + 2 * t) * row_bytes + 16 * g;
         if (is_whole(base))
         {
+            char const* const row = head + static_cast<size_t>(base + 2 * t) * (2 * kDim) + 16 * g;
 #pragma unroll
             for (int i = 0; i < 4; ++i)
 #pragma unroll
                 for (int s = 0; s < kSlabs; ++s)
-                    values[i][s] = load_stream(row + (i % 2 + 8 * (i / 2)) * row_bytes + 128 * s);
+                    values[i][s] = load_stream(row + (i % 2 + 8 * (i / 2)) * (2 * kDim) + 128 * s);
             return;
         }
+        size_t const row_bytes = 2 * static_cast<size_t>(args.p.head_dim);
+        char const* const row = head + (base + 2 * t) * row_bytes + 16 * g;
 #pragma unroll
         for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -300,6 +319,10 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     block.load_keys(k_head, base, keys);
     block.load_values(v_head, base, values);
     block.clear_rest();
+    block.prefetch(k_head, v_head, base + kWarps * kKeysOfWarp);
+    if (args.cluster)
+        arrive_in_cluster_done(); // it has started: the others may send to it
+    __syncthreads();
     wait_for_predecessor();
     let_successor_start();
     block.prepare_rows();
@@ -330,21 +353,19 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     {
         if (base + kKeysOfWarp > block.stored && block.stored < to)
             block.take_new(base, keys, values);
-        float dots[2][2][4] = {}; // [keys 0..7, 8..15][half of the elements]: short chains
+        float dots[2][4] = {}; // keys 0..7 and 8..15
 #pragma unroll
         for (int c = 0; c < Block::kChunks; ++c)
         {
-            uint4 const low = load16(&shared.queries[g][32 * c + 8 * t]);
-            uint4 high = make_uint4(0U, 0U, 0U, 0U);
-            if (kTiles == 2)
-                high = load16(&shared.queries[kQueries - 8 + g][32 * c + 8 * t]);
-            uint32_t const first[4] = {low.x, high.x, low.y, high.y};
-            uint32_t const second[4] = {low.z, high.z, low.w, high.w};
+            uint4 const low = load16(&shared.queries[c][0][threadIdx.x % kWarpSize]);
+            uint4 const high = load16(&shared.queries[c][1][threadIdx.x % kWarpSize]);
+            uint32_t const first[4] = {low.x, low.y, low.z, low.w};
+            uint32_t const second[4] = {high.x, high.y, high.z, high.w};
 #pragma unroll
             for (int i = 0; i < 2; ++i)
             {
-                mma_16x8x16<T>(dots[i][0], first, keys[i][c].x, keys[i][c].y);
-                mma_16x8x16<T>(dots[i][1], second, keys[i][c].z, keys[i][c].w);
+                mma_16x8x16<T>(dots[i], first, keys[i][c].x, keys[i][c].y);
+                mma_16x8x16<T>(dots[i], second, keys[i][c].z, keys[i][c].w);
             }
         }
         int const next = base + kWarps * kKeysOfWarp;
@@ -360,7 +381,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
             for (int i = 0; i < 4; ++i)
             {
                 int const key = base + 8 * (i / 2) + 2 * t + i % 2;
-                float const dot = dots[i / 2][0][2 * r + i % 2] + dots[i / 2][1][2 * r + i % 2];
+                float const dot = dots[i / 2][2 * r + i % 2];
                 score[i] = p.softcap > 0.F ? softcapped(dot * args.scale_cap, p.softcap)
                                            : dot * args.scale_log2;
                 if (key < first_key[r] || key > last_key[r])
@@ -418,11 +439,13 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
             }
         }
         if (next < to)
+        {
             block.load_values(v_head, next, values);
+            block.prefetch(k_head, v_head, next + kWarps * kKeysOfWarp);
+        }
         base = next;
     }
-    if (args.cluster)
-        arrive_in_cluster_done(); // its queries and new keys may be written over
+    __syncthreads(); // the outputs lie where the queries were
 
     // The warps of the block.
 #pragma unroll
@@ -504,14 +527,14 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
         return;
     int const begin = args.cluster ? split << args.share_log2 : 0;
     int const end = args.cluster ? min(items, begin + share) : items;
-    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads)
+    constexpr int kItemsOfWarp = kWarpSize / kMergeLanes;
+    for (int i0 = begin + warp * kItemsOfWarp; i0 < end; i0 += kWarps * kItemsOfWarp)
     {
+        int const i = i0 + threadIdx.x % kWarpSize / kMergeLanes;
         int const q = i / kVectors;
         int const d = 4 * (i % kVectors);
-        if (d >= p.head_dim)
-            continue;
         MergedOutput merged;
-        for (int s0 = 0; s0 < args.splits; s0 += kMergeAtOnce)
+        for (int s0 = 0; s0 < args.splits; s0 += kMergeLanes * kMergeAtOnce)
         {
             Softmax softmax[kMergeAtOnce];
             float4 outs[kMergeAtOnce];
@@ -520,8 +543,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
             {
                 softmax[u] = Softmax{-INFINITY, 0.F};
                 outs[u] = make_float4(0.F, 0.F, 0.F, 0.F);
-                int const s = s0 + u;
-                if (s >= args.splits)
+                int const s = s0 + kMergeLanes * u + threadIdx.x % kMergeLanes;
+                if (s >= args.splits || i >= end || d >= p.head_dim)
                     continue;
                 if (args.cluster)
                 {
@@ -539,7 +562,11 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
             }
             merged.add(softmax, outs);
         }
-        block.write(q, d, merged);
+#pragma unroll
+        for (int offset = 1; offset < kMergeLanes; offset *= 2)
+            merged.add_lane(offset);
+        if (threadIdx.x % kMergeLanes == 0 && i < end && d < p.head_dim)
+            block.write(q, d, merged);
     }
 }
 } // namespace river

@@ -34,6 +34,9 @@ inline int max_cluster_blocks()
 {
     return 16;
 }
+inline void prefetch_to_l2(void const*)
+{
+}
 template <typename Args>
 cudaError_t launch_clusters(
     void (*kernel)(Args), dim3 grid, int threads, int blocks, Args const& args, bool, cudaStream_t)
@@ -72,6 +75,11 @@ __device__ __forceinline__ void wait_in_cluster()
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #endif
+}
+
+__device__ __forceinline__ void prefetch_to_l2(void const* line)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
 }
 
 // More than 8 blocks are a privilege of data centre parts (sm_90, sm_100).

@@ -183,8 +183,6 @@ __global__ void __launch_bounds__(kMaxGateThreads, 1)
                 p.score[row] = score;
             if (p.sum_squares != nullptr)
                 p.sum_squares[row] = sums[2];
-            if (p.cleared != nullptr)
-                p.cleared[row] = 0.F;
             if (scope == kTokenScope)
                 decide(p, row, before, score, tau, pinned_next);
             else

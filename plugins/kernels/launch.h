@@ -188,7 +188,6 @@ struct GateParams
     float* score = nullptr;              // [batch, seq]; nullptr: not wanted
     float* sum_squares = nullptr;        // [batch, seq] of the rounded h_out, for the norm that
                                          // comes next; nullptr: not wanted
-    float* cleared = nullptr;            // [batch, seq], set to 0; nullptr: nothing to clear
 
     // gate_workspace_bytes(), zero before the first launch; every launch leaves its counter zero.
     // Launches that may run at the same time need workspaces of their own.
@@ -221,8 +220,9 @@ struct AttentionParams
 
     // The variant; 0 is chosen from the shape. No result depends on it but by rounding.
     Merge merge = Merge::kChosen;
-    int32_t splits = 0; // 1 .. 32; of a cluster a power of two and at most 16
-    int32_t warps = 0;  // of a block, 4 or 8 where there is a choice
+    int32_t splits = 0;  // 1 .. 32; of a cluster a power of two and at most 16
+    int32_t queries = 0; // of a block, 8 or 16
+    int32_t warps = 0;   // of a block, 4 or 8
 
     int32_t batch = 0;     // 1 .. 65535
     int32_t seq = 0;       // new tokens of each sequence, >= 1

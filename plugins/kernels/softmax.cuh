@@ -84,5 +84,16 @@ struct MergedOutput
             out[3] += outs[i].w * weight;
         }
     }
+
+    // And what the lane has that is `offset` away.
+    __device__ __forceinline__ void add_lane(int offset)
+    {
+        Softmax const part[1] = {
+            {__shfl_xor_sync(kAllLanes, maximum, offset), __shfl_xor_sync(kAllLanes, sum, offset)}};
+        float4 const other[1] = {make_float4(__shfl_xor_sync(kAllLanes, out[0], offset),
+            __shfl_xor_sync(kAllLanes, out[1], offset), __shfl_xor_sync(kAllLanes, out[2], offset),
+            __shfl_xor_sync(kAllLanes, out[3], offset))};
+        add(part, other);
+    }
 };
 } // namespace river

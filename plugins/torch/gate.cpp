@@ -94,12 +94,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_gate(Tensor const& h_in, Tensor c
 
 // The gate of a recorded step: h_out is complete (the linear before added the residual), and the
 // kernel launched just before is the one that wrote it. sum_squares [batch, seq] float32 is what the
-// next layer's norm needs of h_out; `cleared` [batch, seq] float32 is set to 0.
+// next layer's norm needs of h_out.
 std::tuple<Tensor, Tensor, Tensor> step_gate(Tensor const& h_in, Tensor const& h_out,
     Tensor const& direction, Tensor const& use_direction, Tensor const& exited,
     Tensor const& exit_layer, Tensor const& tau, Tensor const& pinned_next, Tensor const& scope,
-    int64_t layer, OptionalTensor const& sum_squares, OptionalTensor const& cleared,
-    OptionalTensor const& workspace)
+    int64_t layer, OptionalTensor const& sum_squares, OptionalTensor const& workspace)
 {
     constexpr char const* kOP = "river_trt_cuda::step_gate";
     c10::DeviceGuard const guard(h_in.device());
@@ -109,19 +108,15 @@ std::tuple<Tensor, Tensor, Tensor> step_gate(Tensor const& h_in, Tensor const& h
     Tensor exit_layer_out = at::empty(exit_layer.sizes(), exit_layer.options());
     Tensor use_river = at::empty(exited.sizes(), exited.options());
     auto const rows = h_in.sizes().slice(0, 2);
-    auto const floats = [&](char const* name, OptionalTensor const& tensor) -> float*
-    {
-        checked(kOP, name, tensor, at::kFloat, rows, device);
-        return tensor.has_value() ? static_cast<float*>(tensor->mutable_data_ptr()) : nullptr;
-    };
+    checked(kOP, "sum_squares", sum_squares, at::kFloat, rows, device);
     GateParams p;
     p.programmatic = true;
     p.delta = checked(kOP, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), device);
     p.pinned_next =
         static_cast<bool const*>(checked(kOP, "pinned_next", pinned_next, at::kBool, {}, device));
     p.use_river_next = use_river.mutable_data_ptr();
-    p.sum_squares = floats("sum_squares", sum_squares);
-    p.cleared = floats("cleared", cleared);
+    if (sum_squares.has_value())
+        p.sum_squares = static_cast<float*>(sum_squares->mutable_data_ptr());
     run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
         exit_layer_out, workspace);
     return {exited_out, exit_layer_out, use_river};
@@ -141,8 +136,8 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
                 "-> (Tensor, Tensor, Tensor, Tensor)");
     library.def("step_gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, "
                 "Tensor exited, Tensor exit_layer, Tensor tau, Tensor pinned_next, Tensor scope, "
-                "int layer, Tensor(a!)? sum_squares=None, Tensor(b!)? cleared=None, "
-                "Tensor(c!)? workspace=None) -> (Tensor, Tensor, Tensor)");
+                "int layer, Tensor(a!)? sum_squares=None, Tensor(b!)? workspace=None) "
+                "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(river_trt_cuda, RIVER_DISPATCH, library)

@@ -14,6 +14,7 @@ from river_trt.errors import RiverError
 from river_trt.progress import Progress
 from river_trt.prompts import Prompt
 from river_trt.results import GenerationResult
+from river_trt.text import Chat
 
 WARM_UP_TOKENS = 4
 Groups = Sequence[list[Prompt]]
@@ -113,6 +114,8 @@ class EngineArm:
         return GenerationConfig(
             max_new_tokens=new_tokens,
             ignore_eos=True,
+            temperature=0.0,
+            repetition_penalty=1.0,
             tau=arm.tau,
             pinned=arm.pinned,
             gate_scope=arm.gate_scope,
@@ -174,6 +177,8 @@ def grouped(prompts: Sequence[Prompt], batch: int) -> list[list[Prompt]]:
 
 
 def _ids(engine: Engine, prompt: Prompt) -> Sequence[int] | np.ndarray:
+    if isinstance(prompt, Chat):
+        return engine.chat_prompt(prompt.messages, prompt.options)
     if not isinstance(prompt, str):
         return prompt
     assert engine.tokenizer is not None  # the caller encodes or gives ids

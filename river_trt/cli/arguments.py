@@ -8,6 +8,8 @@ from typing import Any
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine, load
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
+from river_trt.text import ChatOptions
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(GenerationConfig)}
 
@@ -92,14 +94,24 @@ def add_chat_arguments(group: argparse._ActionsContainer) -> None:
         "--chat", action="store_true", help="apply the chat template: the prompt is a user's turn"
     )
     group.add_argument("--system", metavar="TEXT", help="system message of the chat")
+    group.add_argument(
+        "--chat-template", metavar="NAME", help="which, for a model that has several"
+    )
+    group.add_argument(
+        "--template-arguments",
+        type=parse_object,
+        metavar="JSON",
+        help="""what the template knows, such as '{"enable_thinking": false}'""",
+    )
 
 
 def check_prompt(text: str, args: argparse.Namespace) -> str:
     """The prompt's text, refused before an engine is loaded."""
     if not text:
         raise RiverError("the prompt is empty; give at least one character")
-    if args.system is not None and not args.chat:
-        raise RiverError("--system is a chat's system message; add --chat")
+    for name in ("system", "chat_template", "template_arguments"):
+        if getattr(args, name) is not None and not args.chat:
+            raise RiverError(f"--{name.replace('_', '-')} is for a chat; add --chat")
     try:
         f"{text}{args.system or ''}".encode()
     except UnicodeEncodeError as error:
@@ -107,14 +119,17 @@ def check_prompt(text: str, args: argparse.Namespace) -> str:
     return text
 
 
-def encode_prompt(engine: Engine, text: str, chat: bool, system: str | None) -> str | list[int]:
+def encode_prompt(
+    engine: Engine, text: str, args: argparse.Namespace, chat: bool
+) -> str | list[int]:
     """The text itself, or the token ids of a chat whose user says it."""
     if not chat:
         return text
     messages = [{"role": "user", "content": text}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return engine.chat_prompt(messages)
+    if args.system is not None:
+        messages.insert(0, {"role": "system", "content": args.system})
+    options = ChatOptions(template=args.chat_template, arguments=args.template_arguments or {})
+    return engine.chat_prompt(messages, options)
 
 
 def parse_tau(text: str) -> float | tuple[float, ...]:
@@ -135,6 +150,17 @@ def parse_ids(text: str) -> list[int]:
 def parse_lengths(text: str) -> tuple[int, ...]:
     """`1,4,8`."""
     return tuple(_numbers(text, int, "whole numbers"))
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """`{"enable_thinking": false}`."""
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
 
 
 def _numbers(text: str, kind: Any, what: str) -> list[Any]:

@@ -116,7 +116,7 @@ def _prompts(engine: Engine, args: argparse.Namespace, count: int) -> list[Promp
     chat = args.chat or built_in_chat
     prompts: list[Prompt] = []
     for text in args.prompt or BUILT_IN[:count]:
-        prompt = encode_prompt(engine, text, chat, args.system)
+        prompt = encode_prompt(engine, text, args, chat)
         prompts.append(engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
     return prompts
 

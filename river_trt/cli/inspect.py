@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from river_trt.cli.inspect_offload import add_offload_arguments, print_offload
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.layer_record import LayerRecord, read_record
-from river_trt.manifest import DTYPE_BYTES, Manifest
+from river_trt.manifest import DTYPE_BYTES, Manifest, SamplingInfo
 from river_trt.text.template import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -112,6 +113,8 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"({shape.num_kv_heads} KV) of {shape.head_dim}, vocabulary {shape.vocab_size}",
         ),
         ("tokenizer", tokenizer),
+        ("ends at", f"token ids {', '.join(map(str, model.eos_token_ids)) or 'none'}"),
+        ("sampling", describe_sampling(manifest.text.sampling)),
         ("backend", f"{backend.name} {backend.version}, {target}"),
         *([("kernels", backend.kernels)] if backend.kernels else []),
         *([("mode", backend.mode)] if backend.mode else []),
@@ -143,6 +146,16 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("built", f"{manifest.created} by river-trt {manifest.river_trt_version}"),
     ]
+
+
+def describe_sampling(sampling: SamplingInfo) -> str:
+    """What the publisher says, and so what a caller gets who asks for nothing else."""
+    said = {name: value for name, value in asdict(sampling).items() if value is not None}
+    greedy = not said.pop("temperature", 0.0)
+    if not greedy:
+        said = {"temperature": sampling.temperature, **said}
+    values = ", ".join(f"{name} {value:g}" for name, value in said.items())
+    return f"greedy{', else ' if values else ''}{values}" if greedy else values
 
 
 def record_facts(record: LayerRecord | None) -> list[tuple[str, str]]:

@@ -109,7 +109,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         )
 
     add("max-new-tokens", int, "stop after this many tokens")
-    add("temperature", float, "0 is greedy")
+    add("temperature", float, "0 is greedy; this and the next four default to the publisher's")
     add("top-k", int, "sample from the k likeliest tokens; 0 is off")
     add("top-p", float, "sample from the likeliest tokens that add up to p; 1 is off")
     add("min-p", float, "drop tokens less than p times as likely as the best; 0 is off")
@@ -140,7 +140,7 @@ def execute(args: argparse.Namespace) -> int:
         raise RiverError("this engine has no tokenizer; give --prompt-ids in place of a text")
     prompt = args.prompt_ids
     if text is not None:
-        prompt = encode_prompt(engine, text, args.chat, args.system)
+        prompt = encode_prompt(engine, text, args, args.chat)
 
     result = _generate(engine, prompt, config, quiet=args.json)
     if args.json:

@@ -12,6 +12,7 @@ from river_trt.serving.metrics import ServingMetrics
 from river_trt.serving.request import Delivery, Request
 from river_trt.serving.scheduler import Scheduler
 from river_trt.serving.worker import Worker
+from river_trt.text import Chat
 
 Item = TokenEvent | RiverError
 READERS = 2  # threads that tokenise long prompts
@@ -81,7 +82,7 @@ class Server:
     ) -> tuple[Request, "asyncio.Queue[Item]"]:
         ticket = self._scheduler.reserve()
         try:
-            if isinstance(prompt, str) and len(prompt) > SHORT_PROMPT:
+            if isinstance(prompt, Chat) or (isinstance(prompt, str) and len(prompt) > SHORT_PROMPT):
                 prepare = self._scheduler.prepare
                 request = await self._loop.run_in_executor(self._readers, prepare, prompt, config)
             else:

@@ -59,6 +59,14 @@ class ChatOptions:
         object.__setattr__(self, "arguments", arguments)
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation in place of a prompt: whatever takes a prompt takes it."""
+
+    messages: Sequence[Mapping[str, Any]]  # {"role": ..., "content": ...}
+    options: ChatOptions = field(default_factory=ChatOptions)
+
+
 def plain_messages(messages: Any) -> list[dict[str, Any]]:
     """The conversation as the template sees it; RiverError for one that is none.
 

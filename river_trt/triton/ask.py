@@ -8,6 +8,8 @@ import numpy as np
 
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
+from river_trt.text import Chat, ChatOptions
 from river_trt.triton.fields import Field, Layout
 from river_trt.triton.parameters import make_config, parse_parameters
 
@@ -18,13 +20,19 @@ FLAGS = {
     "return_num_output_tokens": False,
     "return_exit_statistics": False,
 }
+# Beside `messages`: the client's names, and those of ChatOptions.
+CHAT = {
+    "chat_template": "template",
+    "chat_template_kwargs": "arguments",
+    "tools": "tools",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request, checked."""
 
-    prompt: str
+    prompt: str | Chat
     config: GenerationConfig
     echo: bool  # the text begins with the prompt
     stream: bool
@@ -61,6 +69,9 @@ def read_ask(
         if name in given:
             raise RiverError(f"{names.get(name, name):.60} is given twice")
         given[name] = value
+    chat = _chat(given, prompt)
+    if exclude is False and chat is not None:
+        raise RiverError("exclude_input_in_output must be true with messages")
     if exclude is False and flags["stream"]:
         raise RiverError("exclude_input_in_output must be true in a stream")
     echo = layout.echo if exclude is None else not exclude
@@ -69,7 +80,33 @@ def read_ask(
     except RiverError as error:  # under the name that the client knows
         ours = str(error).split(maxsplit=1)[0].rstrip(":")
         raise RiverError(str(error).replace(ours, names.get(ours, ours), 1)) from error
+    if chat is not None:
+        return Ask(chat, config, False, **flags)
     return Ask(prompt, config, echo and not flags["stream"], **flags)
+
+
+def _chat(given: dict[str, Any], text_input: str) -> Chat | None:
+    """A conversation in place of text_input, under the names of vLLM's chats; taken out of given.
+
+    Triton's own parameters know no lists: there they are JSON texts.
+    """
+    values = {name: given.pop(name, None) for name in ("messages", *CHAT)}
+    for name in ("messages", "chat_template_kwargs", "tools"):
+        if isinstance(values[name], str):
+            try:
+                values[name] = parse_json(values[name])
+            except ValueError as error:
+                raise RiverError(f"{name} is no JSON: {error}") from error
+    messages = values.pop("messages")
+    if messages is None:
+        for name, value in values.items():
+            if value is not None:
+                raise RiverError(f"{name} is for a chat, whose messages are missing")
+        return None
+    if text_input:
+        raise RiverError("text_input must be empty where messages are given")
+    options = {CHAT[name]: value for name, value in values.items() if value is not None}
+    return Chat(messages, ChatOptions(**options))
 
 
 def _value(field: Field, tensor: np.ndarray) -> Any:

@@ -16,7 +16,7 @@ class Reply:
 
     def __init__(self, ask: Ask, prompt_tokens: int) -> None:
         self._ask, self._prompt_tokens = ask, prompt_tokens
-        self._text: list[str] = [ask.prompt] if ask.echo else []
+        self._text: list[str] = [ask.prompt] if ask.echo and isinstance(ask.prompt, str) else []
         self._exit_layers: list[int] = []
         self._backbone_layers: list[int] = []
 

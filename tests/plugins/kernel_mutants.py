@@ -30,6 +30,14 @@ def _attention(old: str, new: str) -> Mutant:
     return Mutant("attention.cuh", old, new, "attention.cu", "attention")
 
 
+def _softmax(old: str, new: str) -> Mutant:
+    return Mutant("softmax.cuh", old, new, "attention.cu", "attention")
+
+
+def _append(old: str, new: str) -> Mutant:
+    return Mutant("attention_append.cuh", old, new, "attention.cu", "attention")
+
+
 MUTANTS = {
     "x is read beyond its row": _linear("!active || at >= k", "!active || at > k"),
     "a bank leaves the sums of the other's rows": _linear(
@@ -65,34 +73,67 @@ MUTANTS = {
     "prefill dequantises the high code first": _prefill(
         "words[word] >> (4 * e)", "words[word] >> (4 * (e ^ 1))"
     ),
-    "an exit is forgotten": _gate("row, before || passed);", "row, passed);"),
-    "the exit layer moves up": _gate("passed && !before ? p.layer", "passed ? p.layer"),
+    "an exit is forgotten": _gate("before.exited || passed;", "passed;"),
+    "the exit layer moves up": _gate("passed && !before.exited ? p.layer", "passed ? p.layer"),
     "NaN is the smallest score": _gate("a < b || a != a ? a : b", "a < b ? a : b"),
-    "a pinned layer takes the river": _gate(
-        "(before || passed) && !pinned_next", "(before || passed) && pinned_next"
-    ),
+    "a pinned layer takes the river": _gate("exited && !pinned_next", "exited && pinned_next"),
     "one warp's part of the cosine is lost": _gate(
-        "w < kGateWarps; ++w", "w < kGateWarps - 1; ++w"
+        "kWarpSize * lane < threads ?", "kWarpSize * (lane + 1) < threads ?"
     ),
     "sequences are decided as one": _gate("p.batch, p.seq, tau", "1, rows, tau"),
+    "the sum of squares is the reference's": _gate(
+        "p.sum_squares[row] = sums[2]", "p.sum_squares[row] = sums[1]"
+    ),
+    "a long row keeps its first reference": _gate(
+        "if (at >= 8 * threads)", "if (at >= 16 * threads)"
+    ),
     "the counter is not reset": Mutant(
         "platform.cuh", "*counter = 0;", "*counter += 0;", "gate.cu", "gate"
     ),
-    "the future is visible": _attention("key <= position[q]\n", "key <= position[q] + 1\n"),
-    "the window is one too short": _attention(
-        "key > position[q] - p.window)", "key > position[q] - p.window + 1)"
+    "the future is visible": _attention(
+        "min(position, to - 1) : -1", "min(position + 1, to - 1) : -1"
     ),
-    "an old maximum is not corrected": _attention("state[q].sum *= kept;", ""),
-    "the rotation turns back": _attention(
+    "the window is one too short": _attention(
+        "? position - p.window + 1", "? position - p.window + 2"
+    ),
+    "a window's splits begin too late": _attention(
+        "first_token - p.window + 1", "first_token - p.window + 9"
+    ),
+    "an old maximum is not corrected in the sum": _attention("sum[r] * kept + ", "sum[r] + "),
+    "nor in the output": _attention("out[r][m][2] *= even;", ""),
+    "two queries share a correction": _attention("kept, 8 * t + 4)", "kept, 8 * t)"),
+    "a slot is read before it is written": _attention("min(past, to)", "min(past + 1, to)"),
+    "a new key is not stored": _attention("/ kQueries == chunk;", "/ kQueries == chunk + 1;"),
+    "a new key is stored by no split": _attention("|| key < from)", "|| key <= from)"),
+    "no barrier after the queries": _attention(
+        "block.prepare_rows();\n    __syncthreads();", "block.prepare_rows();"
+    ),
+    "a part of a head is not cleared": _attention("block.clear_rest();", ""),
+    "keys of the second half with weights of the first": _attention(
+        "__byte_perm(words[2][j], words[3][j], 0x5410)",
+        "__byte_perm(words[0][j], words[1][j], 0x5410)",
+    ),
+    "no barrier between the warps of a block": _attention(
+        "__syncthreads();\n    if (args.cluster)\n        wait_in_cluster();",
+        "if (args.cluster)\n        wait_in_cluster();",
+    ),
+    "results are sent before all have read their queries": _attention(
+        "    __syncthreads();\n    if (args.cluster)\n        wait_in_cluster();",
+        "    __syncthreads();",
+    ),
+    "results are sent to the wrong block": _attention(
+        "int const rank = i >> args.share_log2;", "int const rank = split;"
+    ),
+    "splits are added without their maximum": _softmax(
+        "sum += parts[i].sum * weight;", "sum += parts[i].sum;"
+    ),
+    "a first part without keys is kept": _softmax(
+        "return maximum == -INFINITY ? 0.F : maximum;", "return maximum;"
+    ),
+    "the rotation turns back": _append("first ? -1.F : 1.F", "first ? 1.F : -1.F"),
+    "an odd rotation turns back": _append(
         "first ? -p.rotary_sin[angle] : p", "first ? p.rotary_sin[angle] : p"
     ),
-    "a slot is read before it is written": _attention("key < past))", "key <= past))"),
-    "a new key is not stored": _attention("kQueries == chunk)", "kQueries == chunk + 1)"),
-    "splits are added without their maximum": _attention(
-        "sum += load_shared_by_blocks(theirs + 1) * kept",
-        "sum += load_shared_by_blocks(theirs + 1)",
-    ),
-    "slots beyond the cache are written": _attention(
-        "if (slot >= usable_slots(p))", "if (slot < 0)"
-    ),
+    "slots beyond the cache are written": _append("if (slot >= usable_slots(p))", "if (slot < 0)"),
+    "a division rounds down twice": _append("(power + divisor - 1) / divisor", "power / divisor"),
 }

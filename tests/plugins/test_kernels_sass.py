@@ -35,9 +35,10 @@ KERNEL_BOUNDS = {
     "prologue_kernel": Bounds(2, 64, 2),
     "dequantise_kernel": Bounds(2, 64, 1),
     "epilogue_kernel": Bounds(2, 64, 0),
-    "gate_kernel": Bounds(2, 64, 2),
+    "gate_kernel": Bounds(2, 64, 4),
     "append_kernel": Bounds(2, 64, 1),
-    "attention_kernel": Bounds(12, 255, 8),  # keys and values of four slots
+    # Keys and values of 16 slots twice: before the loop and in it; a step of both products.
+    "attention_kernel": Bounds(14, 255, 32, 12),
 }
 
 

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from river_trt import EngineError, ExitPolicy, GenerationConfig, RiverError
+from river_trt import Chat, ChatOptions, EngineError, ExitPolicy, GenerationConfig, RiverError
+from river_trt.manifest import SamplingInfo, TextInfo
 from river_trt.spec import GateScope
+from river_trt.text import Tokenizer
 
 PROMPTS = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [200, 3]]
 GREEDY = GenerationConfig(max_new_tokens=12, ignore_eos=True)
@@ -275,3 +279,31 @@ def test_nan_logits_are_an_error(make_engine, monkeypatch):
     monkeypatch.setattr(engine.stepper.session, "step", broken)
     with pytest.raises(EngineError, match="nan"):
         engine.generate([1])
+
+
+def test_a_chat_is_a_prompt(make_engine):
+    """What the template is told reaches it, wherever a prompt goes."""
+    engine = make_engine()
+    template = "{{ messages[0].content }}{{ 'q' if quiet else '!' }}"
+    engine.tokenizer.chat_templates = Tokenizer(engine.tokenizer.raw, template).chat_templates
+    messages = [{"role": "user", "content": "ab"}]
+    quiet = ChatOptions(arguments={"quiet": True})
+    config = GenerationConfig(max_new_tokens=3)
+    (result,) = engine.generate(Chat(messages, quiet), config)
+    ids = engine.tokenizer.encode("abq")
+    assert engine.chat_prompt(messages, quiet) == ids
+    assert result.token_ids == engine.generate(ids, config)[0].token_ids
+    both = engine.generate([Chat(messages), "abq"], config)
+    assert both[0].prompt_tokens == 3 and both[1].token_ids == result.token_ids
+
+
+def test_the_publishers_sampling_is_used_where_nothing_is_asked_for(make_engine):
+    engine = make_engine()
+    ids = [5, 6, 7]
+    greedy = engine.generate(ids, GenerationConfig(max_new_tokens=20))[0].token_ids
+    publisher = TextInfo(sampling=SamplingInfo(temperature=50.0))
+    engine.manifest = replace(engine.manifest, text=publisher)
+    config = GenerationConfig(max_new_tokens=20, seed=1)
+    assert engine.generate(ids, config)[0].token_ids != greedy
+    asked = replace(config, temperature=0.0)
+    assert engine.generate(ids, asked)[0].token_ids == greedy

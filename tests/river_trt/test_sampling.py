@@ -3,11 +3,14 @@ import pytest
 
 from river_trt.config import GenerationConfig
 from river_trt.errors import EngineError
+from river_trt.manifest import SamplingInfo
 from river_trt.sampling import (
+    Sampling,
     keep_min_p,
     keep_top_k,
     keep_top_p,
     penalise,
+    resolve_sampling,
     row_generator,
     sample,
 )
@@ -19,13 +22,13 @@ ALL = np.arange(4)
 def test_greedy_takes_the_best_and_draws_nothing():
     generator = row_generator(1, 0)
     before = generator.bit_generator.state
-    assert sample(SCORES.astype(np.float32), GenerationConfig(), generator) == 1
+    assert sample(SCORES.astype(np.float32), Sampling(), generator) == 1
     assert generator.bit_generator.state == before
 
 
 def test_sampling_follows_the_probabilities():
     generator = row_generator(0, 0)
-    config = GenerationConfig(temperature=1.0)
+    config = Sampling(temperature=1.0)
     logits = SCORES.astype(np.float32)
     counts = np.bincount([sample(logits, config, generator) for _ in range(4000)], minlength=4)
     np.testing.assert_allclose(counts / 4000, np.exp(SCORES), atol=0.03)
@@ -33,8 +36,8 @@ def test_sampling_follows_the_probabilities():
 
 def test_one_number_is_drawn_whatever_the_filters():
     for config in (
-        GenerationConfig(temperature=1.0),
-        GenerationConfig(temperature=2.0, top_k=2, top_p=0.5, min_p=0.1),
+        Sampling(temperature=1.0),
+        Sampling(temperature=2.0, top_k=2, top_p=0.5, min_p=0.1),
     ):
         generator, other = row_generator(5, 2), row_generator(7, 0)
         sample(SCORES.astype(np.float32), config, generator)
@@ -45,7 +48,7 @@ def test_one_number_is_drawn_whatever_the_filters():
 def test_tiny_temperature_does_not_overflow():
     logits = np.array([1e30, -1e30, 3.0], np.float32)
     for temperature in (1e-30, 1e-300):
-        config = GenerationConfig(temperature=temperature)
+        config = Sampling(temperature=temperature)
         assert sample(logits, config, row_generator(0, 0)) == 0
 
 
@@ -102,7 +105,7 @@ def test_filters_equal_the_definition_of_transformers():
     probabilities = np.exp(scores[order]) / np.exp(scores[order]).sum()
     order = order[: int((np.cumsum(probabilities) < 0.9).sum()) + 1]
     order = order[scores[order] >= scores.max() + np.log(0.05)]
-    config = GenerationConfig(temperature=0.8, top_k=20, top_p=0.9, min_p=0.05)
+    config = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.05)
     generator = row_generator(0, 0)
     drawn = {sample(logits, config, generator) for _ in range(3000)}
     assert drawn <= set(order.tolist())
@@ -114,7 +117,7 @@ def test_filters_equal_the_definition_of_transformers():
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_penalty_of_any_size_leaves_numbers(penalty, temperature):
     logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)
-    config = GenerationConfig(repetition_penalty=penalty, temperature=temperature)
+    config = Sampling(repetition_penalty=penalty, temperature=temperature)
     everything, first = np.ones(4, np.bool_), np.array([True, False, False, False])
     sample(logits, config, row_generator(0, 0), everything)
     token = sample(logits, config, row_generator(0, 0), first)
@@ -122,3 +125,13 @@ def test_a_penalty_of_any_size_leaves_numbers(penalty, temperature):
     logits[0] = np.inf
     with pytest.raises(EngineError, match="inf as a logit"):
         sample(logits, config, row_generator(0, 0), everything)
+
+
+def test_a_caller_wins_over_the_publisher_and_both_over_what_is_off():
+    publisher = SamplingInfo(temperature=0.6, top_p=0.9, repetition_penalty=1.1)
+    assert resolve_sampling(GenerationConfig(), SamplingInfo()) == Sampling()
+    assert resolve_sampling(GenerationConfig(), publisher) == Sampling(0.6, 0, 0.9, 0.0, 1.1)
+    greedy = resolve_sampling(GenerationConfig(temperature=0), publisher)
+    assert greedy.is_greedy and greedy.repetition_penalty == 1.1  # as transformers has it
+    mine = GenerationConfig(temperature=1.5, top_p=1, top_k=3, repetition_penalty=1)
+    assert resolve_sampling(mine, publisher) == Sampling(1.5, 3, 1, 0.0, 1)

@@ -185,9 +185,10 @@ def test_an_engine_that_cannot_run_is_refused_in_one_sentence(name, pair, tmp_pa
 def test_another_gpu_is_refused(pair, monkeypatch):
     backend = river_trt.manifest.BackendInfo("aotinductor", "2", "cuda", "9.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(EngineError, match="capability 9.0 but this one has 8.0; rebuild"):
-        checks.check_gpu(backend)
+        checks.check_gpu(backend, 0)
 
 
 BAD_OPTIONS = {

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from river_trt.cli.console import format_bytes, format_layers
-from river_trt.cli.inspect import summarise_tau
+from river_trt.cli.inspect import describe_sampling, summarise_tau
 from river_trt.cli.main import main
-from river_trt.manifest import ByteCounts, DraftInfo
+from river_trt.manifest import ByteCounts, DraftInfo, SamplingInfo, TextInfo
 
 
 def test_shows_what_is_in_the_engine(capsys, make_directory):
     directory = make_directory(
         bytes_per_layer=ByteCounts(10_000_000, 2_000_000, 500_000, 0),
         draft=DraftInfo((4,), "found on wiki.txt"),
+        text=TextInfo({}, SamplingInfo(0.6, top_p=0.9)),
     )
     assert main(["inspect", str(directory)]) == 0
     out = capsys.readouterr().out
@@ -26,6 +27,8 @@ def test_shows_what_is_in_the_engine(capsys, make_directory):
         "1, 3",
         "pinned 4; found on wiki.txt",
         "40.5 MB a token at full depth, 16.5 MB all river (2.5x fewer)",
+        "token ids 257",
+        "temperature 0.6, top_p 0.9",
         "model.onnx",
         "verified",
     ):
@@ -115,3 +118,9 @@ def test_sizes_and_layers_read_well():
     ]
     assert format_layers([1, 2, 3, 7, 29, 30]) == "1-3, 7, 29-30"
     assert format_layers([]) == "none"
+
+
+def test_sampling_in_words():
+    assert describe_sampling(SamplingInfo()) == "greedy"
+    assert describe_sampling(SamplingInfo(0.0, 20, 0.9)) == "greedy, else top_k 20, top_p 0.9"
+    assert describe_sampling(SamplingInfo(1.0)) == "temperature 1"

@@ -9,7 +9,8 @@ import pytest
 from river_trt import GenerationConfig
 from river_trt.lossless import decoding
 from river_trt.lossless.acceptance import verify_token
-from river_trt.sampling import Distribution, distribution
+from river_trt.manifest import SamplingInfo
+from river_trt.sampling import Distribution, distribution, resolve_sampling
 
 VOCAB = 8
 DRAWS = 20_000
@@ -53,7 +54,8 @@ def least_p(texts, config):
     assert counts.sum() >= DRAWS - 8
     found = []
     for last in range(VOCAB):
-        target = distribution(markov([last], False), config, seen)
+        sampling = resolve_sampling(config, SamplingInfo())
+        target = distribution(markov([last], False), sampling, seen)
         expected = target.probabilities(np.arange(VOCAB)) * counts[last].sum()
         assert (counts[last][expected == 0] == 0).all(), "a token that full depth never draws"
         possible = expected > 0

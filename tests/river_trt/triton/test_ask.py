@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from river_trt import GenerationConfig, RiverError
+from river_trt import Chat, ChatOptions, GenerationConfig, RiverError
 from river_trt.triton.ask import read_ask
 from river_trt.triton.fields import TRTLLM, VLLM
 
@@ -70,7 +70,7 @@ def test_lossless_mode_of_a_request():
 
 def test_values_without_effect_are_taken():
     text = '{"n": 1, "presence_penalty": 0.0, "top_k": -1, "skip_special_tokens": true}'
-    assert ask(text_input="a", sampling_parameters=text).config == GenerationConfig()
+    assert ask(text_input="a", sampling_parameters=text).config == GenerationConfig(top_k=0)
     neutral = {"bad_words": [""], "stop_words": [""], "beam_width": 1, "min_length": 1}
     assert ask(TRTLLM, text_input="a", **neutral).config == GenerationConfig()
 
@@ -135,3 +135,27 @@ def test_two_prompts_in_one_request_are_refused():
     two = {"text_input": np.array([[b"a"], [b"b"]], np.object_)}
     with pytest.raises(RiverError, match="text_input holds 2 rows; send one prompt a request"):
         read_ask(TRTLLM, two, "")
+
+
+def test_a_chat_comes_as_messages_with_vllms_names():
+    messages = [{"role": "user", "content": "hi"}]
+    values = {"messages": messages, "chat_template_kwargs": {"enable_thinking": False}}
+    expected = Chat(messages, ChatOptions(arguments={"enable_thinking": False}))
+    made = ask(text_input="", sampling_parameters=json.dumps(values | {"temperature": 0.5}))
+    assert made.prompt == expected and not made.echo and made.config.temperature == 0.5
+    texts = {name: json.dumps(value) for name, value in values.items()}  # Triton knows no lists
+    assert ask(TRTLLM, text_input="", parameters=json.dumps(texts)).prompt == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "message"),
+    [
+        ("x", {"messages": []}, "text_input must be empty where messages are given"),
+        ("x", {"chat_template_kwargs": {}}, "chat_template_kwargs is for a chat, whose messages"),
+        ("", {"messages": "[", "tools": []}, "messages is no JSON"),
+        ("", {"messages": [], "chat_template_kwargs": [1]}, "template arguments must be a JSON"),
+    ],
+)
+def test_what_is_no_chat(text, values, message):
+    with pytest.raises(RiverError, match=message):
+        ask(text_input=text, sampling_parameters=json.dumps(values))
