@@ -57,10 +57,14 @@ size_t shared_bytes_of(int rows_index, DecodeParams const& d, Variant const& v, 
 {
     switch (rows_index)
     {
-    case 0: return shared_bytes_of<1>(d, v, x_stride);
-    case 1: return shared_bytes_of<2>(d, v, x_stride);
-    case 2: return shared_bytes_of<4>(d, v, x_stride);
-    default: return shared_bytes_of<8>(d, v, x_stride);
+    case 0:
+        return shared_bytes_of<1>(d, v, x_stride);
+    case 1:
+        return shared_bytes_of<2>(d, v, x_stride);
+    case 2:
+        return shared_bytes_of<4>(d, v, x_stride);
+    default:
+        return shared_bytes_of<8>(d, v, x_stride);
     }
 }
 
@@ -105,10 +109,12 @@ bool make_plan(LinearParams const& p, Variant const& v, Plan& plan)
     plan.threads = threads_of(v, plan.rows);
     int const warps = plan.threads / kWarpSize;
     int const tiles = d.units_per_block * (p.silu_mul ? 2 : 1);
-    auto const share = [&](int panels) { return (tiles * panels + warps - 1) / warps; };
+    auto const share = [&](int panels)
+    {
+        return (tiles * panels + warps - 1) / warps;
+    };
     d.river_share = share((chunks_of(p.k) + kPanelChunks - 1) / kPanelChunks);
-    d.backbone_share =
-        share((p.k + BackboneBankPath::kColumns - 1) / BackboneBankPath::kColumns);
+    d.backbone_share = share((p.k + BackboneBankPath::kColumns - 1) / BackboneBankPath::kColumns);
     plan.grid = dim3(static_cast<unsigned>((d.units + d.units_per_block - 1) / d.units_per_block),
         static_cast<unsigned>((p.rows + plan.rows - 1) / plan.rows));
     return true;
@@ -192,7 +198,7 @@ cudaError_t launch_packed_decode(LinearParams const& p, cudaStream_t stream)
     DecodeTable const& table = p.type == DataType::kHalf ? kDecodeHalf : kDecodeBfloat16;
     DecodeKernel const kernel =
         table[plan.rows_index][p.river.int8_activations ? 1 : 0][variant->ahead - 1];
-    return launch(kernel, plan.grid, plan.threads, plan.params, p.programmatic, stream,
-        plan.shared_bytes);
+    return launch(
+        kernel, plan.grid, plan.threads, plan.params, p.programmatic, stream, plan.shared_bytes);
 }
 } // namespace river

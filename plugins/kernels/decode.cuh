@@ -71,9 +71,9 @@ struct DecodeBlock
 // The weights of the panel that a warp loads next, as one of its lanes sees them.
 struct Cursor
 {
-    char const* at;   // of the lane's first bytes
-    int64_t other;    // backbone: from output g to output g + 8, in bytes
-    int valid;        // river: chunks of the panel; backbone: columns from the lane's first to k
+    char const* at; // of the lane's first bytes
+    int64_t other;  // backbone: from output g to output g + 8, in bytes
+    int valid;      // river: chunks of the panel; backbone: columns from the lane's first to k
     int tile, panel;
     int left; // panels to load; none: valid is 0
 };
@@ -230,8 +230,8 @@ __device__ __forceinline__ uint4 take(
 
 // Eight values of row `row`, ready to multiply but for the rounding.
 template <typename T>
-__device__ __forceinline__ void prepare8(LinearParams const& p, uint4 const& packed, int at,
-    float rms, bool river, float (&values)[8])
+__device__ __forceinline__ void prepare8(
+    LinearParams const& p, uint4 const& packed, int at, float rms, bool river, float (&values)[8])
 {
     unpack8<T>(packed, values);
     float factors[8];
@@ -261,8 +261,8 @@ __device__ __forceinline__ void measure(DecodeParams const& d, DecodeBlock const
     {
         for (int row = warp; row < b.rows; row += b.warps)
         {
-            float const* const parts = p.sum_squares
-                + static_cast<size_t>(b.row0 + row) * p.sum_squares_parts;
+            float const* const parts =
+                p.sum_squares + static_cast<size_t>(b.row0 + row) * p.sum_squares_parts;
             float sum = 0.F;
             for (int i = lane; i < p.sum_squares_parts; i += kWarpSize)
                 sum += parts[i];
@@ -324,8 +324,8 @@ __device__ __forceinline__ uint2 quantise8(float const (&values)[8], float2& abo
     about.y = static_cast<float>(warp_sum<8>(total));
     auto const word = [&](int j)
     {
-        return static_cast<uint32_t>((codes[j] & 255) | (codes[j + 2] & 255) << 8
-                   | (codes[j + 1] & 255) << 16)
+        return static_cast<uint32_t>(
+                   (codes[j] & 255) | (codes[j + 2] & 255) << 8 | (codes[j + 1] & 255) << 16)
             | static_cast<uint32_t>(codes[j + 3]) << 24;
     };
     return make_uint2(word(0), word(4));
@@ -340,7 +340,8 @@ enum class XForm
 
 // x in shared memory, zeros up to a whole chunk. A thread has kLoads loads under way at a time.
 template <typename T, int kRows, XForm kForm>
-__device__ __forceinline__ void fill_x(DecodeParams const& d, DecodeBlock const& b, float const* rms)
+__device__ __forceinline__ void fill_x(
+    DecodeParams const& d, DecodeBlock const& b, float const* rms)
 {
     LinearParams const& p = d.p;
     constexpr int kLoads = kRows == 1 ? 2 : 4;
@@ -476,7 +477,7 @@ __device__ __forceinline__ void multiply_river(
 {
     using Bank = RiverBankPath;
     constexpr int kSpan = 8 / kRows;
-    constexpr int kSums = kRows == 8 ? 4 : 2; // outputs g and g + 8, of two rows or of one
+    constexpr int kSums = kRows == 8 ? 4 : 2;    // outputs g and g + 8, of two rows or of one
     constexpr int kChunkStep = kInt8 ? 64 : 128; // bytes of a chunk of x
     LinearParams const& p = d.p;
     int const lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
@@ -520,8 +521,10 @@ __device__ __forceinline__ void multiply_river(
             if constexpr (kRows > 1)
             {
                 int const source = lane / 4 * 4 + chunk / 2; // who has the scales of `chunk`
-                low[0] = __shfl_sync(kAllLanes, kRows == 8 && span % 2 ? scales.y : scales.x, source);
-                high[0] = __shfl_sync(kAllLanes, kRows == 8 && span % 2 ? scales.w : scales.z, source);
+                low[0] =
+                    __shfl_sync(kAllLanes, kRows == 8 && span % 2 ? scales.y : scales.x, source);
+                high[0] =
+                    __shfl_sync(kAllLanes, kRows == 8 && span % 2 ? scales.w : scales.z, source);
                 low[1] = kRows == 8 ? low[0] : __shfl_sync(kAllLanes, scales.y, source);
                 high[1] = kRows == 8 ? high[0] : __shfl_sync(kAllLanes, scales.w, source);
             }
@@ -727,7 +730,8 @@ __global__ void __launch_bounds__(decode_threads(kRows, kAhead), 2)
     b.zeros = base + b.warps * kRingBytes;
     b.info = reinterpret_cast<float2*>(b.zeros + 64);
     b.slots = reinterpret_cast<float*>(b.zeros + 64 + (kRows * chunks_of(p.k) * 8 + 15) / 16 * 16);
-    b.xs = reinterpret_cast<char*>(b.slots) + slots_bytes<kRows>(d.units_per_block * (p.silu_mul ? 2 : 1), b.warps);
+    b.xs = reinterpret_cast<char*>(b.slots)
+        + slots_bytes<kRows>(d.units_per_block * (p.silu_mul ? 2 : 1), b.warps);
 
     // The bank is known before the predecessor ends where the host says so.
     bool const known = p.banks != Banks::kByFlag || p.flags_early;

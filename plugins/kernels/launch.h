@@ -113,7 +113,8 @@ struct LinearParams
     // added in order. nullptr: the kernel measures x itself.
     float const* sum_squares = nullptr; // [rows, sum_squares_parts]
     int32_t sum_squares_parts = 0;
-    float* sum_squares_out = nullptr; // [rows, kSumSquaresParts] of the rounded y; not with silu_mul
+    float* sum_squares_out =
+        nullptr;          // [rows, kSumSquaresParts] of the rounded y; not with silu_mul
     int32_t variant = -1; // of the decode kernel, 0 .. linear_variants() - 1; -1: the default
 
     void* workspace = nullptr; // linear_workspace_bytes(), contents don't matter
@@ -138,7 +139,8 @@ int32_t linear_version(); // of kernels and packed layout: what a measurement is
 // Bytes of a packed bank; 0 where the group size cannot be packed. pack_river reads qweight, scales
 // and zero_points of p.river and writes `packed` on the device.
 size_t packed_river_bytes(int32_t n, int32_t k, int32_t group_size);
-cudaError_t pack_river(RiverBank const& bank, int32_t n, int32_t k, void* packed, cudaStream_t stream);
+cudaError_t pack_river(
+    RiverBank const& bank, int32_t n, int32_t k, void* packed, cudaStream_t stream);
 
 // Loads cuBLASLt now rather than at the first prefill; call it before a capture that holds one.
 cudaError_t load_prefill_library();

@@ -67,7 +67,8 @@ char const* explain_linear(LinearParams const& p)
         return "linear: n must be even with silu_mul";
     if (p.silu_mul && p.residual != nullptr)
         return "linear: silu_mul and residual exclude each other";
-    for (void const* pointer : {p.x, p.weight, p.river.qweight, p.river.pre_scale, p.river.packed, p.norm_weight})
+    for (void const* pointer :
+        {p.x, p.weight, p.river.qweight, p.river.pre_scale, p.river.packed, p.norm_weight})
         if (!is_aligned(pointer))
             return "linear: x, weight, qweight, packed, pre_scale and norm_weight must be aligned "
                    "to 16 bytes";

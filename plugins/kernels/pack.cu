@@ -9,7 +9,8 @@ size_t packed_river_bytes(int32_t n, int32_t k, int32_t group_size)
     return packs ? static_cast<size_t>(PackedShape{n, k, group_size}.bytes()) : 0;
 }
 
-cudaError_t pack_river(RiverBank const& bank, int32_t n, int32_t k, void* packed, cudaStream_t stream)
+cudaError_t pack_river(
+    RiverBank const& bank, int32_t n, int32_t k, void* packed, cudaStream_t stream)
 {
     if (n < 1 || k < 8 || k % 8 != 0 || packed_river_bytes(n, k, bank.group_size) == 0
         || bank.qweight == nullptr || bank.scales == nullptr || packed == nullptr

@@ -16,7 +16,8 @@ struct PackArgs
 };
 
 // Code k of output n; 0 beyond the end. Its group is whole in memory, so k < groups * group_size.
-__device__ __forceinline__ uint32_t code_at(RiverBank const& bank, PackedShape const& s, int n, int k)
+__device__ __forceinline__ uint32_t code_at(
+    RiverBank const& bank, PackedShape const& s, int n, int k)
 {
     if (n >= s.n || k >= s.k)
         return 0U;
@@ -26,7 +27,8 @@ __device__ __forceinline__ uint32_t code_at(RiverBank const& bank, PackedShape c
 }
 
 // fp16 scale and zero point of output n at column k, as one word.
-__device__ __forceinline__ uint32_t scale_at(RiverBank const& bank, PackedShape const& s, int n, int k)
+__device__ __forceinline__ uint32_t scale_at(
+    RiverBank const& bank, PackedShape const& s, int n, int k)
 {
     if (n >= s.n || k >= s.k)
         return 0U;
@@ -54,8 +56,7 @@ __device__ __forceinline__ uint32_t packed_word(
     return packed;
 }
 
-inline __global__ void __launch_bounds__(kPackThreads)
-    pack_kernel(__grid_constant__ PackArgs const args)
+__global__ void __launch_bounds__(kPackThreads) pack_kernel(__grid_constant__ PackArgs const args)
 {
     wait_for_predecessor();
     let_successor_start();

@@ -91,9 +91,8 @@ inline size_t most_shared_bytes()
 }
 
 template <typename Args>
-cudaError_t launch(
-    void (*kernel)(Args), dim3 grid, int threads, Args const& args, bool, cudaStream_t,
-    size_t shared_bytes = 0)
+cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, Args const& args, bool,
+    cudaStream_t, size_t shared_bytes = 0)
 {
     shim::run(kernel, grid, threads, args, 1U, shared_bytes);
     return cudaSuccess;
@@ -126,10 +125,10 @@ __device__ __forceinline__ void copy_async(void* shared, void const* global)
     uint32_t const to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     if constexpr (kBytes == 16)
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(global)
-                     : "memory");
+            : "memory");
     else
         asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8;" ::"r"(to), "l"(global)
-                     : "memory");
+            : "memory");
 }
 __device__ __forceinline__ void copy_async_or_zero(
     void* shared, void const* global, bool valid) // 16 bytes

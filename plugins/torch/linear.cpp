@@ -14,7 +14,7 @@ struct River
 {
     OptionalTensor qweight = {}, scales = {}, zero_points = {}, pre_scale = {};
     OptionalTensor packed = {}; // [bytes] uint8
-    int64_t n = 0;         // of a packed bank, whose tensor does not tell
+    int64_t n = 0;              // of a packed bank, whose tensor does not tell
     int64_t group_size = 0;
     bool int8_activations = false;
 
@@ -37,7 +37,8 @@ struct Fused
     int64_t variant = -1;
 };
 
-void setRiver(char const* op, LinearParams& p, River const& river, int64_t n, int64_t k, c10::Device device)
+void setRiver(
+    char const* op, LinearParams& p, River const& river, int64_t n, int64_t k, c10::Device device)
 {
     p.river.pre_scale = checked(op, "pre_scale", river.pre_scale, at::kHalf, {k}, device);
     if (river.packed.has_value())
@@ -46,8 +47,8 @@ void setRiver(char const* op, LinearParams& p, River const& river, int64_t n, in
             packed_river_bytes(p.n, p.k, narrow(op, "group_size", river.group_size));
         TORCH_CHECK(bytes > 0, op, ": group_size is ", river.group_size,
             ", but a packed bank has groups of 64 or 128");
-        p.river.packed = checked(
-            op, "packed", river.packed, at::kByte, {static_cast<int64_t>(bytes)}, device);
+        p.river.packed =
+            checked(op, "packed", river.packed, at::kByte, {static_cast<int64_t>(bytes)}, device);
         p.river.group_size = narrow(op, "group_size", river.group_size);
         p.river.int8_activations = river.int8_activations;
         return;
@@ -108,8 +109,8 @@ Tensor run(char const* op, Tensor const& x, OptionalTensor const& use_river,
     p.residual = checked(op, "residual", fused.residual, type, {batch, seq, n}, device);
     if (fused.sum_squares.has_value())
     {
-        p.sum_squares = static_cast<float const*>(checked(
-            op, "sum_squares", fused.sum_squares, at::kFloat, {batch * seq, -1}, device));
+        p.sum_squares = static_cast<float const*>(
+            checked(op, "sum_squares", fused.sum_squares, at::kFloat, {batch * seq, -1}, device));
         p.sum_squares_parts = narrow(op, "parts of sum_squares", fused.sum_squares->size(1));
     }
     if (fused.sum_squares_out.has_value())
@@ -154,8 +155,8 @@ Tensor pack(
     char const* const op = "river_trt_cuda::pack";
     c10::DeviceGuard const guard(qweight.device());
     auto const device = qweight.device();
-    TORCH_CHECK(qweight.dim() == 3, op, ": qweight must have 3 dimensions, but is ",
-        qweight.sizes());
+    TORCH_CHECK(
+        qweight.dim() == 3, op, ": qweight must have 3 dimensions, but is ", qweight.sizes());
     int64_t const n = qweight.size(0), groups = qweight.size(1), group_size = 2 * qweight.size(2);
     TORCH_CHECK(group_size == 64 || group_size == 128, op, ": group_size is ", group_size,
         ", but a packed bank has groups of 64 or 128");

@@ -168,8 +168,8 @@ void mma_16x8x16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1
     Block::current().meet_warp(0xffffffffU, reinterpret_cast<uintptr_t>(&mine), line, compute);
 }
 
-inline void mma_16x8x32_u8_s8(int32_t (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1,
-    int line = __builtin_LINE())
+inline void mma_16x8x32_u8_s8(
+    int32_t (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1, int line = __builtin_LINE())
 {
     struct Fragments
     {

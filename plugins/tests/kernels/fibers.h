@@ -31,7 +31,7 @@ constexpr size_t kStackBytes = 96 * 1024;
 constexpr size_t kMaxSharedBytes = 48 * 1024;
 constexpr size_t kMaxDynamicSharedBytes = 227 * 1024; // an H100's
 constexpr size_t kSharedAlignment = 128;
-constexpr int kDynamicShared = -1;                    // instead of the number of a declaration
+constexpr int kDynamicShared = -1; // instead of the number of a declaration
 
 [[noreturn]] inline void die(char const* message)
 {

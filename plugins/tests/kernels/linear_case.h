@@ -27,7 +27,7 @@ struct LinearShape
     bool int8 = false;       // x in 8 bits, over a packed bank
     int variant = -1;
     bool early = false;
-    int sliced_blocks = 0;   // run only so many blocks at both ends of the grid; 0: all
+    int sliced_blocks = 0; // run only so many blocks at both ends of the grid; 0: all
 
     int groups() const
     {
@@ -46,12 +46,11 @@ struct LinearShape
     {
         char text[200];
         std::snprintf(text, sizeof(text),
-            "linear rows=%d n=%d k=%d g=%d%s%s%s%s%s%s%s%s variant=%d flags=%x banks=%d", rows, n, k,
-            group_size,
-            asymmetric ? " asym" : "", pre_scale ? " pre_scale" : "", bias ? " bias" : "",
-            norm ? " norm" : "", silu_mul ? " silu" : "", residual ? " residual" : "",
-            packed ? " packed" : "", int8 ? " int8" : "", variant, river_rows,
-            static_cast<int>(banks));
+            "linear rows=%d n=%d k=%d g=%d%s%s%s%s%s%s%s%s variant=%d flags=%x banks=%d", rows, n,
+            k, group_size, asymmetric ? " asym" : "", pre_scale ? " pre_scale" : "",
+            bias ? " bias" : "", norm ? " norm" : "", silu_mul ? " silu" : "",
+            residual ? " residual" : "", packed ? " packed" : "", int8 ? " int8" : "", variant,
+            river_rows, static_cast<int>(banks));
         return text;
     }
 };

@@ -50,12 +50,14 @@ void the_packed_layout_is_the_described_one()
             for (int n = 0; n < 32; ++n)
                 for (int at = 0; at < s.chunks() * 64; ++at)
                 {
-                    auto const* const tile = c.packed.template as<uint32_t>()
-                        + n / 16 * s.tile_bytes() / 4;
+                    auto const* const tile =
+                        c.packed.template as<uint32_t>() + n / 16 * s.tile_bytes() / 4;
                     bool const inside = n < 21 && at < k;
-                    size_t const group = static_cast<size_t>(n) * c.shape.groups() + at / group_size;
+                    size_t const group =
+                        static_cast<size_t>(n) * c.shape.groups() + at / group_size;
                     int const byte = inside
-                        ? c.qweight.template as<uint8_t>()[(group * group_size + at % group_size) / 2]
+                        ? c.qweight
+                              .template as<uint8_t>()[(group * group_size + at % group_size) / 2]
                         : 0;
                     wrong += described_code(tile, s, n % 16, at) != (byte >> (at % 2 * 4) & 15);
                     if (!inside)
@@ -152,8 +154,8 @@ void sums_of_squares_replace_the_measurement()
 {
     for (int parts : {1, 3, 256})
     {
-        LinearCase<__nv_bfloat16> c({.rows = 3, .n = 48, .k = 320, .norm = true,
-                                        .banks = Banks::kRiver, .packed = true},
+        LinearCase<__nv_bfloat16> c(
+            {.rows = 3, .n = 48, .k = 320, .norm = true, .banks = Banks::kRiver, .packed = true},
             ++seed);
         Memory sums(4UL * 3 * parts);
         for (int row = 0; row < 3; ++row)
@@ -210,8 +212,8 @@ void the_other_bank_is_not_touched(bool river, Banks banks, bool early)
                         .packed = true,
                         .early = early},
         ++seed);
-    for (Memory* memory : river ? std::vector<Memory*>{&c.weight}
-                                : std::vector<Memory*>{&c.packed, &c.pre_scale})
+    for (Memory* memory :
+        river ? std::vector<Memory*>{&c.weight} : std::vector<Memory*>{&c.packed, &c.pre_scale})
     {
         memory->poison();
         memory->forbid();
@@ -279,11 +281,11 @@ void bad_parameters_are_refused_with_a_reason()
         {"64 or 128", [](LinearParams& p) { p.river.group_size = 32; }},
         {"multiple of 16", [](LinearParams& p) { p.silu_mul = true, p.n = 40; }},
         {"sum_squares_parts", [](LinearParams& p)
-            { p.sum_squares = static_cast<float const*>(p.x), p.sum_squares_parts = 0; }},
+    { p.sum_squares = static_cast<float const*>(p.x), p.sum_squares_parts = 0; }},
         {"exclude", [](LinearParams& p)
-            { p.silu_mul = true, p.n = 64, p.sum_squares_out = static_cast<float*>(p.y); }},
-        {"aligned", [](LinearParams& p)
-            { p.river.packed = static_cast<char const*>(p.river.packed) + 2; }},
+    { p.silu_mul = true, p.n = 64, p.sum_squares_out = static_cast<float*>(p.y); }},
+        {"aligned",
+            [](LinearParams& p) { p.river.packed = static_cast<char const*>(p.river.packed) + 2; }},
         {"shared memory", [](LinearParams& p) { p.k = 131072; }},
     };
     for (auto const& bad : cases)

@@ -142,10 +142,11 @@ public:
     {
         double us = 1e9;
         for (int i = 0; i < 6; ++i)
-            us = std::min(us, time_launches(1, [&](int, cudaStream_t stream)
+            us = std::min(us,
+                time_launches(1, [&](int, cudaStream_t stream)
             {
-                return cudaMemcpyAsync(
-                    pools_.backbone, pools_.river, size_t{1} << 30, cudaMemcpyDeviceToDevice, stream);
+                return cudaMemcpyAsync(pools_.backbone, pools_.river, size_t{1} << 30,
+                    cudaMemcpyDeviceToDevice, stream);
             }));
         copy_ = 2.0 * (size_t{1} << 30) / us / 1000.0;
         std::printf("copy %.0f GB/s\n", copy_);
