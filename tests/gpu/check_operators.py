@@ -72,7 +72,7 @@ def bare_linear_case(dtype: torch.dtype) -> Case:
 def packed_linear_case(
     dtype: torch.dtype, batch: int, seq: int, n: int, k: int, group: int, int8: bool
 ) -> Case:
-    """The dialect's linear over a bank that the library packs. 8 bits of x cost under a hundredth."""
+    """The dialect's linear over a bank that the library packs; 8 bits cost under a hundredth."""
     case = linear_case(dtype, batch, seq, n, k, group)
     case.name += ", packed" + (", int8 activations" if int8 else "")
     case.tolerance = 1.2e-2 if int8 else case.tolerance
