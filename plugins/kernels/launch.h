@@ -191,12 +191,14 @@ struct GateParams
     float* sum_squares = nullptr;        // [batch, seq] of the rounded h_out, for the norm that
                                          // comes next; nullptr: not wanted
 
-    // gate_workspace_bytes(), zero before the first launch; every launch leaves its counter zero.
+    // gate_workspace_bytes(), its counter zero before the first launch; every launch leaves it so.
     // Launches that may run at the same time need workspaces of their own.
     void* workspace = nullptr;
     size_t workspace_bytes = 0;
 };
 
+constexpr int32_t kMostGateTokens = 65536; // batch * seq
+constexpr size_t kGateCounterBytes = 16;   // of the workspace; these alone must be zero
 size_t gate_workspace_bytes(GateParams const& p);
 char const* explain_gate(GateParams const& p);
 cudaError_t launch_gate(GateParams const& p, cudaStream_t stream);
@@ -249,6 +251,8 @@ struct AttentionParams
     // token beyond is not stored and not attended to, so memory stays whole.
     void* k_cache = nullptr;               // [batch, num_kv_heads, capacity, head_dim] T
     void* v_cache = nullptr;               // the same
+    int32_t const* cache_rows = nullptr;   // [batch], each sequence's row of the caches, which may
+                                           // have more; nullptr: sequence b has row b
     int32_t const* past_lengths = nullptr; // [batch], tokens already in the cache
     float const* rotary_cos = nullptr;     // [num_positions, R / 2]
     float const* rotary_sin = nullptr;     // [num_positions, R / 2]
@@ -262,6 +266,8 @@ struct AttentionParams
 };
 
 size_t attention_workspace_bytes(AttentionParams const& p);
+// The first bytes of the workspace, which alone must be zero.
+size_t attention_counter_bytes(AttentionParams const& p);
 char const* explain_attention(AttentionParams const& p);
 cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream);
 

@@ -20,6 +20,7 @@ FLAGS = {
     "return_num_output_tokens": False,
     "return_exit_statistics": False,
 }
+KINDS = {"STRING": "O", "BOOL": "b"}  # of numpy's dtypes; numbers of any kind do for a number
 # Beside `messages`: the client's names, and those of ChatOptions.
 CHAT = {
     "chat_template": "template",
@@ -113,6 +114,8 @@ def _value(field: Field, tensor: np.ndarray) -> Any:
     """The Python value of a tensor [1], [n], [1, 1] or [1, n]."""
     if tensor.ndim == 2 and len(tensor) != 1:
         raise RiverError(f"{field.name} holds {len(tensor)} rows; send one prompt a request")
+    if tensor.dtype.kind not in KINDS.get(field.kind, "iuf"):
+        raise RiverError(f"{field.name} must be a tensor of {field.kind}")
     values = [_item(field, item) for item in tensor.reshape(-1)]
     if field.many:
         # Clients of the trtllm layout send one empty string for no words.

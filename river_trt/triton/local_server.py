@@ -134,16 +134,27 @@ class LocalServer:
 
     def index(self) -> list[dict[str, str]]:
         """Of each model name, state, and the reason of a state that is not READY."""
-        url = f"{self.url}/v2/repository/index"
-        request = urllib.request.Request(url, b"{}", self.admin_headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            entries: list[dict[str, str]] = json.load(answer)
+        entries: list[dict[str, str]] = json.loads(self._administer("index"))
         return entries
 
-    def wait(self) -> int:
-        """Until it ends by itself; its exit code."""
+    def manage(self, model: str, action: str) -> None:
+        """action: load or unload; urllib.error.HTTPError when the server cannot."""
+        self._administer(f"models/{model}/{action}")
+
+    def _administer(self, path: str) -> bytes:
+        url = f"{self.url}/v2/repository/{path}"
+        request = urllib.request.Request(url, b"{}", self.admin_headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310 (a load is long)
+            reply: bytes = answer.read()
+        return reply
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Until it ends by itself: its exit code; None when the time is over before."""
         assert self._process is not None
-        return self._process.wait()
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
 
     def stop(self) -> None:
         """Let requests under way end, for EXIT_SECONDS at most."""

@@ -217,12 +217,56 @@ def check_refused(device: str) -> list[str]:
     return problems
 
 
+def check_cache_rows(device: str) -> list[str]:
+    """Sequences in any rows of larger caches: as in caches of their own; no other row changes."""
+    case = attention_case(torch.float16, 3, 2, 5, True)
+    args = [x.to(device) if isinstance(x, Tensor) else x for x in case.args]
+    q, k, v, k_cache, v_cache, past, *rest = args
+    rows = torch.tensor([4, 0, 2], dtype=torch.int32, device=device)
+    whole = [torch.randn(6, *cache.shape[1:]).half().to(device) for cache in (k_cache, v_cache)]
+    before = [cache.clone() for cache in whole]
+    for cache, own in zip(whole, (k_cache, v_cache), strict=True):
+        cache[rows.long()] = own
+    expected = torch.ops.river_trt_cuda.attention(q, k, v, k_cache, v_cache, past, *rest)
+    # Two more sequences only fill up: both are at the start of row 5.
+    padded = [torch.cat([x, x[:2]]) for x in (q, k, v)]
+    lengths = torch.cat([past, torch.zeros_like(past[:2])])
+    filled = torch.cat([rows, torch.full_like(rows[:2], 5)])
+    out = torch.ops.river_trt_cuda.attention(*padded, *whole, lengths, *rest, None, filled)
+    problems = []
+    if not torch.equal(out[:3], expected):
+        problems.append("attention with cache_rows gives something else")
+    for cache, own, old in zip(whole, (k_cache, v_cache), before, strict=True):
+        if not torch.equal(cache[rows.long()], own) or not torch.equal(cache[[1, 3]], old[[1, 3]]):
+            problems.append("attention with cache_rows changes the wrong rows")
+    return problems
+
+
+def check_step_gate(device: str) -> list[str]:
+    """The gate of a recorded step is the gate, and says who uses the river next."""
+    problems = []
+    for scope in range(3):
+        case = gate_case(torch.bfloat16, 3, 4, scope, False)
+        args = [x.to(device) if isinstance(x, Tensor) else x for x in case.args]
+        exited, exit_layer = torch.ops.river_trt_cuda.gate(*args)
+        workspace = torch.zeros(1024, dtype=torch.uint8, device=device)
+        for pinned in (False, True):
+            pin = torch.tensor(pinned, device=device)
+            got = torch.ops.river_trt_cuda.step_gate(*args[:7], pin, *args[7:], None, workspace)
+            wanted = (exited, exit_layer, exited & ~pin)
+            if not all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True)):
+                problems.append(f"step_gate differs, scope {scope}, pinned {pinned}")
+        if workspace[:16].any():
+            problems.append("step_gate leaves its counter")
+    return problems
+
+
 def main(library: str, device: str) -> int:
     torch.manual_seed(0)
     assert dialect.NIBBLES_PER_BYTE == 2  # the import registered the operators
     work = [(case, case.reference()) for case in cases()]
     torch.ops.load_library(library)
-    problems = check_refused(device)
+    problems = check_refused(device) + check_cache_rows(device) + check_step_gate(device)
     for case, expected in work:
         problem = compare(case, expected, case.actual(device))
         if problem is not None:
