@@ -46,7 +46,9 @@ class BuildOptions:
         own = {"model": model, "out": out, "recipe": recipe}
         defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name != "changes"}
         own |= {name: asked.pop(name, defaults[name]) for name in defaults.keys() - own.keys()}
-        changes = {name: value for name, value in asked.items() if value is not None}
+        # By name, as dataclasses.replace gives them, and as keywords, which come first.
+        changes = dict(asked.pop("changes", {}))
+        changes |= {name: value for name, value in asked.items() if value is not None}
         for name, value in (own | {"changes": changes}).items():
             object.__setattr__(self, name, value)
 

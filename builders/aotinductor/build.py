@@ -146,9 +146,16 @@ def _cuda(job: BuildJob) -> CudaDevice:
             f"river activation {asked.river_activation!r} is for CPUs; the GPU's kernels multiply "
             "in 16 bits: leave it out"
         )
-    if asked.lm_head_bits not in (None, CUDA_HEAD_BITS):
+    bits = asked.lm_head_bits or 16
+    if bits not in CUDA_HEAD_BITS:
         raise RiverError(
-            f"{recipe.backend}'s GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
-            f"not {asked.lm_head_bits}"
+            f"{recipe.backend}'s GPU engines take an LM head of "
+            f"{', '.join(map(str, CUDA_HEAD_BITS))} bits, not {bits}"
         )
-    return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)
+    return CudaDevice(
+        banks=job.banks,
+        tied=job.source.config.tie_embeddings,
+        head_bits=bits,
+        head_group_size=recipe.group_size,
+        is_recorded=recipe.backend == "torch",
+    )

@@ -10,14 +10,14 @@ from river_trt.backends.torch.graphs import Outputs, Recorder
 from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.program import Program
 from river_trt.backends.torch.schemas import withdraw_operators
-from river_trt.backends.torch.session import WEIGHTS_FILE, ChoosingSession
+from river_trt.backends.torch.session import EXTRA_INPUTS, WEIGHTS_FILE, ChoosingSession
 from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, Manifest
+from river_trt.spec import POLICY_INPUTS, STEP_INPUTS
 
 PROGRAM_FILE = "program.json"
 LEAST_TORCH = (2, 11)
-CACHE_ROWS = "cache_rows"  # the input that names the cache row of each row of a step
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> ChoosingSession:
@@ -38,10 +38,14 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         return program(inputs)
 
     shape = manifest.model.shape
+    num_inputs = len(STEP_INPUTS) + len(POLICY_INPUTS) + 2 * shape.num_layers
+    extra_inputs = program.inputs[num_inputs:]
+    if len(program.inputs) < num_inputs or not set(extra_inputs) <= set(EXTRA_INPUTS):
+        raise EngineError(f"the engine's program takes inputs of another version; {REBUILD}")
     with current(device):
         return ChoosingSession(
             *(run, weights, shape, options, device, torch.bfloat16, Recorder()),
-            takes_cache_rows=program.inputs[-1] == CACHE_ROWS,
+            extra_inputs=extra_inputs,
         )
 
 

@@ -32,7 +32,7 @@ ATEN = (
     *("split_with_sizes.default", "sub.Tensor", "tanh.default", "to.dtype", "unflatten.int"),
     *("unsqueeze.default", "zeros_like.default"),
 )
-OURS = ("attention", "fused_linear", "gate")
+OURS = ("attention", "fused_linear", "step_gate")
 OPERATORS = frozenset(
     (GETITEM, *(f"aten.{name}" for name in ATEN), *(f"river_trt_cuda.{n}.default" for n in OURS))
 )

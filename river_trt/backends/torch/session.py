@@ -1,7 +1,7 @@
 """The Session of a program of torch: caches on its device, written in place by its operators."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from river_trt.backends.torch.gpu import current
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.staging import Field, Staging
 from river_trt.errors import RiverError
-from river_trt.spec import GateScope, ModelShape
+from river_trt.spec import STEP_INPUTS, GateScope, ModelShape
 
 WEIGHTS_FILE = "weights.safetensors"
 # Runs the program on its inputs (river_trt.spec, flat) and returns logits and exit_layer.
@@ -24,6 +24,11 @@ Program = Callable[[list[torch.Tensor]], Outputs]
 BUCKETS = (1, 2, 4, 8, 16, 32)
 LONGEST_SPAN = 8  # tokens a row of a step that is recorded: longer ones are prefill
 MOST_RECORDINGS = 32  # the one used longest ago makes room
+# What a program may take behind its caches: which row of them each row of a step has, and memory
+# that its operators work in, zero at first (their launches never overlap, so one is enough).
+CACHE_ROWS = "cache_rows"
+WORKSPACES = {"attention_workspace": 64 << 20, "gate_workspace": 1 << 20}  # bytes
+EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS)
 DRAWS = {
     "temperature": np.float32,
     "top_k": np.int32,
@@ -62,15 +67,19 @@ class TorchSession:
         device: torch.device,
         dtype: torch.dtype,  # of the caches
         recorder: Callable[[Callable[[], Outputs]], Recording] | None = None,
-        takes_cache_rows: bool = False,
+        extra_inputs: Sequence[str] = (),  # of EXTRA_INPUTS
     ) -> None:
         self._program, self._weights = program, weights
         self._device, self._recorder = device, recorder
         self._shape, self._cache_length = shape, options.cache_length
-        self._takes_cache_rows = takes_cache_rows
+        self._takes_cache_rows = CACHE_ROWS in extra_inputs
+        self._extra_inputs = {
+            name: torch.zeros(WORKSPACES.get(name, 0), dtype=torch.uint8, device=device)
+            for name in extra_inputs
+        }
         self._rows = options.max_batch_size + options.spare_rows
         size = (
-            self._rows + int(takes_cache_rows),
+            self._rows + int(self._takes_cache_rows),
             *(shape.num_kv_heads, options.cache_length, shape.head_dim),
         )
         count = 2 * shape.num_layers
@@ -114,7 +123,7 @@ class TorchSession:
         runner = self._runners.pop(kind, None)
         if runner is None:
             runner = _Runner(kind, self._shape, self._device)
-            runner.bind(self._policy_inputs, self._caches_of(kind), self._takes_cache_rows)
+            runner.bind(self._policy_inputs, self._caches_of(kind), self._extra_inputs)
         is_decode = step.seq <= LONGEST_SPAN
         if is_decode:
             self._runners[kind] = runner  # the last used one is last
@@ -185,13 +194,13 @@ class _Runner:
         self,
         policy: dict[str, torch.Tensor],
         caches: list[torch.Tensor],
-        takes_cache_rows: bool,
+        extra: dict[str, torch.Tensor],
     ) -> None:
-        """The inputs in the order of river_trt.spec; cache_rows last."""
+        """The inputs in the order of river_trt.spec, the extra ones last."""
         given = self._given.device
-        step = [given[name] for name in ("input_ids", "past_lengths", "logit_indices")]
-        rows = [given["cache_rows"]] if takes_cache_rows else []
-        self._inputs = [*step, *policy.values(), *caches, *rows]
+        step = [given[name] for name in STEP_INPUTS]
+        rest = [given.get(name, tensor) for name, tensor in extra.items()]
+        self._inputs = [*step, *policy.values(), *caches, *rest]
 
     def run(
         self,

@@ -109,7 +109,7 @@ def test_a_recipe_of_ones_own(options, tmp_path):
     """Another type, another GPU, and TensorRT's own attention between the plugins."""
     recipe = tmp_path / "mine.toml"
     recipe.write_text(MINE)
-    chosen = options("qwen2", "plugin", recipe=str(recipe), quantiser=None)
+    chosen = options("qwen2", "plugin", recipe=str(recipe), quantiser=None, dtype=None)
     with shared_traces():
         manifest = build(chosen)
     assert manifest.backend.target == "mine"
