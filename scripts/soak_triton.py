@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from temporary_server import temporary_server
-
 from river_trt.errors import RiverError
 from river_trt.triton.local_server import LocalServer
 from river_trt.triton.settings import ModelSettings
+from scripts.temporary_server import temporary_server
 
 MALFORMED: tuple[Any, ...] = (
     {"text_input": ""},

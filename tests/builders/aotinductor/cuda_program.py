@@ -13,7 +13,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from builders.aotinductor.cuda import CudaDevice
-from builders.aotinductor.eager import runner
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.program import rewrite
 from builders.position_tables import position_tables
@@ -26,6 +25,7 @@ from river_trt.backends.base import SessionOptions, Step
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.session import TorchSession
 from river_trt.spec import ExitPolicy, ModelShape
+from scripts.research.eager import runner
 from tests.builders.tiny_engines import forced_exit
 
 MAX_SEQ_LEN, GROUP_SIZE, BATCH, PROMPT, TOKENS = 64, 32, 2, 5, 9

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import river_trt
-from builders.aotinductor.eager import load_eager
 from builders.build import BuildOptions, build
 from river_trt.backends.aotinductor import checks
 from river_trt.backends.base import SessionOptions
@@ -24,6 +23,7 @@ from river_trt.cli.main import main
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError, RiverError
 from river_trt.spec import ExitPolicy
+from scripts.research.eager import load_eager
 from tests.builders.tiny_engines import Pair, build_pair, forced_exit, policy
 from tests.builders.tiny_llama import save_tiny_llama, save_word_tokenizer
 
