@@ -27,6 +27,7 @@ namespace river::shim
 {
 constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 96 * 1024;
+constexpr int kMaxRounds = 100000;
 constexpr size_t kMaxSharedBytes = 48 * 1024;
 
 [[noreturn]] inline void die(char const* message)
@@ -166,6 +167,18 @@ public:
         running_->waits_at = &cluster_barrier_;
         running_->waits_in_round = running_->cluster_round;
         leave(*running_, false);
+    }
+
+    // For what no barrier tells: the others run until it is so.
+    template <typename Condition>
+    void wait_until(Condition const& condition)
+    {
+        for (int rounds = 0; !condition(); ++rounds)
+        {
+            if (rounds > kMaxRounds)
+                die("deadlock: a thread waits for bytes that nobody sends");
+            leave(*running_, false);
+        }
     }
 
     // Posts a value, waits for the living lanes of the mask, and tells what all posted. `last` is
