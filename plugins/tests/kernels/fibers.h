@@ -65,6 +65,7 @@ struct Fiber
     unsigned waits_in_round = 0;
     bool arrived_in_cluster = false; // and has not waited yet
     unsigned cluster_round = 0;
+    bool knows_cluster = false; // has waited: all blocks have started
     void* sanitizer_stack = nullptr;
 };
 
@@ -162,6 +163,7 @@ public:
         if (!running_->arrived_in_cluster)
             die("the cluster's barrier: a wait without an arrival");
         running_->arrived_in_cluster = false;
+        running_->knows_cluster = true;
         if (cluster_barrier_.round != running_->cluster_round)
             return;
         running_->waits_at = &cluster_barrier_;
@@ -225,7 +227,7 @@ public:
     // Where another block of the cluster has what lies at `mine` in this block's shared memory.
     char* shared_of(int rank, char* mine)
     {
-        if (cluster_barrier_.round == 0)
+        if (!running_->knows_cluster)
             die("shared memory of another block, which may not have started");
         if (alive_threads_[rank] == 0)
             die("shared memory of a block that has ended");
@@ -281,6 +283,7 @@ private:
         fiber.done = false;
         fiber.waits_at = nullptr;
         fiber.arrived_in_cluster = false;
+        fiber.knows_cluster = false;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStackBytes;
