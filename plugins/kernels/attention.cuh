@@ -181,7 +181,8 @@ struct AttentionBlock
         }
     }
 
-    // What a warp will load after its next unit, on its way from memory.
+    // What a warp will load after its next unit, on its way from memory. Where many warps share a
+    // device their loads are enough, and a second request of each line costs more than it brings.
     __device__ __forceinline__ void prefetch(char const* k_head, char const* v_head, int base) const
     {
         int const row_bytes = 2 * args.p.head_dim;
@@ -339,7 +340,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     block.load_keys(k_head, base, keys);
     block.load_values(v_head, base, values);
     block.clear_rest();
-    block.prefetch(k_head, v_head, base + kWarps * kKeysOfWarp);
+    if (args.prefetch)
+        block.prefetch(k_head, v_head, base + kWarps * kKeysOfWarp);
     // An item is four elements of a query's output; in a cluster, block i merges the items
     // i * share .. of all splits.
     constexpr int kVectors = kDim / 4;
@@ -483,7 +485,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
         if (next < to)
         {
             block.load_values(v_head, next, values);
-            block.prefetch(k_head, v_head, next + kWarps * kKeysOfWarp);
+            if (args.prefetch)
+                block.prefetch(k_head, v_head, next + kWarps * kKeysOfWarp);
         }
         base = next;
     }

@@ -34,10 +34,11 @@ struct AttentionArgs
     AttentionParams p;
     int heads_per_kv;
     Divider by_heads_per_kv, by_chunks, by_splits;
-    int splits;               // of the keys, the grid's x
-    int chunks;               // of a block's queries; the grid's y is num_kv_heads * chunks
-    bool appended;            // append_kernel has stored the new keys and values
-    bool cluster;             // the splits of one output are a cluster
+    int splits;    // of the keys, the grid's x
+    int chunks;    // of a block's queries; the grid's y is num_kv_heads * chunks
+    bool appended; // append_kernel has stored the new keys and values
+    bool cluster;  // the splits of one output are a cluster
+    bool prefetch;
     bool wide_turns;          // the rotary tables can be read 16 bytes at a time
     int share_log2;           // of the outputs that one block of a cluster merges
     float scale_log2;         // of the scores, times log2(e)
