@@ -1,16 +1,17 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from builders.families import ModelConfig
-from builders.job import Banks, BuildJob, HalfDtype
+from builders.job import Banks, BuildJob
 from builders.recipes import Recipe, load_recipe
+from builders.registry import builder
 from builders.source import ModelSource
 from river_trt.engine_dir import replace_policy, write_engine_dir
 from river_trt.errors import RiverError
@@ -20,57 +21,36 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
-# A backend's `build_engine(job)`; its libraries are imported when it is asked for.
-BUILDERS = {
-    "aotinductor": "builders.aotinductor.build",
-    "onnxruntime": "builders.onnxruntime.build",
-    "torch": "builders.aotinductor.build",
-    "tensorrt": "builders.tensorrt.build",
-    "tensorrt-rtx": "builders.tensorrt.build",
-    "tensorrt-llm": "builders.tensorrt_llm.build",
-    "tensorrt-llm-checkpoint": "builders.tensorrt_llm.convert",  # of `river-trt convert`
-}
-# Options that change the recipe, and where in it.
-_RECIPE_OPTIONS = {
-    "backend": "backend",
-    "quantiser": "quantiser",
-    "group_size": "group_size",
-    "symmetric": "symmetric",
-    "lm_head_bits": "lm_head_bits",
-    "backbone_bits": "backbone_bits",
-    "river_activation": "river_activation",
-    "kernels": "kernels",
-    "max_seq_len": "max_seq_len",
-    "mode": "tensorrt.mode",
-}
-TENSORRT_LLM = ("tensorrt-llm", "tensorrt-llm-checkpoint")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class BuildOptions:
-    """What a user asks of a build; None leaves it to the target's recipe."""
+    """What a user asks of a build; what is left out is the target's recipe's.
+
+    Beside the fields, every option that the chosen backend declares is a keyword: BuildOptions(
+    "demo", out, kernels="native"). `build` refuses what the backend has not.
+    """
 
     model: str  # Hugging Face directory, hub id, .gguf file, or `demo`
     out: Path
     recipe: str = "cpu"
-    backend: str | None = None
-    quantiser: str | None = None
-    group_size: int | None = None
-    symmetric: bool | None = None
-    lm_head_bits: int | None = None
-    backbone_bits: int | None = None
-    river_activation: str | None = None
-    kernels: str | None = None  # onnxruntime: its own operators; native: plugins/cpu
-    mode: str | None = None  # TensorRT: plugin or portable
-    max_seq_len: int | None = None
     tau: float | None = None  # one tau for all layers
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
     policy: Path | None = None  # written by `calibrate --save`; in place of tau and pinned
     calibration_text: Path | None = None
     force: bool = False
     banks: Banks = "both"
-    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
-    dtype: HalfDtype | None = None  # TensorRT, TensorRT-LLM: of activations and backbone
+    changes: dict[str, Any] = field(default_factory=dict)  # of the recipe, by name
+
+    def __init__(self, model: str, out: Path, recipe: str = "cpu", **asked: Any) -> None:
+        own = {"model": model, "out": out, "recipe": recipe}
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name != "changes"}
+        own |= {name: asked.pop(name, defaults[name]) for name in defaults.keys() - own.keys()}
+        # By name, as dataclasses.replace gives them, and as keywords, which come first.
+        changes = dict(asked.pop("changes", {}))
+        changes |= {name: value for name, value in asked.items() if value is not None}
+        for name, value in (own | {"changes": changes}).items():
+            object.__setattr__(self, name, value)
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -79,15 +59,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     What can be wrong with the input is found before the output directory is touched, and a build
     that fails leaves nothing behind. Raises RiverError (CheckpointError for the model).
     """
-    given = {place: getattr(options, name) for name, place in _RECIPE_OPTIONS.items()}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if options.dtype is not None and changes.get("backend") not in TENSORRT_LLM:
-        changes |= {"tensorrt.dtype": options.dtype, "tensorrt.kv_cache": options.dtype}
-    recipe = load_recipe(options.recipe, changes)
-    if recipe.backend not in BUILDERS:
-        raise RiverError(
-            f"backend {recipe.backend!r} is not offered; choose one of {', '.join(BUILDERS)}"
-        )
+    recipe = load_recipe(options.recipe, options.changes)
     if options.policy is not None and (options.tau is not None or options.pinned is not None):
         raise RiverError("a saved policy has its own tau and pins; leave tau and pinned out")
     saved = None if options.policy is None else PolicyFile.read(options.policy)
@@ -96,8 +68,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         config = source.config
         if saved is not None:
             saved.check_model(source.config_sha256, config.num_layers, config.hidden_size)
-        half = half_dtype(config, recipe, options.dtype)
-        longest = engine_positions(config, recipe.max_seq_len, options.max_seq_len)
+        check_dtype(config, recipe, options.changes)
+        longest = engine_positions(config, recipe.max_seq_len, options.changes.get("max_seq_len"))
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
         job = BuildJob(
@@ -109,8 +81,6 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
             progress or _silent,
             options.banks,
             None if saved is None else saved.policy,
-            options.tensor_parallel,
-            half,
         )
         manifest: Manifest = builder(recipe.backend)(job)
         if saved is None:
@@ -118,29 +88,17 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         return replace_policy(directory, saved.policy, saved.calibration)
 
 
-def half_dtype(config: ModelConfig, recipe: Recipe, asked: HalfDtype | None) -> HalfDtype:
-    """What a TensorRT-LLM checkpoint has 16-bit values in.
+def check_dtype(config: ModelConfig, recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """RiverError for float16 in a family whose activations overflow it, unless asked for by name.
 
-    RiverError for float16, on a GPU, in a family whose activations overflow it, unless the user
-    asked for it by name.
+    Of the backends whose options have a dtype: those of GPUs that compute in 16 bits.
     """
-    if asked is not None:
-        return asked
-    on_gpu = recipe.backend in TENSORRT_LLM or (
-        recipe.tensorrt is not None and recipe.tensorrt.dtype == "float16"
-    )
-    if config.needs_bfloat16 and on_gpu:
+    dtype = getattr(recipe.options, "dtype", None)
+    if config.needs_bfloat16 and dtype == "float16" and "dtype" not in changes:
         raise RiverError(
             f"activations of {config.family} overflow float16; use --dtype bfloat16 "
             "(--dtype float16 does it all the same)"
         )
-    return "float16"
-
-
-def builder(backend: str) -> Callable[[BuildJob], Manifest]:
-    """What fills a job's directory with an engine of that backend."""
-    found: Callable[[BuildJob], Manifest] = import_module(BUILDERS[backend]).build_engine
-    return found
 
 
 def engine_positions(config: ModelConfig, recipes: int, asked: int | None) -> int:

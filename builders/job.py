@@ -32,7 +32,6 @@ from river_trt.text import TOKENIZER_FILE
 
 # One bank alone is a plain model, to measure the River engine against.
 Banks = Literal["both", "backbone", "river"]
-HalfDtype = Literal["float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,6 @@ class BuildJob:
     progress: Progress
     banks: Banks = "both"
     stored_policy: ExitPolicy | None = None  # that will replace `policy` in the manifest
-    tensor_parallel: int = 1  # ranks of a TensorRT-LLM checkpoint
-    dtype: HalfDtype = "float16"  # of its activations and backbone
 
     def quantiser(self) -> Quantiser:
         recipe = self.recipe
@@ -120,12 +117,13 @@ class BuildJob:
             max_seq_len=self.recipe.max_seq_len,
         )
         named = special_token_ids(self.directory, text) if self.has_tokenizer else {}
+        ends = eos_union(*config.eos_token_ids, named.get("eos_token"))
         return ModelInfo(
             name=checkpoint.name,
             family=config.family,
             config_sha256=self.source.config_sha256,
             shape=shape,
-            eos_token_ids=tuple(eos_union(*config.eos_token_ids, named.get("eos_token"))),
+            eos_token_ids=tuple(i for i in ends if i < config.vocab_size),  # what it can say
             bos_token_id=named.get("bos_token", checkpoint.config.get("bos_token_id")),
             has_tokenizer=self.has_tokenizer,
             num_parameters=self.source.num_parameters,

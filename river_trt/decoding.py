@@ -5,13 +5,15 @@ rows join and leave between its steps.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from river_trt.backends.base import Session, Step, StepOutput
+from river_trt.backends.base import ChoosesTokens, Session, Step
 from river_trt.cache_rows import CacheRows, Group
+from river_trt.draws import draws_of
 from river_trt.errors import EngineError
 from river_trt.faults import row_failure
 from river_trt.lossless.decoding import Given, LosslessDecoder
@@ -39,6 +41,7 @@ class Decoder:
         self, session: Session, prefill_chunk: int, *, batch_invariant: bool = False
     ) -> None:
         self._session = session
+        self._chooser = session if isinstance(session, ChoosesTokens) else None
         self.prefill_chunk = prefill_chunk
         self.rows = CacheRows(session, twins=batch_invariant)
         self.lossless = LosslessDecoder(session, least_tokens=2 if batch_invariant else 1)
@@ -64,11 +67,12 @@ class Decoder:
         row = self.rows.prefilling
         assert row is not None
         started = time.perf_counter()
-        out = self._prefill_step(row)
+        step = self._prefill_step(row)
         if not row.prefilled:
+            self._session.step(step)
             row.prefill_seconds += time.perf_counter() - started
             return []
-        given = _accept(row, out.logits[0, 0], out.exit_layer[0, -1])
+        given = self._next_tokens(step, [row])[row]
         if _goes_on(row, given):
             self.rows.join()
         else:
@@ -93,47 +97,57 @@ class Decoder:
             row.decode_seconds += seconds
         return [outcome for row, items in given.items() for outcome in _outcomes(row, items)]
 
-    def _prefill_step(self, row: Row) -> StepOutput:
+    def _prefill_step(self, row: Row) -> Step:
         policy = row.policy
         if row.config.prefill == "off":
             policy = ExitPolicy.full_depth(len(policy.tau))
         start = row.past_length
         ids = row.prompt[None, start : start + self.next_chunk(row)]
         row.past_length += ids.shape[1]
-        return self._session.step(
-            Step(
-                ids,
-                self.rows.prefill_place,
-                np.array([start], np.int32),
-                np.array([ids.shape[1] - 1], np.int64),
-                policy,
-                GateScope.SEQUENCE,
-            )
+        return Step(
+            ids,
+            self.rows.prefill_place,
+            np.array([start], np.int32),
+            np.array([ids.shape[1] - 1], np.int64),
+            policy,
+            GateScope.SEQUENCE,
         )
 
     def _decode_step(self, group: Group) -> Given:
         row = group.places[0]  # policy and scope are the group's
-        out = self._session.step(
-            Step(
-                np.array([[row.token_ids[-1]] for row in group.places], np.int64),
-                group.first,
-                np.array([row.past_length for row in group.places], np.int32),
-                np.zeros(1, np.int64),
-                row.policy,
-                row.scope,
-            )
+        step = Step(
+            np.array([[row.token_ids[-1]] for row in group.places], np.int64),
+            group.first,
+            np.array([row.past_length for row in group.places], np.int32),
+            np.zeros(1, np.int64),
+            row.policy,
+            row.scope,
         )
-        given: Given = {}
-        for row, logits, exits in zip(group.rows, out.logits, out.exit_layer, strict=False):
+        for row in group.rows:
             row.past_length += 1
-            given[row] = _accept(row, logits[0], exits[0])
-        return given
+        return self._next_tokens(step, group.places)
+
+    def _next_tokens(self, step: Step, places: list[Row]) -> Given:
+        """The next token of each row. A lone row may stand twice; its first place counts."""
+        rows = list(dict.fromkeys(places))
+        if self._chooser is not None:
+            chosen = self._chooser.choose(step, draws_of(places))
+            of_rows = zip(rows, chosen.tokens, chosen.best, chosen.exit_layer, strict=False)
+            return {
+                row: _accept(partial(row.accept_choice, int(token[0]), best[0], exits[-1]))
+                for row, token, best, exits in of_rows
+            }
+        out = self._session.step(step)
+        return {
+            row: _accept(partial(row.accept, logits[0], exits[-1]))
+            for row, logits, exits in zip(rows, out.logits, out.exit_layer, strict=False)
+        }
 
 
-def _accept(row: Row, logits: np.ndarray, exit_layer: int) -> list[str | EngineError]:
+def _accept(take: Callable[[], str]) -> list[str | EngineError]:
     """The row's new text; an error is the row's own and leaves the others alone."""
     try:
-        return [row.accept(logits, exit_layer)]
+        return [take()]
     except BaseException as error:  # of the sampler, the tokenizer's decoder
         return [row_failure(error)]
 

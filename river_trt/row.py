@@ -8,7 +8,7 @@ import numpy as np
 from river_trt.config import GenerationConfig
 from river_trt.lossless.draft import Draft
 from river_trt.results import FinishReason, GenerationResult, TokenEvent
-from river_trt.sampling import Sampling, sample
+from river_trt.sampling import Sampling, check_best, sample
 from river_trt.spec import ExitPolicy, GateScope, backbone_layers
 from river_trt.text import TextStream
 
@@ -67,6 +67,14 @@ class Row:
         logits: [vocab] float32. Raises EngineError for logits that are no numbers.
         """
         return self.push(sample(logits, self.sampling, self.generator, self.seen), exit_layer)
+
+    def accept_choice(self, token: int, best: np.floating, exit_layer: int) -> str:
+        """Take the token that a session chose; returns the new text.
+
+        best: the best logit. Raises EngineError as `accept`.
+        """
+        check_best(best)
+        return self.push(token, exit_layer)
 
     def push(self, token: int, exit_layer: int, is_last: bool = False) -> str:
         """Take the next token, wherever it was sampled; returns the new text.

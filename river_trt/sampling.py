@@ -95,10 +95,7 @@ def distribution(
     """
     logits = penalised(logits, sampling, seen)
     best = int(logits.argmax())  # argmax finds a NaN if there is one
-    if not np.isfinite(logits[best]):
-        raise EngineError(
-            f"the engine returned {logits[best]} as a logit; rebuild it, and check the checkpoint"
-        )
+    check_best(logits[best])
     if sampling.is_greedy:
         return Distribution(np.array([best]), np.ones(1))
     # The best at 0, so that a tiny temperature sends the others to -inf and overflows nothing.
@@ -108,6 +105,14 @@ def distribution(
     candidates = keep_top_p(scores, candidates, sampling.top_p)
     candidates = keep_min_p(scores, candidates, sampling.min_p)
     return Distribution(candidates, np.exp(scores[candidates]).astype(np.float64))
+
+
+def check_best(logit: np.floating) -> None:
+    """EngineError where the best logit is no number, so none is."""
+    if not np.isfinite(logit):
+        raise EngineError(
+            f"the engine returned {logit} as a logit; rebuild it, and check the checkpoint"
+        )
 
 
 def penalised(logits: np.ndarray, sampling: Sampling, seen: np.ndarray | None) -> np.ndarray:

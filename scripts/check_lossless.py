@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lossless_prompts import PROMPTS
-
 import river_trt
-from river_trt.lossless.comparison import first_flip
+from scripts.research.flips import first_flip
+from scripts.research.prompts import PROMPTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,6 +35,7 @@ PARAMETERS = (
     *("prefill", "n", "best_of", "presence_penalty", "gate_scope", "no_such_parameter"),
 )
 Body = Callable[[random.Random], bytes]
+Sender = Callable[[random.Random], str]
 
 
 def _body(**fields: Any) -> bytes:
@@ -60,9 +61,19 @@ def _random_bytes(choice: random.Random) -> bytes:
     return bytes(body[: choice.randrange(len(body))] if choice.random() < 0.3 else body)
 
 
+def _conversation(choice: random.Random) -> bytes:
+    """Wrong in itself, or for any chat template."""
+    wild: Any = choice.choice(WILD_VALUES)
+    message = {"role": choice.choice(("user", "\ud800", 7)), "content": wild}
+    messages = choice.choice((wild, [], [wild], [message], [message] * 2000, {"role": "user"}))
+    text = choice.choice((json.dumps(messages), "[" * 50_000, '[{"role": "user", "content": '))
+    return _body(text_input="", messages=text, tools=choice.choice((None, "[{}]", "[[[")))
+
+
 BODIES: dict[str, Body] = {
-    "brackets in sampling_parameters": lambda c: _with_json("[" * c.choice((17, 1000, 100_000))),
-    "objects in sampling_parameters": lambda c: _with_json('{"a":' * c.choice((20, 5000, 100_000))),
+    "conversations": _conversation,
+    "brackets in sampling_parameters": lambda c: _with_json("[" * c.choice((65, 1000, 100_000))),
+    "objects in sampling_parameters": lambda c: _with_json('{"a":' * c.choice((70, 5000, 100_000))),
     "quotes in sampling_parameters": lambda c: _with_json('"' + '\\"' * 100_000),
     "a surrogate as a name": lambda c: _with_json('{"\\ud800": 1}'),
     "a surrogate in the prompt": lambda c: b'{"text_input": "\\ud800 \\udfff"}',
@@ -104,19 +115,29 @@ PATHS = (
 )
 
 
-def hostile_requests(server: Any, seed: int, timeout: float = 60.0) -> Iterator[tuple[str, str]]:
+def hostile_requests(
+    server: Any, seed: int, timeout: float = 60.0, largest: int | None = None
+) -> Iterator[tuple[str, str]]:
     """Endless: sends one after another, of all kinds in turn; yields its kind and its ending.
 
-    server: a LocalServer. The ending is a status, how the connection ended, or HANGING.
+    server: a LocalServer. largest: bytes of a body that a proxy in front would let through, None
+    for no proxy; larger ones are not sent. The ending is a status, how the connection ended, or
+    HANGING.
     """
     while True:
-        for kind, send in _senders(server, timeout).items():
+        for kind, send in hostile_kinds(server, timeout, largest).items():
             yield kind, send(random.Random(f"{seed} {kind}"))  # noqa: S311
         seed += 1
 
 
-def _senders(server: Any, timeout: float) -> dict[str, Callable[[random.Random], str]]:
+def hostile_kinds(
+    server: Any, timeout: float = 60.0, largest: int | None = None
+) -> dict[str, Sender]:
+    """What sends one request of each kind and returns its ending."""
+
     def post(path: str, data: bytes, headers: dict[str, str] | None = None) -> str:
+        if largest is not None and len(data) > largest:
+            return "413 of the proxy"
         request = urllib.request.Request(server.url + path, data, headers or {})  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310

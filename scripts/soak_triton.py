@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from temporary_server import temporary_server
-
 from river_trt.errors import RiverError
 from river_trt.triton.local_server import LocalServer
 from river_trt.triton.settings import ModelSettings
+from scripts.temporary_server import temporary_server
 
 MALFORMED: tuple[Any, ...] = (
     {"text_input": ""},
@@ -53,11 +52,11 @@ def soak(server: LocalServer, plan: Plan, seed: int) -> Counter[str]:
     kinds += ["text"] * (plan.requests - len(kinds))
     choice.shuffle(kinds)
     with concurrent.futures.ThreadPoolExecutor(plan.clients) as pool:
-        jobs = [pool.submit(_request, server, plan, kind, choice.random()) for kind in kinds]
+        jobs = [pool.submit(send_request, server, plan, kind, choice.random()) for kind in kinds]
         return Counter(job.result() for job in jobs)
 
 
-def _request(server: LocalServer, plan: Plan, kind: str, seed: float) -> str:
+def send_request(server: LocalServer, plan: Plan, kind: str, seed: float) -> str:
     choice = random.Random(seed)  # noqa: S311
     body: Any = {
         "text_input": "word " * choice.randint(1, max(1, plan.max_prompt // 5)),

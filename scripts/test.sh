@@ -7,7 +7,7 @@ setup_venv test
 ./scripts/setup_tensorrt_bindings.sh
 
 .venv/bin/ruff check .
-.venv/bin/ruff format --check .
+./scripts/format.sh --check
 .venv/bin/mypy
 # The plugin, the operators and their test programs. Without nvcc their tests say so and are skipped.
 .venv/bin/python -m tests.plugins.native

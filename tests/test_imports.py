@@ -1,6 +1,7 @@
 """Which way imports may point, read from the source (all of it: inside functions too).
 
 river_trt        no builders; only the command line, and only when called
+neither of both  scripts or tests: research is beside the product, not in it
 builders/graph   no backend
 a backend        no other backend
 """
@@ -31,6 +32,8 @@ def violations(root: Path) -> list[str]:
 
 def _is_wrong(where: tuple[str, ...], module: str, at_load: bool) -> bool:
     package, *inner = module.split(".")
+    if package in ("scripts", "tests"):
+        return True
     if where[0] == "river_trt":
         return package == "builders" and (at_load or where[1] != "cli")
     backend = inner[0] if package == "builders" and inner and inner[0] in BACKENDS else None
@@ -75,6 +78,7 @@ def test_the_rules_name_every_backend() -> None:
         ("builders/layouts/panels.py", "from builders import tensorrt"),
         ("builders/tensorrt/scope.py", "from builders.onnxruntime.scope import Scope"),
         ("builders/onnxruntime/build.py", "def f() -> None:\n    import builders.aotinductor.cpu"),
+        ("builders/calibration/search.py", "from scripts.research.quality import measure"),
     ],
 )
 def test_an_import_planted_the_wrong_way_is_found(tmp_path: Path, file: str, line: str) -> None:

@@ -9,6 +9,7 @@ from builders.aotinductor.cpu import CpuDevice
 from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
 from builders.aotinductor.cuda import CudaDevice
 from builders.aotinductor.fakes import register_fakes
+from builders.aotinductor.options import AOTInductorOptions
 from builders.aotinductor.package import compile_package
 from builders.aotinductor.program import Device, rewrite
 from builders.aotinductor.recording import write_program
@@ -20,10 +21,10 @@ from builders.river_bank import river_format, stream_layers
 from builders.tracing import trace
 from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
-from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE
 from river_trt.backends.torch.opening import PROGRAM_FILE
+from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.schemas import declare_operators
+from river_trt.backends.torch.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
 from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
 
@@ -85,7 +86,7 @@ def build_engine(job: BuildJob) -> Manifest:
     )
     dtype = str(device.activation).removeprefix("torch.")
     # A GPU's kernels multiply in the activations' own 16 bits.
-    multiplied = recipe.river_activation or "bfloat16"
+    multiplied = recipe.options_as(AOTInductorOptions).river_activation or "bfloat16"
     precision = PrecisionInfo(dtype, device.head_bits, dtype, multiplied)
     sizes = {name: buffer.num_bytes for name, buffer in program.planned.items()}
     counts = byte_counts(sizes, config.num_layers, config.vocab_size, job.banks)
@@ -94,10 +95,6 @@ def build_engine(job: BuildJob) -> Manifest:
 
 def _device(job: BuildJob, shared: SharedWeights) -> Device:
     recipe = job.recipe
-    if recipe.kernels is not None:
-        raise RiverError(
-            f"--kernels {recipe.kernels} is an option of the backend onnxruntime; leave it out"
-        )
     if recipe.target == "cpu" and recipe.backend == "aotinductor":
         return _cpu(job, shared)
     if recipe.target == "cuda":
@@ -115,12 +112,13 @@ def _device(job: BuildJob, shared: SharedWeights) -> Device:
 
 def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
     recipe = job.recipe
+    asked = recipe.options_as(AOTInductorOptions)
     if platform.machine() not in ("x86_64", "AMD64"):
         raise RiverError(
             f"aotinductor compiles CPU engines for {X86_LEVEL} alone, and this machine is "
             f"{platform.machine()}; build with --backend onnxruntime"
         )
-    bits = recipe.lm_head_bits or 32  # a 16-bit head of the checkpoint is widened, which is exact
+    bits = asked.lm_head_bits or 32  # a 16-bit head of the checkpoint is widened, which is exact
     if bits not in CPU_HEAD_BITS:
         raise RiverError(
             f"aotinductor's CPU engines take an LM head of "
@@ -128,7 +126,7 @@ def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
         )
     return CpuDevice(
         banks=job.banks,
-        rounds=recipe.river_activation == "int8",
+        rounds=asked.river_activation == "int8",
         head_bits=bits,
         head_group_size=recipe.group_size,
         embedding_dtype=shared.embedding.dtype,
@@ -137,19 +135,27 @@ def _cpu(job: BuildJob, shared: SharedWeights) -> CpuDevice:
 
 def _cuda(job: BuildJob) -> CudaDevice:
     recipe = job.recipe
+    asked = recipe.options_as(AOTInductorOptions)
     if recipe.backend == "aotinductor" and not torch.cuda.is_available():
         raise RiverError(
             f"target {recipe.target}: torch {torch.__version__} sees no GPU on this machine, and a "
             "package is compiled on a GPU of the kind that runs it"
         )
-    if recipe.river_activation is not None:
+    if asked.river_activation is not None:
         raise RiverError(
-            f"river activation {recipe.river_activation!r} is for CPUs; the GPU's kernels multiply "
+            f"river activation {asked.river_activation!r} is for CPUs; the GPU's kernels multiply "
             "in 16 bits: leave it out"
         )
-    if recipe.lm_head_bits not in (None, CUDA_HEAD_BITS):
+    bits = asked.lm_head_bits or 16
+    if bits not in CUDA_HEAD_BITS:
         raise RiverError(
-            f"{recipe.backend}'s GPU engines have an LM head of {CUDA_HEAD_BITS} bits, "
-            f"not {recipe.lm_head_bits}"
+            f"{recipe.backend}'s GPU engines take an LM head of "
+            f"{', '.join(map(str, CUDA_HEAD_BITS))} bits, not {bits}"
         )
-    return CudaDevice(banks=job.banks, tied=job.source.config.tie_embeddings)
+    return CudaDevice(
+        banks=job.banks,
+        tied=job.source.config.tie_embeddings,
+        head_bits=bits,
+        head_group_size=recipe.group_size,
+        is_recorded=recipe.backend == "torch",
+    )

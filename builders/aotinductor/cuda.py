@@ -5,6 +5,13 @@ The linear's kernel takes in what stands around it, so that a layer is few launc
     rms_norm -- linear             fused_linear(norm_weight)
     linear -- add(residual)        fused_linear(residual)
     linear -- chunk -- silu, mul   fused_linear(silu_mul)
+
+and the gate gives the next layer its flags:
+
+    gate -- exited -- and(not pinned)    step_gate(pinned_next)
+
+A recorded program has inputs beyond river_trt.spec's: what its operators work in, and which cache
+row each row of a step has.
 """
 
 from collections.abc import Sequence
@@ -20,10 +27,14 @@ from builders.decoder import NORM_PATHS
 from builders.job import Banks
 from builders.layouts.modules import MODULES
 from builders.narrowing import narrow
+from builders.quantisers.base import RiverWeight
+from builders.quantisers.integer import quantise_integer
 from builders.river_bank import LayerBanks
 from builders.weights import SharedWeights
+from river_trt.backends.torch.session import EXTRA_INPUTS
 
-HEAD_BITS = 16
+HEAD_BITS = (4, 8, 16)
+HIGH = 16  # a step of the upper four bits of an 8-bit code
 # Places of fused_linear's arguments.
 NORM_WEIGHT, NORM_EPS, SILU_MUL, RESIDUAL = range(8, 12)
 
@@ -32,7 +43,9 @@ NORM_WEIGHT, NORM_EPS, SILU_MUL, RESIDUAL = range(8, 12)
 class CudaDevice:
     banks: Banks
     tied: bool  # the head is the embedding
-    head_bits: int = HEAD_BITS
+    head_bits: int = 16  # one of HEAD_BITS
+    head_group_size: int = 128
+    is_recorded: bool = False
     name: str = "cuda"
     activation: torch.dtype = torch.bfloat16
 
@@ -58,17 +71,54 @@ class CudaDevice:
         return _fused_linear(graph, (old.x, use_river, *banks, None, 0.0, False, None))
 
     def head(self, graph: fx.Graph, weights: Weights, x: fx.Node, shape: Shape) -> fx.Node:
-        name = "embedding" if self.tied else "lm_head"
-        weight = weights.get(name, shape, self.activation)
-        logits = graph.call_function(torch.ops.aten.linear.default, (x, weight))
+        if self.head_bits == 16:
+            weight = weights.get("embedding" if self.tied else "lm_head", shape, self.activation)
+            logits = graph.call_function(torch.ops.aten.linear.default, (x, weight))
+        elif self.head_bits == 4:
+            logits = self._integer_head(graph, weights, x, "lm_head", shape, None)
+        else:
+            # An 8-bit code is two of 4 bits: the upper half first, then the lower one onto it.
+            high = self._integer_head(graph, weights, x, "lm_head.high", shape, None)
+            with graph.inserting_after(high):
+                logits = self._integer_head(graph, weights, x, "lm_head.low", shape, high)
         with graph.inserting_after(logits):
             return graph.call_function(torch.ops.aten.to.dtype, (logits, torch.float32))
+
+    def _integer_head(
+        self,
+        graph: fx.Graph,
+        weights: Weights,
+        x: fx.Node,
+        path: str,
+        shape: Shape,
+        onto: fx.Node | None,
+    ) -> fx.Node:
+        n, groups = shape[0], -(-shape[1] // self.head_group_size)
+        river = (
+            weights.get(f"{path}.qweight", (n, groups, self.head_group_size // 2), torch.uint8),
+            weights.get(f"{path}.scales", (n, groups), torch.float16),
+            weights.get(f"{path}.zero_points", (n, groups), torch.uint8),
+        )
+        return _fused_linear(graph, (x, None, None, *river, None, None, None, 0.0, False, onto))
 
     def finish(self, graph: fx.Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=_target()):
             _fuse_norm(node)
             if not _fuse_silu(graph, node):
                 _fuse_residual(graph, node)
+        inputs: dict[str, fx.Node | None] = dict.fromkeys(EXTRA_INPUTS)
+        if self.is_recorded:
+            last = graph.find_nodes(op="placeholder")[-1]
+            for name in EXTRA_INPUTS:
+                with graph.inserting_after(last):
+                    inputs[name] = last = graph.placeholder(name)
+        ops = torch.ops.river_trt_cuda
+        for node in graph.find_nodes(op="call_function", target=ops.gate.default):
+            _fuse_flags(graph, node, inputs["gate_workspace"])
+        if self.is_recorded:
+            extra = (inputs["attention_workspace"], inputs["cache_rows"])
+            for node in graph.find_nodes(op="call_function", target=ops.attention.default):
+                node.args = (*node.args, *extra)
 
     def buffer_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if name.startswith("rotary_") else self.activation
@@ -91,14 +141,32 @@ class CudaDevice:
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def shared_tensors(self, shared: SharedWeights) -> dict[str, Tensor]:
-        return {
+        tensors = {
             "embedding": narrow(shared.embedding, self.activation, "embedding"),
-            "lm_head": narrow(shared.lm_head, self.activation, "lm_head"),
             "norm.weight": narrow(shared.final_norm, self.activation, "norm.weight"),
         }
+        if self.head_bits == 16:
+            return tensors | {"lm_head": narrow(shared.lm_head, self.activation, "lm_head")}
+        head = quantise_integer(shared.lm_head, self.head_bits, self.head_group_size)
+        if self.head_bits == 4:
+            return tensors | _packed("lm_head", head.codes, head.scales, head.zero_points)
+        codes, zeros = head.codes, head.zero_points
+        high = _packed("lm_head.high", codes // HIGH, head.scales * HIGH, zeros // HIGH)
+        return tensors | high | _packed("lm_head.low", codes % HIGH, head.scales, zeros % HIGH)
 
     def _rounded(self, weight: Tensor | None, name: str) -> Tensor | None:
         return None if weight is None else narrow(weight, self.activation, name)
+
+
+def _packed(path: str, codes: Tensor, scales: Tensor, zero_points: Tensor) -> dict[str, Tensor]:
+    """4-bit codes [N, groups, group_size] as the river's linear reads them."""
+    weight = RiverWeight.from_codes(codes, scales, zero_points, symmetric=False)
+    assert weight.zero_points is not None
+    return {
+        f"{path}.qweight": weight.qweight,
+        f"{path}.scales": narrow(weight.scales, torch.float16, f"{path}.scales"),
+        f"{path}.zero_points": weight.zero_points,
+    }
 
 
 def _target() -> Any:
@@ -144,3 +212,24 @@ def _fuse_silu(graph: fx.Graph, node: fx.Node) -> bool:
         args[SILU_MUL] = True
         mul.replace_all_uses_with(_fused_linear(graph, args))
     return True
+
+
+def _fuse_flags(graph: fx.Graph, gate: fx.Node, workspace: fx.Node | None) -> None:
+    """gate(...) to step_gate(...), which also says who uses the river in the next layer."""
+    *args, tau, scope, layer = gate.args
+    (pinned,) = (node for node in graph.find_nodes(op="placeholder") if node.target == "pinned")
+    outputs = {user.args[1]: user for user in gate.users if user.target is getitem}
+    flags = [user for user in outputs[0].users if user.target == torch.ops.aten.__and__.Tensor]
+    assert len(flags) <= 1 and isinstance(layer, int)
+    with graph.inserting_before(gate):
+        # Behind the last layer nobody looks: any layer's pin will do.
+        following = layer if flags else layer - 1
+        pin = graph.call_function(torch.ops.aten.select.int, (pinned, 0, following))
+        step_gate = graph.call_function(
+            torch.ops.river_trt_cuda.step_gate.default,
+            (*args, tau, pin, scope, layer, None, workspace),
+        )
+        use_river = graph.call_function(getitem, (step_gate, 2))
+    for flag in flags:
+        flag.replace_all_uses_with(use_river)
+    gate.replace_all_uses_with(step_gate)

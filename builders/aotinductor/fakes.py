@@ -106,6 +106,7 @@ def _attention_in_workspace(
     window: int,
     softcap: float,
     workspace: Tensor | None = None,
+    cache_rows: Tensor | None = None,
 ) -> Tensor:
     return q.new_empty(q.shape)
 

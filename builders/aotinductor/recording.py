@@ -33,8 +33,8 @@ def write_program(program: DeviceProgram, file: Path) -> None:
 
 
 def _name(node: fx.Node) -> str:
-    """The module path of a weight and of the linear over it; torch's name of any other value."""
-    if node.op == "get_attr":
+    """A weight's and its linear's module path, an input's name; torch's name of any other value."""
+    if node.op in ("get_attr", "placeholder"):
         return str(node.target)
     for arg in node.args if "linear" in str(node.target) else ():
         if isinstance(arg, fx.Node) and arg.op == "get_attr":

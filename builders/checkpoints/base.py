@@ -1,6 +1,5 @@
 """What a model's weights look like to the builders, whatever they are stored in."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,8 +7,12 @@ from typing import Any, Protocol
 import torch
 
 from river_trt.errors import CheckpointError
+from river_trt.json_text import parse_json
 from river_trt.manifest import TextInfo
+from river_trt.plain_file import read_plain
 from river_trt.text.template import template_file
+
+MOST_JSON_BYTES = 256 << 20
 
 
 class Checkpoint(Protocol):
@@ -48,7 +51,7 @@ class Checkpoint(Protocol):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError names the file when it is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_plain(path, MOST_JSON_BYTES).decode("utf-8"))
     except ValueError as error:  # invalid JSON, or not UTF-8
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor, dequantize
 
 from builders.checkpoints.base import write_templates
+from builders.checkpoints.gguf_config import ROPE_FACTORS, read_config
+from builders.checkpoints.gguf_split import split_files, split_name
+from builders.checkpoints.gguf_tokenizer import has_tokenizer, read_tokenizer
 from builders.checkpoints.text_files import named_templates
 from river_trt.errors import CheckpointError
 from river_trt.manifest import TextInfo
@@ -37,29 +41,31 @@ MODULES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Per-frequency RoPE divisors: how llama.cpp stores Llama 3's scaling. Read into the config.
-ROPE_FACTORS = "rope_freqs.weight"
-# The families whose tensors and metadata map one to one. Others need more than names (Gemma's
-# norms, Phi's fused projections, windows), so they are read from Hugging Face checkpoints only.
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+# Gemma 3's names by place, as Hugging Face has them; its norms are stored as they multiply.
+GEMMA3 = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
+PHI3 = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+MODULES_OF = {"gemma3": MODULES | GEMMA3, "phi3": MODULES | PHI3}
 
 
 class GgufFile:
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self.name = file.stem
-        try:
-            reader = GGUFReader(file)
-        except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-            raise CheckpointError(f"{file} is not a readable GGUF file: {error}") from error
-        self._tensors = {_hf_name(t.name): t for t in reader.tensors if t.name != ROPE_FACTORS}
+        self._files = split_files(file)
+        self.name = split_name(file)
+        readers = [_open(part) for part in self._files]
+        self._reader = readers[0]
+        stored = [tensor for reader in readers for tensor in reader.tensors]
+        field = self._reader.fields.get("general.architecture")
+        self._architecture = "" if field is None else str(field.contents())
+        modules = MODULES_OF.get(self._architecture, MODULES)
+        self._tensors = {_hf_name(t.name, modules): t for t in stored if t.name not in ROPE_FACTORS}
         self.tensor_names = frozenset(self._tensors)
-        self.config = _read_config(reader, tied="lm_head.weight" not in self.tensor_names)
-        self._has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
+        tied = "lm_head.weight" not in self.tensor_names
+        self.config = read_config(self._reader.fields, stored, tied)
+        self._has_tokenizer = has_tokenizer(self._reader)
         elements: Counter[torch.dtype] = Counter()
         for tensor in self._tensors.values():
             elements[_dtype(tensor)] += int(tensor.n_elements)
@@ -72,8 +78,16 @@ class GgufFile:
 
     def tensor(self, name: str) -> torch.Tensor:
         stored = self._tensors[name]
-        values = dequantize(stored.data, stored.tensor_type).reshape(self.shape(name))
-        if self.config["model_type"] == "llama":  # llama.cpp interleaves the halves RoPE rotates
+        try:
+            values = dequantize(stored.data, stored.tensor_type).reshape(self.shape(name))
+        except NotImplementedError as error:
+            raise CheckpointError(
+                f"{self.name}: {name} is stored as {stored.tensor_type.name}, which the gguf "
+                "package does not read"
+            ) from error
+        if self._architecture == "gemma3" and values.ndim == 1:
+            values = values - 1.0  # llama.cpp's converter adds the one that transformers adds
+        if self._architecture == "llama":  # llama.cpp interleaves the halves RoPE rotates
             if name.endswith("q_proj.weight"):
                 values = _deinterleave(values, self.config["num_attention_heads"])
             elif name.endswith("k_proj.weight"):
@@ -85,7 +99,7 @@ class GgufFile:
             return False
         self._tokenizer.backend_tokenizer.save(str(directory / TOKENIZER_FILE))
         if self._tokenizer.chat_template:
-            templates = named_templates(self._tokenizer.chat_template, self._file.name)
+            templates = named_templates(self._tokenizer.chat_template, self.name)
             write_templates(directory, templates)
         return True
 
@@ -96,72 +110,22 @@ class GgufFile:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self._file.parent, gguf_file=self._file.name)
+        return read_tokenizer(self._files[0], self._reader)
 
 
-def _read_config(reader: GGUFReader, tied: bool) -> dict[str, Any]:
-    """GGUF metadata under the names of a Hugging Face config.json."""
-    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-
-    def field(key: str, default: Any = None) -> Any:
-        return reader.fields[key].contents() if key in reader.fields else default
-
-    architecture = field("general.architecture", "unnamed")
-    if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"GGUF files of architecture {architecture} are not supported; "
-            f"supported: {', '.join(ARCHITECTURES)}"
-        )
-    if field(f"{architecture}.attention.sliding_window"):
-        raise CheckpointError("GGUF files with a sliding window are not supported")
-    config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[architecture]],
-        "model_type": architecture,
-        "tie_word_embeddings": tied,
-    }
-    mapping: Any = GGUF_CONFIG_MAPPING
-    for gguf_key, name in mapping.get(architecture, {}).items():
-        value = field(f"{architecture}.{gguf_key}")
-        if name is not None and value is not None:
-            config[name] = value
-    if (head_dim := field(f"{architecture}.attention.key_length")) is not None:
-        config["head_dim"] = head_dim
-    if "vocab_size" not in config:
-        config["vocab_size"] = len(field("tokenizer.ggml.tokens", ()))
-    for token in ("bos_token_id", "eos_token_id"):
-        config[token] = field(f"tokenizer.ggml.{token}")
-    config["rope_scaling"] = _rope_scaling(reader, field, architecture)
-    return config
+def _open(file: Path) -> GGUFReader:
+    try:
+        return GGUFReader(file)
+    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        raise CheckpointError(f"{file} is not a readable GGUF file: {error}") from error
 
 
-def _rope_scaling(reader: GGUFReader, field: Any, architecture: str) -> dict[str, Any] | None:
-    factors = next((t.data for t in reader.tensors if t.name == ROPE_FACTORS), None)
-    if factors is not None:  # longrope with one list of factors divides each frequency by its own
-        divisors = np.asarray(factors, np.float32).tolist()
-        return {
-            "rope_type": "longrope",
-            "short_factor": divisors,
-            "long_factor": divisors,
-            "attention_factor": 1.0,
-        }
-    prefix = f"{architecture}.rope.scaling."
-    kind = field(prefix + "type", "none")
-    if kind == "none":
-        return None
-    scaling = {"rope_type": kind, "factor": field(prefix + "factor")}
-    if (original := field(prefix + "original_context_length")) is not None:
-        scaling["original_max_position_embeddings"] = original
-    return scaling
-
-
-def _hf_name(name: str) -> str:
+def _hf_name(name: str, modules: Mapping[str, str]) -> str:
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-    if match is None or match[2] not in MODULES:
+    if match is None or match[2] not in modules:
         return name
     layer = f"model.layers.{match[1]}." if match[1] else ""
-    return f"{layer}{MODULES[match[2]]}.{match[3]}"
+    return f"{layer}{modules[match[2]]}.{match[3]}"
 
 
 def _dtype(tensor: ReaderTensor) -> torch.dtype:

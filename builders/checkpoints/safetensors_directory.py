@@ -1,6 +1,7 @@
 """A Hugging Face model directory: config.json, safetensors (one file or shards), tokenizer.json."""
 
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from builders.checkpoints.text_files import (
 from builders.quiet import quietly
 from river_trt.errors import CheckpointError
 from river_trt.manifest import TextInfo
+from river_trt.plain_file import open_plain
 from river_trt.text import TOKENIZER_FILE
 
 SENTENCEPIECE = "tokenizer.model"
@@ -149,9 +151,10 @@ def _shards(directory: Path) -> list[Path]:
 @contextmanager
 def _open(file: Path) -> Iterator[Any]:
     try:
+        os.close(open_plain(file))  # safetensors would wait for a FIFO's other end
         with safe_open(file, framework="pt") as tensors:
             yield tensors
     except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged or cut short: {error}") from error
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error

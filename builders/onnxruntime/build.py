@@ -9,7 +9,7 @@ from builders.layouts.byte_counts import byte_counts
 from builders.layouts.modules import BackboneFormat
 from builders.layouts.panels import panel_head_tensors, panel_layer_tensors
 from builders.layouts.weights_file import WeightsWriter
-from builders.onnxruntime.emit import ACCURACY_LEVELS, RiverActivation
+from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import (
     head_tensors,
     layer_tensors,
@@ -18,6 +18,7 @@ from builders.onnxruntime.layer_tensors import (
 from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import LoweringOptions, lower
 from builders.onnxruntime.native import choose_kernels, lower_native
+from builders.onnxruntime.options import OnnxRuntimeOptions
 from builders.position_tables import position_tables
 from builders.quantisers.integer import quantise_integer
 from builders.recipes import Recipe
@@ -42,10 +43,11 @@ def build_engine(job: BuildJob) -> Manifest:
     """
     source, recipe, directory = job.source, job.recipe, job.directory
     config = source.config
-    activation = river_activation(recipe)
+    asked = recipe.options_as(OnnxRuntimeOptions)
+    activation = asked.river_activation
     _check_head_dim(source)
-    native = choose_kernels(config, recipe.kernels) == "native"
-    backbone = BackboneFormat(recipe.backbone_bits or 32, recipe.group_size)
+    native = choose_kernels(config, asked.kernels) == "native"
+    backbone = BackboneFormat(asked.backbone_bits or 32, recipe.group_size)
     if backbone.bits == 16 and not native:
         raise RiverError(
             "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
@@ -91,13 +93,6 @@ def build_engine(job: BuildJob) -> Manifest:
     return job.write_manifest(backend, precision, calibration, counts, ENGINE_FILE)
 
 
-def river_activation(recipe: Recipe) -> RiverActivation:
-    """What the river multiplies in; only a CPU's recipe says it."""
-    if recipe.river_activation is None:
-        raise RiverError(f"target {recipe.target!r} is not for onnxruntime; choose --target cpu")
-    return recipe.river_activation
-
-
 def _check_head_dim(source: ModelSource) -> None:
     """GroupQueryAttention's limits, which it only states when it runs."""
     config, name = source.config, source.checkpoint.name
@@ -118,16 +113,17 @@ def _check_head_dim(source: ModelSource) -> None:
 def _head_precision(source: ModelSource, recipe: Recipe, shared: SharedWeights) -> HeadPrecision:
     """The recipe's width of the head, or the checkpoint's own dtype."""
     stored_dtype = shared.lm_head.dtype
-    bits = recipe.lm_head_bits or 8 * stored_dtype.itemsize
+    asked = recipe.options_as(OnnxRuntimeOptions)
+    bits = asked.lm_head_bits or 8 * stored_dtype.itemsize
     dtypes = {32: torch.float32, 16: torch.float16}
-    keeps = recipe.lm_head_bits is None or bits == 8 * stored_dtype.itemsize
+    keeps = asked.lm_head_bits is None or bits == 8 * stored_dtype.itemsize
     return HeadPrecision(
         bits=bits,
         group_size=recipe.group_size,
         embedding_dtype=shared.embedding.dtype,
         head_dtype=stored_dtype if keeps else dtypes.get(bits, torch.float32),
         tied=source.config.tie_embeddings,
-        accuracy_level=ACCURACY_LEVELS[river_activation(recipe)],
+        accuracy_level=ACCURACY_LEVELS[asked.river_activation],
     )
 
 

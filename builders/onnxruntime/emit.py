@@ -1,7 +1,6 @@
 """Operations of one region for one bank, attention and the gate, as ONNX Runtime nodes."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from onnx import TensorProto
@@ -9,8 +8,7 @@ from onnx import TensorProto
 from builders.graph.linear import Bank, Linear, input_of, is_linear, without_pre_scale
 from builders.graph.program import Operation, Program
 from builders.graph.scope import Scope
-
-RiverActivation = Literal["int8", "float32"]
+from builders.options import RiverActivation
 
 # MatMulNBits: 4 rounds the activations of each group to 8 bits, 1 computes in float32.
 ACCURACY_LEVELS: dict[RiverActivation, int] = {"int8": 4, "float32": 1}

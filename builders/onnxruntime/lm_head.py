@@ -16,8 +16,6 @@ from builders.graph.scope import Scope
 from builders.onnxruntime.emit import RegionEmitter
 from builders.onnxruntime.fusions import fuse_norms
 
-LM_HEAD_BITS = (4, 8, 16, 32)
-
 STORED_DTYPES: dict[torch.dtype, np.dtype] = {
     torch.float32: np.dtype(np.float32),
     torch.float16: np.dtype(np.float16),
@@ -29,7 +27,7 @@ STORED_DTYPES: dict[torch.dtype, np.dtype] = {
 class HeadPrecision:
     """How embedding and LM head are stored."""
 
-    bits: int  # one of LM_HEAD_BITS
+    bits: int  # 4, 8, 16 or 32
     group_size: int  # of a 4- or 8-bit head
     embedding_dtype: torch.dtype
     head_dtype: torch.dtype  # of a 16- or 32-bit head

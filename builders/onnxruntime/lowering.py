@@ -28,7 +28,6 @@ from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.emit import (
     ACCURACY_LEVELS,
     RegionEmitter,
-    RiverActivation,
     emit_attention,
     emit_lengths,
 )
@@ -43,6 +42,7 @@ from builders.onnxruntime.gate import (
     emit_river_state,
 )
 from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
+from builders.options import RiverActivation
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class LoweringOptions:
     weights_file: str
     group_size: int
     banks: Banks = "both"
-    backbone_bits: int = 32  # one of recipes.BACKBONE_BITS
+    backbone_bits: int = 32  # 8, 16 or 32
 
 
 def lower(model: onnx_ir.Model, options: LoweringOptions) -> tuple[ModelProto, WeightsLayout]:

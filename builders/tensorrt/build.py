@@ -34,16 +34,11 @@ def build_engine(job: BuildJob) -> Manifest:
     read; CheckpointError for a model that the plugins cannot run.
     """
     recipe, directory, config = job.recipe, job.directory, job.source.config
-    options = recipe.tensorrt
-    if options is None:
-        raise RiverError(
-            f"target {recipe.target!r} is not for TensorRT: its recipe has no table [tensorrt]; "
-            "choose --target a100, h100, h200, l40s or rtx"
-        )
+    options = recipe.options_as(TensorRTOptions)
     trt = load_library(recipe.backend)
     _check(job, trt, options)
     library = None
-    if options.mode == "plugin":
+    if options.network == "plugin":
         library = plugin_library(trt, recipe.backend, job.progress)
     job.write_tokenizer()
 
@@ -68,10 +63,10 @@ def build_engine(job: BuildJob) -> Manifest:
         str(trt.__version__),
         recipe.target,
         compute_capability=options.compute_capability + compatible,
-        mode=options.mode,
+        mode=options.network,
         version_compatible=options.version_compatible,
     )
-    head_bits = recipe.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
+    head_bits = options.lm_head_bits or 8 * DTYPES[options.dtype].itemsize
     precision = PrecisionInfo(options.dtype, head_bits, options.kv_cache, options.dtype)
     counts = byte_counts(written.layout.sizes, config.num_layers, config.vocab_size)
     return job.write_manifest(backend, precision, written.calibration, counts, ENGINE_FILE)
@@ -80,21 +75,18 @@ def build_engine(job: BuildJob) -> Manifest:
 def _check(job: BuildJob, trt: Any, options: TensorRTOptions) -> None:
     recipe, config = job.recipe, job.source.config
     versions.check_target(trt, recipe.backend, recipe.target, options.compute_capability)
-    for name in ("river_activation", "kernels"):
-        if getattr(recipe, name) is not None:
-            raise RiverError(f"{name} is for the backend onnxruntime, not for {recipe.backend}")
-    if recipe.lm_head_bits not in (None, 4, 8 * DTYPES[options.dtype].itemsize):
+    if options.lm_head_bits not in (None, 4, 8 * DTYPES[options.dtype].itemsize):
         raise RiverError(
-            f"lm_head_bits {recipe.lm_head_bits} is not offered by {recipe.backend}: a head has 4 "
+            f"lm_head_bits {options.lm_head_bits} is not offered by {recipe.backend}: a head has 4 "
             f"bits or the type of the backbone, {options.dtype}"
         )
     if options.fixed_cache:
-        what = "the portable mode" if options.mode == "portable" else "native attention"
+        what = "the portable network" if options.network == "portable" else "native attention"
         versions.require(trt, recipe.backend, versions.PORTABLE_NEEDS, what)
-    if options.mode == "portable":
+    if options.network == "portable":
         _check_pairs(job)
     else:
-        versions.require(trt, recipe.backend, ("aliased_plugin_io",), "the plugin mode")
+        versions.require(trt, recipe.backend, ("aliased_plugin_io",), "the plugin network")
         _check_sizes(job.source.checkpoint.name, config)
     if versions.buildable_targets(trt) is None:
         _check_device(recipe.target, options.compute_capability)
@@ -118,24 +110,24 @@ def _check_sizes(name: str, config: ModelConfig) -> None:
         if size % MULTIPLE:
             raise CheckpointError(
                 f"{name} has {what} {size}, but the plugins take multiples of {MULTIPLE} only; "
-                "use --mode portable"
+                "use --network portable"
             )
     if config.head_dim > MAX_HEAD_DIM:
         raise CheckpointError(
             f"{name} has head_dim {config.head_dim}, but the plugins take at most {MAX_HEAD_DIM}; "
-            "use --mode portable"
+            "use --network portable"
         )
 
 
 def _check_pairs(job: BuildJob) -> None:
     """INT4 weights are stored as [K, N], two values of a row a byte."""
     sizes = {name: n for name, (n, _) in job.source.config.linear_shapes.items()}
-    if job.recipe.lm_head_bits == 4:
+    if job.recipe.options_as(TensorRTOptions).lm_head_bits == 4:
         sizes["lm_head"] = job.source.config.vocab_size
     for what, size in sizes.items():
         if size % 2:
             raise CheckpointError(
-                f"{job.source.checkpoint.name}: {what} has {size} rows, but the portable mode "
+                f"{job.source.checkpoint.name}: {what} has {size} rows, but the portable network "
                 "takes even numbers of 4-bit rows only"
             )
 

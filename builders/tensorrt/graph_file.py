@@ -47,7 +47,7 @@ def write_graph(
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
     graph, layout = (
-        LOWERINGS[options.mode]
+        LOWERINGS[options.network]
         .of(
             model,
             GraphOptions(
@@ -57,7 +57,7 @@ def write_graph(
                 banks=job.banks,
                 # IKVCacheUpdateLayer wants the number of slots when the engine is built.
                 cache_length=recipe.max_seq_len if options.fixed_cache else None,
-                head_group_size=recipe.group_size if recipe.lm_head_bits == 4 else None,
+                head_group_size=recipe.group_size if options.lm_head_bits == 4 else None,
                 native_attention=options.attention == "native",
                 layer_outputs=layer_outputs,
             ),
@@ -70,8 +70,8 @@ def write_graph(
         for name, table in position_tables(config, recipe.max_seq_len).items():
             tables = {name: to_array(table, dtype, name), f"{name}_float32": table.numpy()}
             weights.write_planned(tables)
-        if recipe.lm_head_bits == 4:
-            head = head_arrays(shared.lm_head, recipe.group_size, dtype, options.mode)
+        if options.lm_head_bits == 4:
+            head = head_arrays(shared.lm_head, recipe.group_size, dtype, options.network)
             weights.write_planned(head)
         weights.write_planned(
             {
@@ -82,6 +82,6 @@ def write_graph(
         )
         ids = calibration.token_ids if calibration else None
         for index, layer in enumerate(stream_layers(source, quantiser, shared, ids)):
-            weights.write_planned(layer_arrays(index, layer, dtype, options.mode))
+            weights.write_planned(layer_arrays(index, layer, dtype, options.network))
             job.progress("quantising", index + 1, config.num_layers)
     return WrittenGraph(layout, calibration)

@@ -30,7 +30,7 @@ class GraphOptions:
     banks: Banks = "both"
     cache_length: int | None = None  # slots of the cache; None: any number, up to the profile's
     head_group_size: int | None = None  # of a 4-bit head; None: it has the type of the graph
-    native_attention: bool = False  # of the plugin mode: TensorRT's own layers for attention
+    native_attention: bool = False  # of the plugin network: TensorRT's own layers for attention
     layer_outputs: bool = False  # h.{l} float32 after each layer l: 1..L, to compare backends by
 
 

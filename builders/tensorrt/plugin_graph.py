@@ -7,7 +7,7 @@ h --+-- RiverLinear(norm, qkv) -- RiverAttention -- RiverLinear(o, residual) --+
 ... -- RiverLinear(norm, gate_up, silu_mul) -- RiverLinear(down, residual) -- h'
                                           RiverGate(h, h') -- exited, use_river of the next layer
 
-With native_attention the attention is TensorRT's own, as in portable mode: Attention and
+With native_attention the attention is TensorRT's own, as in portable network: Attention and
 KVCacheUpdate of version 10.15 and later, whose cache has a length that is fixed when building.
 
 A family's other operations (norms of heads and of outputs, GELU, soft cap of the logits) stay plain
@@ -45,7 +45,7 @@ PLAIN_LINEAR: dict[str, Any] = {
 
 
 class PluginLowering(TensorRTLowering):
-    """Plugin mode."""
+    """Plugin network."""
 
     custom_domains = ((NAMESPACE, 1),)
 

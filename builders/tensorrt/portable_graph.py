@@ -21,7 +21,7 @@ from builders.tensorrt.scope import TypedScope
 
 
 class PortableLowering(TensorRTLowering):
-    """Portable mode."""
+    """Portable network."""
 
     def prologue(self) -> None:
         graph = self.graph

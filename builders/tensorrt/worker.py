@@ -50,7 +50,7 @@ def build(trt: Any, request: BuildRequest) -> None:
     versions.allow_decomposition(trt, network)
     _say(["parsing", 1, 1])
     product = f"{LIBRARIES[request.backend].product} {trt.__version__}"
-    record = record_network(trt, network, product, options.mode, options.compute_capability)
+    record = record_network(trt, network, product, options.network, options.compute_capability)
     request.record.write_text(record.to_json(), encoding="utf-8")
 
     config = _configure(trt, builder, network, request)

@@ -14,6 +14,7 @@ from torch import Tensor
 from builders.job import BuildJob
 from builders.layouts.byte_counts import byte_counts
 from builders.river_bank import river_format, stream_layers
+from builders.tensorrt_llm.options import TensorRTLLMOptions
 from builders.tensorrt_llm.parameters import (
     EMBEDDING,
     FINAL_NORM,
@@ -26,7 +27,6 @@ from builders.tensorrt_llm.parameters import (
 from builders.tensorrt_llm.pretrained_config import pretrained_config
 from builders.tensorrt_llm.rank_file import RankFile, num_bytes
 from builders.tensorrt_llm.rank_tensors import fold_rotary_factor, rank_layer, take
-from builders.tensorrt_llm.river_section import DTYPES
 from builders.tensorrt_llm.sharding import Sharding, shard
 from builders.weights import SharedWeights
 from river_trt.backends.tensorrt_llm import CHECKPOINT, CONFIG_FILE, SUPPORTED_VERSION
@@ -44,9 +44,10 @@ def build_engine(job: BuildJob) -> Manifest:
     ranks that the model cannot be spread over.
     """
     source, recipe, directory = job.source, job.recipe, job.directory
-    config, dtype = source.config, job.dtype
+    asked = recipe.options_as(TensorRTLLMOptions)
+    config, dtype = source.config, asked.dtype
     _check_options(job)
-    sharding = shard(config, job.tensor_parallel, recipe.group_size)
+    sharding = shard(config, asked.tensor_parallel, recipe.group_size)
     quantiser = job.quantiser()
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     policy = job.policy if job.stored_policy is None else job.stored_policy
@@ -94,14 +95,12 @@ def rank_file_name(rank: int) -> str:
 
 
 def _check_options(job: BuildJob) -> None:
-    if job.dtype not in DTYPES:
-        raise RiverError(f"dtype {job.dtype!r} is not offered; choose one of {', '.join(DTYPES)}")
     if job.banks != "both":
         raise RiverError("a TensorRT-LLM engine has both banks; one bank alone is not offered")
-    if job.recipe.lm_head_bits not in LM_HEAD_BITS:
+    bits = job.recipe.options_as(TensorRTLLMOptions).lm_head_bits
+    if bits not in LM_HEAD_BITS:
         raise RiverError(
-            f"an LM head of {job.recipe.lm_head_bits} bits is not offered with TensorRT-LLM, "
-            "whose head has 16"
+            f"an LM head of {bits} bits is not offered with TensorRT-LLM, whose head has 16"
         )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 import river_trt
-from builders.build import builder
 from builders.job import BuildJob
 from builders.recipes import Recipe, load_recipe
 from builders.reference import load_reference
+from builders.registry import builder
 from builders.source import ModelSource
 from builders.tensorrt.graph_file import GRAPH_FILE, write_graph
 from builders.tensorrt.options import Profile, TensorRTOptions
@@ -151,7 +151,7 @@ def _graph(
         profiles=(Profile("any", (1, 1, 1), (1, 1, 1)),),
         dtype="float32",
         kv_cache="float32",
-        mode="portable",
+        network="portable",
     )
     job = _job(source, recipe, directory, progress)
     source.checkpoint.write_tokenizer(directory)

@@ -37,8 +37,9 @@ constexpr AttentionKernel kAppendKernels[2] = {
 
 constexpr int kBlocksToFill = 264; // two blocks on each SM of the largest device
 constexpr int kMaxSplits = 32;
-constexpr int kKeysOfSplit = 32;    // fewer aren't worth a block
-constexpr int kKeysOfCluster = 512; // a split, at most
+constexpr size_t kCounterBytes = 4096; // 1,024 blocks; where there are more, keys are not split
+constexpr int kKeysOfSplit = 32;       // fewer aren't worth a block
+constexpr int kKeysOfCluster = 512;    // a split, at most
 
 struct Geometry
 {
@@ -109,7 +110,9 @@ Geometry geometry_with(AttentionParams const& p, int tiles)
     g.instance = instance_of(p, tiles, g.cluster ? 4 : 8);
     if (g.instance == nullptr || g.splits == 1 || g.cluster)
         return g;
-    g.counter_bytes = (blocks * sizeof(uint32_t) + 15) / 16 * 16;
+    // Of one size for nearly all shapes, so that a workspace is ready for another one as it is.
+    g.counter_bytes =
+        (blocks * sizeof(uint32_t) + kCounterBytes - 1) / kCounterBytes * kCounterBytes;
     g.parts = static_cast<size_t>(blocks) * g.splits * width * g.instance->head_dim / 4;
     return g;
 }
@@ -133,6 +136,11 @@ size_t attention_workspace_bytes(AttentionParams const& p)
 {
     Geometry const g = geometry_of(p);
     return g.counter_bytes + g.parts * (sizeof(float4) + sizeof(Softmax));
+}
+
+size_t attention_counter_bytes(AttentionParams const& p)
+{
+    return geometry_of(p).counter_bytes;
 }
 
 char const* explain_attention(AttentionParams const& p)

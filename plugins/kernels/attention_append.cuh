@@ -126,7 +126,8 @@ struct Turns
 
 __device__ __forceinline__ size_t cache_offset(AttentionParams const& p, int b, int head, int slot)
 {
-    return ((static_cast<size_t>(b) * p.num_kv_heads + head) * p.capacity + slot) * p.head_dim;
+    int const row = p.cache_rows == nullptr ? b : p.cache_rows[b];
+    return ((static_cast<size_t>(row) * p.num_kv_heads + head) * p.capacity + slot) * p.head_dim;
 }
 
 __device__ __forceinline__ int usable_slots(AttentionParams const& p)

@@ -10,14 +10,14 @@ constexpr void (*kGateKernels[2])(GateParams) = {&gate_kernel<__half>, &gate_ker
 
 size_t gate_workspace_bytes(GateParams const& p)
 {
-    return kCounterBytes + sizeof(float) * static_cast<size_t>(p.batch) * p.seq;
+    return kGateCounterBytes + sizeof(float) * static_cast<size_t>(p.batch) * p.seq;
 }
 
 char const* explain_gate(GateParams const& p)
 {
     if (p.type != DataType::kHalf && p.type != DataType::kBfloat16)
         return "gate: type must be fp16 or bf16";
-    if (p.batch < 1 || p.seq < 1 || static_cast<int64_t>(p.batch) * p.seq > 65536)
+    if (p.batch < 1 || p.seq < 1 || static_cast<int64_t>(p.batch) * p.seq > kMostGateTokens)
         return "gate: batch * seq must be 1 to 65536";
     if (p.hidden < 8 || p.hidden > 65536 || p.hidden % 8 != 0)
         return "gate: hidden must be a multiple of 8 from 8 to 65536";

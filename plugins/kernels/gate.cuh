@@ -11,7 +11,6 @@ namespace river
 {
 constexpr int kMaxGateThreads = 1024;
 constexpr int kMaxGateWarps = kMaxGateThreads / kWarpSize;
-constexpr size_t kCounterBytes = 16; // the counter, then what needs 16-byte alignment
 
 // What is known of a row before this layer.
 struct RowBefore
@@ -169,7 +168,7 @@ __global__ void __launch_bounds__(kMaxGateThreads, 1)
     __syncthreads();
 
     auto* counter = static_cast<uint32_t*>(p.workspace);
-    float* scores = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + kCounterBytes);
+    float* scores = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + kGateCounterBytes);
     if (warp == 0)
     {
 #pragma unroll

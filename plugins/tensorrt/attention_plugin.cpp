@@ -159,7 +159,7 @@ void AttentionPlugin::prepare(PluginTensorDesc const* inputs)
     int32_t const cache = cacheInput();
     Dims const* const rotary = mRotary != 0 ? &inputs[cache + 3].dims : nullptr;
     AttentionParams const p = params(inputs[0].dims, inputs[cache].dims, rotary, inputs[0].type);
-    mWorkspace.prepare(attention_workspace_bytes(p), {p.batch, p.seq, p.capacity, p.head_dim});
+    mWorkspace.prepare(attention_workspace_bytes(p), attention_counter_bytes(p));
 }
 
 int32_t AttentionPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*,

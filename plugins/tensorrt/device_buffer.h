@@ -1,9 +1,10 @@
-// The kernels' workspace: zero before the first launch of a geometry, left ready for the next launch of
-// the same one. TensorRT's own workspace is scratch that layers share, so each plugin owns its memory.
+// The kernels' workspace: its first bytes are zero before the first launch, and every launch leaves
+// them so; the rest may hold anything. TensorRT's own workspace is scratch that layers share, so each
+// plugin owns its memory.
 #pragma once
 #include "launch.h"
 
-#include <vector>
+#include <cstddef>
 
 namespace river::trt
 {
@@ -23,32 +24,27 @@ public:
             static_cast<void>(cudaFree(mData));
     }
 
-    // At least `bytes`, all zero where the geometry is another than last time. Not for enqueue: it may
-    // allocate, and waits for the device.
-    void prepare(size_t bytes, std::vector<int64_t> const& geometry)
+    // At least `bytes`, of which the first `zeroBytes` are zero. Where it has to grow it allocates
+    // and waits for the device; steps of other shapes within its size cost nothing.
+    void prepare(size_t bytes, size_t zeroBytes)
     {
-        if (geometry == mGeometry)
+        if (bytes <= mBytes && zeroBytes <= mZeroBytes)
             return;
-        mGeometry.clear(); // nothing is prepared until all below has worked
-        if (bytes == 0)
-        {
-            mGeometry = geometry;
-            return;
-        }
         if (bytes > mBytes)
         {
             if (mData != nullptr)
                 requireCuda(cudaFree(mData), "freeing a plugin's workspace");
             mData = nullptr;
-            mBytes = 0;
+            mBytes = mZeroBytes = 0;
             requireCuda(cudaMalloc(&mData, bytes), "allocating a plugin's workspace");
             mBytes = bytes;
         }
+        mZeroBytes = 0; // nothing is prepared until all below has worked
         requireCuda(cudaDeviceSynchronize(), "waiting for the device"); // earlier launches use it
-        requireCuda(cudaMemset(mData, 0, mBytes), "clearing a plugin's workspace");
+        requireCuda(cudaMemset(mData, 0, zeroBytes), "clearing a plugin's workspace");
         requireCuda(
             cudaDeviceSynchronize(), "waiting for the device"); // TensorRT's stream does not
-        mGeometry = geometry;
+        mZeroBytes = zeroBytes;
     }
 
     void* data() const noexcept
@@ -63,7 +59,7 @@ public:
 private:
     void* mData{nullptr};
     size_t mBytes{0};
-    std::vector<int64_t> mGeometry;
+    size_t mZeroBytes{0};
 };
 
 } // namespace river::trt

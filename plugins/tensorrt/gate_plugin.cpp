@@ -141,8 +141,11 @@ GateParams GatePlugin::params(Dims const& h, nvinfer1::DataType type) const
 
 void GatePlugin::prepare(PluginTensorDesc const* inputs)
 {
-    Dims const& h = inputs[0].dims;
-    mWorkspace.prepare(gate_workspace_bytes(params(h, inputs[0].type)), {h.d[0], h.d[1]});
+    // For the most tokens at once: under in-flight batching their number changes in every step.
+    GateParams most = params(inputs[0].dims, inputs[0].type);
+    most.batch = 1;
+    most.seq = kMostGateTokens;
+    mWorkspace.prepare(gate_workspace_bytes(most), kGateCounterBytes);
 }
 
 int32_t GatePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const*,

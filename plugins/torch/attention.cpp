@@ -12,11 +12,14 @@ namespace
 using at::Tensor;
 
 // out [batch, seq, num_heads * D]; the caches are written in place. Rotary tables are float32 here.
-// programmatic: no kernel that writes the caches or past_lengths was launched just before.
+// programmatic: no kernel that writes the caches, past_lengths or cache_rows was launched just before.
+// cache_rows [batch] int32 names each sequence's row of the caches, which may have more; that the
+// rows are there is the caller's promise.
 Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& k, Tensor const& v,
     Tensor& k_cache, Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
     OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
-    int64_t window, double softcap, OptionalTensor const& given_workspace)
+    int64_t window, double softcap, OptionalTensor const& given_workspace,
+    OptionalTensor const& cache_rows)
 {
     c10::DeviceGuard const guard(q.device());
     TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, op, ": q and k_cache have ", q.dim(), " and ",
@@ -27,8 +30,9 @@ Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& 
     auto const type = q.scalar_type();
     int64_t const batch = q.size(0), seq = q.size(1), capacity = k_cache.size(2),
                   head_dim = k_cache.size(3);
-    checked(op, "k_cache", k_cache, type, {batch, num_kv_heads, capacity, head_dim}, device);
-    checked(op, "v_cache", v_cache, type, {batch, num_kv_heads, capacity, head_dim}, device);
+    int64_t const num_rows = cache_rows.has_value() ? k_cache.size(0) : batch;
+    checked(op, "k_cache", k_cache, type, {num_rows, num_kv_heads, capacity, head_dim}, device);
+    checked(op, "v_cache", v_cache, type, {num_rows, num_kv_heads, capacity, head_dim}, device);
 
     AttentionParams p;
     p.type = activationType(op, q);
@@ -76,6 +80,8 @@ Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& 
     p.v_stride = narrow(op, "v's stride", v_rows.stride(1));
     p.past_lengths = static_cast<int32_t const*>(
         checked(op, "past_lengths", past_lengths, at::kInt, {batch}, device));
+    p.cache_rows = static_cast<int32_t const*>(
+        checked(op, "cache_rows", cache_rows, at::kInt, {batch}, device));
     Tensor out = at::empty({batch, seq, num_heads * head_dim}, q.options());
     p.k_cache = k_cache.mutable_data_ptr();
     p.v_cache = v_cache.mutable_data_ptr();
@@ -90,10 +96,12 @@ Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& 
 Tensor attention_in_place(Tensor const& q, Tensor const& k, Tensor const& v, Tensor& k_cache,
     Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
     OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
-    int64_t window, double softcap, OptionalTensor const& workspace)
+    int64_t window, double softcap, OptionalTensor const& workspace,
+    OptionalTensor const& cache_rows)
 {
     return attend("river_trt_cuda::attention", true, q, k, v, k_cache, v_cache, past_lengths,
-        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, workspace);
+        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, workspace,
+        cache_rows);
 }
 
 // The dialect's operator is a function: the caches that it returns are copies.
@@ -104,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
 {
     Tensor k_out = k_cache.clone(), v_out = v_cache.clone();
     Tensor out = attend("river_trt::attention", false, q, k, v, k_out, v_out, past_lengths,
-        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, {});
+        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, {}, {});
     return {out, k_out, v_out};
 }
 
@@ -115,7 +123,8 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
     library.def("attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
                 "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, int "
                 "num_kv_heads, "
-                "float scale, int window, float softcap, Tensor(c!)? workspace=None) -> Tensor");
+                "float scale, int window, float softcap, Tensor(c!)? workspace=None, "
+                "Tensor? cache_rows=None) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(river_trt_cuda, RIVER_DISPATCH, library)

@@ -103,6 +103,37 @@ class StepOutput:
     exit_layer: np.ndarray  # [rows, seq] int32, 1..L
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """How the next token of each row of a step is chosen, as GenerationConfig says it."""
+
+    temperature: np.ndarray  # [rows] float32; 0: the best logit, whatever the others
+    top_k: np.ndarray  # [rows] int32
+    top_p: np.ndarray  # [rows] float32
+    min_p: np.ndarray  # [rows] float32
+    repetition_penalty: np.ndarray  # [rows] float32
+    uniform: np.ndarray  # [rows] float64 in [0, 1): drawn by the row's own generator
+    seen: np.ndarray | None = None  # [rows, vocab] bool; None: no row has a penalty
+    wants_leads: bool = False
+
+    @classmethod
+    def greedy(cls, rows: int, *, wants_leads: bool = False) -> "Draws":
+        zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)
+        return cls(
+            zeros, np.zeros(rows, np.int32), ones, zeros, ones, np.zeros(rows), None, wants_leads
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenOutput:
+    """Views of the session's buffers: valid until its next step."""
+
+    tokens: np.ndarray  # [rows, num_logits] int64
+    best: np.ndarray  # [rows, num_logits] float32: the best logit
+    leads: np.ndarray  # [rows, num_logits] float32: over the next one, where asked for
+    exit_layer: np.ndarray  # [rows, seq] int32, 1..L
+
+
 class Session(Protocol):
     """An opened engine with a cache of max_batch_size + spare_rows rows, one caller at a time."""
 
@@ -116,6 +147,15 @@ class Session(Protocol):
 
     def read_row(self, row: int, length: int) -> np.ndarray:
         """A copy of cache row `row`: float32 [L, 2 (K, V), num_kv_heads, length, head_dim]."""
+        ...
+
+
+@runtime_checkable
+class ChoosesTokens(Protocol):
+    """What a session may offer beside `Session`: tokens come back in place of their logits."""
+
+    def choose(self, step: Step, draws: Draws) -> ChosenOutput:
+        """`Session.step`, and the next token of each row after each of the logit indices."""
         ...
 
 

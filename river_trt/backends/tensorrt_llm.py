@@ -3,7 +3,6 @@
 Not run against TensorRT-LLM by this project's tests: a double of the bindings stands in for it.
 """
 
-import json
 import time
 import weakref
 from collections.abc import Generator, Iterator
@@ -16,6 +15,7 @@ from river_trt.config import GenerationConfig
 from river_trt.engine_dir import read_engine_dir
 from river_trt.engine_files import MANIFEST_FILE
 from river_trt.errors import EngineError, MissingDependencyError, PromptError, RiverError
+from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.one_caller import OneCaller
 from river_trt.plugin.build import built_library
@@ -238,7 +238,7 @@ def _sampling(row: Row) -> dict[str, Any]:
 def _windows(directory: Path) -> list[int] | None:
     """Attention windows of the layers, from the engine's config.json."""
     try:
-        document = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        document = parse_json((directory / CONFIG_FILE).read_text(encoding="utf-8"))
         defaults = document["pretrained_config"].get("runtime_defaults") or {}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise EngineError(f"{CONFIG_FILE} is not a TensorRT-LLM engine's; {REBUILD}") from error

@@ -1,7 +1,6 @@
 """Arguments that several commands take, and how their text becomes values."""
 
 import argparse
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine, load
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.text import ChatOptions
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(GenerationConfig)}
@@ -155,7 +155,7 @@ def parse_lengths(text: str) -> tuple[int, ...]:
 def parse_object(text: str) -> dict[str, Any]:
     """`{"enable_thinking": false}`."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
     if not isinstance(value, dict):

@@ -4,11 +4,12 @@ import argparse
 import time
 from pathlib import Path
 from shlex import quote
-from typing import Any, get_args
+from typing import Any
 
 from river_trt.backends import BACKENDS
 from river_trt.backends.tensorrt_llm import is_checkpoint
 from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
+from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -19,7 +20,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect import bytes_per_token, describe
-from river_trt.manifest import Kernels, Manifest, TensorRTMode
+from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 from river_trt.text import CHAT_TEMPLATE_FILE
 
@@ -32,31 +33,6 @@ EXAMPLES = """\
 
 Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
 """
-LM_HEAD_BITS = (4, 8, 16, 32)
-BACKBONE_BITS = (8, 16, 32)
-RIVER_ACTIVATIONS = ("int8", "float32")  # of the CPU backend
-OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
-    "model",
-    "out",
-    "recipe",
-    "backend",
-    "quantiser",
-    "group_size",
-    "symmetric",
-    "lm_head_bits",
-    "backbone_bits",
-    "river_activation",
-    "kernels",
-    "mode",
-    "dtype",
-    "max_seq_len",
-    "tau",
-    "pinned",
-    "policy",
-    "force",
-    "calibration_text",
-    "banks",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,16 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=tuple(BACKENDS),
         help="what runs the engine (default: the target's)",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=get_args(TensorRTMode),
-        help="TensorRT: plugin is the fast one, portable needs no plugin (default: the target's)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float16", "bfloat16"),
-        help="TensorRT: of activations, backbone and KV cache (default: the target's)",
     )
     parser.add_argument(
         "--max-seq-len",
@@ -121,39 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bank = parser.add_argument_group("precision (default: the recipe's)")
     add_quantiser_arguments(bank)
     bank.add_argument(
-        "--river-activation",
-        choices=RIVER_ACTIVATIONS,
-        help="what the river multiplies in: int8 is faster",
-    )
-    bank.add_argument(
-        "--kernels",
-        choices=get_args(Kernels),
-        help="of the CPU engine: native ones are compiled once where the engine runs, "
-        "onnxruntime's own are slower and need nothing (default: native for every model that "
-        "they compute; the result says which)",
-    )
-    bank.add_argument(
-        "--backbone-bits",
-        type=int,
-        choices=BACKBONE_BITS,
-        help="of a CPU engine's backbone weights: 32 is exact, 16 is float16, 8 is int8 in the "
-        "river's groups (default: 32)",
-    )
-    bank.add_argument(
-        "--lm-head-bits",
-        type=int,
-        choices=LM_HEAD_BITS,
-        help="precision of the LM head (default: the checkpoint's)",
-    )
-    bank.add_argument(
         "--banks",
         choices=("both", "backbone", "river"),
         help="one bank alone is a plain model, to measure the River engine against (default: both)",
     )
+    add_backend_arguments(parser, "build", BACKENDS)
 
 
 def execute(args: argparse.Namespace) -> int:
-    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    given = given_options(args)
     started = time.perf_counter()
     with show_progress() as progress:
         manifest = _build(given, progress)

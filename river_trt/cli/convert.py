@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
+from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
@@ -28,21 +29,6 @@ The engine is built from it where TensorRT-LLM and a GPU are, by `river-trt buil
 tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs: pip install "river-trt[build]".
 """
 FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint"}  # --format: the builders' name
-OPTIONS = (  # of BuildOptions; one that is not given keeps that dataclass's default
-    "model",
-    "out",
-    "tensor_parallel",
-    "dtype",
-    "quantiser",
-    "group_size",
-    "symmetric",
-    "max_seq_len",
-    "tau",
-    "pinned",
-    "policy",
-    "force",
-    "calibration_text",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,18 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="DIR", help="checkpoint directory to write"
     )
     parser.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
-    parser.add_argument(
-        "--tp",
-        dest="tensor_parallel",
-        type=int,
-        metavar="N",
-        help="GPUs that share the model, 1 to 8 (default: 1)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float16", "bfloat16"),
-        help="of activations, backbone and KV cache (default: float16, which Gemma refuses)",
-    )
     parser.add_argument(
         "--max-seq-len", type=int, metavar="N", help="longest context of the engine"
     )
@@ -83,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     bank = parser.add_argument_group("river bank")
     add_quantiser_arguments(bank)
+    add_backend_arguments(parser, "convert", FORMATS.values())
 
 
 def execute(args: argparse.Namespace) -> int:
-    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    given = given_options(args)
     started = time.perf_counter()
     with show_progress() as progress:
         manifest = _convert(given | {"backend": FORMATS[args.format]}, progress)

@@ -16,6 +16,7 @@ from river_trt.triton.fields import LAYOUTS
 from river_trt.triton.local_server import LOOPBACK, LocalServer, ServerOptions
 from river_trt.triton.repository import EngineFiles, ExportOptions, export
 from river_trt.triton.settings import ModelSettings
+from river_trt.triton.watch import Watch
 
 EXAMPLES = """\
   river-trt triton export --engine engine/ --out repo/
@@ -25,6 +26,7 @@ EXAMPLES = """\
   curl -d '{"text_input": "Water is", "max_tokens": 20}' 127.0.0.1:8000/v2/models/river_llm/generate
 """
 ADMIN_KEY = "RIVER_TRT_ADMIN_KEY"  # of the environment: a command line is for everyone to read
+WATCH_SECONDS = 1.0  # between two looks at the models' processes
 START_SECONDS = 600.0  # a large engine is hashed and read first
 
 
@@ -168,7 +170,10 @@ def _serve(args: argparse.Namespace) -> int:
             if entry.get("state") != "READY":
                 line = f"{entry['name']}: {entry.get('state')}: {entry.get('reason', '')}"
                 console.print(" ".join(line.split()), soft_wrap=True, markup=False)
-        code = server.wait()
+        watch = Watch(server)
+        while (code := server.wait(WATCH_SECONDS)) is None:
+            for line in watch.look():
+                console.print(line, soft_wrap=True, markup=False)
     if code:
         raise RiverError(f"tritonserver ended with code {code}")
     return 0

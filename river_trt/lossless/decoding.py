@@ -18,11 +18,11 @@ from river_trt.cache_rows import Group
 from river_trt.errors import EngineError
 from river_trt.faults import row_failure
 from river_trt.lossless.acceptance import verify_token
+from river_trt.lossless.answers import Answers, ask
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.length import shared_length
 from river_trt.lossless.spans import Place, spans
 from river_trt.row import Row
-from river_trt.sampling import distribution, lead, penalised
 
 Given = dict[Row, list[str | EngineError]]  # the text of each new token, or what ended the row
 
@@ -91,18 +91,17 @@ class LosslessDecoder:
             covered = group.places[span.first : span.end]
             ids = np.zeros((len(covered), span.tokens), np.int64)
             ids[:, 0] = [(_draft_of(row).token_ids or row.token_ids)[-1] for row in covered]
-            out = self._session.step(
-                Step(
-                    ids,
-                    group.first + span.first,
-                    np.array([place.start for place in places[span.first : span.end]], np.int32),
-                    np.zeros(1, np.int64),
-                    _draft_of(rows[0]).policy,  # the group's
-                )
+            step = Step(
+                ids,
+                group.first + span.first,
+                np.array([place.start for place in places[span.first : span.end]], np.int32),
+                np.zeros(1, np.int64),
+                _draft_of(rows[0]).policy,  # the group's
             )
-            for row, logits in zip(covered, out.logits[:, 0], strict=True):
+            answers = ask(self._session, step, rows)
+            for place, row in enumerate(covered):
                 if row in wanted:
-                    given[row] += _extend(row, logits)
+                    given[row] += _extend(row, answers, place)
         seconds = time.perf_counter() - started
         self.counts.draft_seconds += seconds
         for row in rows:
@@ -123,19 +122,18 @@ class LosslessDecoder:
                 if row in wanted:
                     known = [row.token_ids[-1], *_draft_of(row).token_ids]
                     ids[index, : len(known)] = known
-            out = self._session.step(
-                Step(
-                    ids,
-                    group.first + span.first,
-                    np.array([place.start for place in places[span.first : span.end]], np.int32),
-                    np.arange(span.tokens),
-                    rows[0].policy,  # full depth
-                )
+            step = Step(
+                ids,
+                group.first + span.first,
+                np.array([place.start for place in places[span.first : span.end]], np.int32),
+                np.arange(span.tokens),
+                rows[0].policy,  # full depth
             )
-            for row, logits, exits in zip(covered, out.logits, out.exit_layer, strict=True):
+            answers = ask(self._session, step, rows)
+            for place, row in enumerate(covered):
                 if row in wanted:
                     try:
-                        self._accept(row, logits, exits, given[row])
+                        self._accept(row, answers, place, given[row])
                     except BaseException as error:  # the row's own: the others go on
                         given[row].append(row_failure(error))
         seconds = time.perf_counter() - started
@@ -151,14 +149,14 @@ class LosslessDecoder:
     def _accept(
         self,
         row: Row,
-        logits: np.ndarray,  # [tokens, vocab] float32: after the last token and each drafted one
-        exits: np.ndarray,  # [tokens] int32
+        answers: Answers,  # after the last token and each drafted one
+        place: int,
         given: list[str | EngineError],
     ) -> None:
-        draft = _draft_of(row)
+        draft, exits = _draft_of(row), answers.exit_layer[place]
         accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
-            target = distribution(logits[index], row.sampling, row.seen)
+            target = answers.choice(row, place, index, row.seen)
             row.past_length += 1  # the slot of the token that these logits come after
             if index == len(draft.token_ids):
                 given.append(row.push(target.draw(row.generator), int(exits[index])))
@@ -187,19 +185,19 @@ def _room(row: Row) -> int:
     return min(slots, row.config.max_new_tokens - len(row.token_ids) - 1)
 
 
-def _extend(row: Row, logits: np.ndarray) -> list[str | EngineError]:
-    """Draft a token from its logits [vocab]; an error is the row's own."""
+def _extend(row: Row, answers: Answers, place: int) -> list[str | EngineError]:
+    """Draft a token; an error is the row's own."""
     draft, seen = _draft_of(row), row.seen
     if seen is not None:
         seen = seen.copy()
         seen[draft.token_ids] = True
     try:
-        choice = distribution(logits, row.sampling, seen)
+        choice = answers.choice(row, place, 0, seen)
     except EngineError as error:
         return [error]
     token = choice.draw(row.generator)
     gap = None
     if draft.gap_acceptance is not None:
-        gap = lead(penalised(logits, row.sampling, seen), token)
+        gap = answers.lead(row, place, 0, seen)
     draft.add(token, choice, gap)
     return []

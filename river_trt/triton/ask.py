@@ -1,14 +1,14 @@
 """From the tensors of one request to what the scheduler takes. Knows no Triton."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from river_trt.config import GenerationConfig
+from river_trt.config import MOST_VALUES, GenerationConfig
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.text import Chat, ChatOptions
 from river_trt.triton.fields import Field, Layout
 from river_trt.triton.parameters import make_config, parse_parameters
@@ -20,6 +20,7 @@ FLAGS = {
     "return_num_output_tokens": False,
     "return_exit_statistics": False,
 }
+KINDS = {"STRING": "O", "BOOL": "b"}  # of numpy's dtypes; numbers of any kind do for a number
 # Beside `messages`: the client's names, and those of ChatOptions.
 CHAT = {
     "chat_template": "template",
@@ -94,7 +95,7 @@ def _chat(given: dict[str, Any], text_input: str) -> Chat | None:
     for name in ("messages", "chat_template_kwargs", "tools"):
         if isinstance(values[name], str):
             try:
-                values[name] = json.loads(values[name])
+                values[name] = parse_json(values[name])
             except ValueError as error:
                 raise RiverError(f"{name} is no JSON: {error}") from error
     messages = values.pop("messages")
@@ -113,6 +114,10 @@ def _value(field: Field, tensor: np.ndarray) -> Any:
     """The Python value of a tensor [1], [n], [1, 1] or [1, n]."""
     if tensor.ndim == 2 and len(tensor) != 1:
         raise RiverError(f"{field.name} holds {len(tensor)} rows; send one prompt a request")
+    if tensor.dtype.kind not in KINDS.get(field.kind, "iuf"):
+        raise RiverError(f"{field.name} must be a tensor of {field.kind}")
+    if tensor.size > MOST_VALUES:  # before each is converted
+        raise RiverError(f"{field.name} may hold {MOST_VALUES} values, got {tensor.size}")
     values = [_item(field, item) for item in tensor.reshape(-1)]
     if field.many:
         # Clients of the trtllm layout send one empty string for no words.

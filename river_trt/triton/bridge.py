@@ -94,7 +94,8 @@ class Bridge:
             ticket = self._scheduler.reserve()
             tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
             parameters = request.parameters()
-            if _string_bytes(tensors) + len(parameters) > SHORT_REQUEST:
+            # A conversation is rendered by another process, which may not have started.
+            if _string_bytes(tensors, parameters) > SHORT_REQUEST or "messages" in parameters:
                 self._readers.submit(self._read, sender, ticket, tensors, parameters)
                 return
         except BaseException as error:
@@ -251,9 +252,9 @@ class Bridge:
                 self._fail(arrival.sender, closed)
 
 
-def _string_bytes(tensors: dict[str, np.ndarray]) -> int:
+def _string_bytes(tensors: dict[str, np.ndarray], parameters: str) -> int:
     """Of strings, which alone can be long and slow to read; of the others, their own size."""
-    return sum(
+    return len(parameters) + sum(
         sum(map(len, tensor.reshape(-1))) if tensor.dtype == object else tensor.nbytes
         for tensor in tensors.values()
     )

@@ -23,6 +23,7 @@ from river_trt.triton.doctor import SHARED_MEMORY, require_healthy
 from river_trt.triton.installation import Installation
 
 LOOPBACK = "127.0.0.1"
+HTTP_THREADS = 64
 EXIT_SECONDS = 20  # the server's own limit for requests under way
 # tritonserver's JSON parser recurses, some 200 bytes a bracket, on threads of this stack: with the
 # usual 8 MiB, 60,000 brackets end the server. Virtual memory, used as far as a request nests.
@@ -134,16 +135,27 @@ class LocalServer:
 
     def index(self) -> list[dict[str, str]]:
         """Of each model name, state, and the reason of a state that is not READY."""
-        url = f"{self.url}/v2/repository/index"
-        request = urllib.request.Request(url, b"{}", self.admin_headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            entries: list[dict[str, str]] = json.load(answer)
+        entries: list[dict[str, str]] = json.loads(self._administer("index"))
         return entries
 
-    def wait(self) -> int:
-        """Until it ends by itself; its exit code."""
+    def manage(self, model: str, action: str) -> None:
+        """action: load or unload; urllib.error.HTTPError when the server cannot."""
+        self._administer(f"models/{model}/{action}")
+
+    def _administer(self, path: str) -> bytes:
+        url = f"{self.url}/v2/repository/{path}"
+        request = urllib.request.Request(url, b"{}", self.admin_headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310 (a load is long)
+            reply: bytes = answer.read()
+        return reply
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Until it ends by itself: its exit code; None when the time is over before."""
         assert self._process is not None
-        return self._process.wait()
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
 
     def stop(self) -> None:
         """Let requests under way end, for EXIT_SECONDS at most."""
@@ -172,6 +184,8 @@ class LocalServer:
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
             f"--http-address={host}",
             f"--http-port={self.http_port}",
+            # A connection stays with its thread, and waits while that parses another one's body.
+            f"--http-thread-count={HTTP_THREADS}",
             f"--grpc-address={host}",
             f"--grpc-port={self.grpc_port}",
             f"--metrics-address={host}",

@@ -9,8 +9,8 @@ from typing import Any
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
 
-LONGEST_JSON = 262_144  # characters: many stop strings, a tau for each of a thousand layers
-DEEPEST_JSON = 16
+LONGEST_JSON = 1_048_576  # characters: a long conversation
+DEEPEST_JSON = 64  # of the schema of a tool's arguments
 # Brackets, and whole strings, which hide theirs; the closing quote may be missing, so that no text
 # is looked through twice.
 MARKS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -45,12 +45,15 @@ def parse_parameters(text: str, name: str = "sampling_parameters") -> dict[str, 
 
 
 def _depth(text: str) -> int:
-    """How many lists and objects stand around the innermost, whether or not it is JSON."""
+    """How many lists and objects stand around the innermost, or more than DEEPEST_JSON."""
     depth = deepest = 0
-    for mark in MARKS.findall(text):
+    for match in MARKS.finditer(text):
+        mark = match[0]
         if mark in "[{":
             depth += 1
             deepest = max(deepest, depth)
+            if deepest > DEEPEST_JSON:
+                break
         elif mark in "]}":
             depth -= 1
     return deepest

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from river_trt.engine import DEFAULT_MAX_QUEUE, Engine, load
 from river_trt.errors import RiverError
+from river_trt.json_text import parse_json
 from river_trt.triton.fields import find_layout
 
 SETTINGS_FILE = "model.json"
@@ -43,7 +44,7 @@ class ModelSettings:
         """Raises RiverError for a file that is missing or no JSON, and for unknown keys."""
         path = directory / SETTINGS_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RiverError(f"{path} cannot be read: {error}; export the model again") from error
         known = {field.name for field in dataclasses.fields(cls)}

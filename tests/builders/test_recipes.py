@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from builders.onnxruntime.options import OnnxRuntimeOptions
 from builders.recipes import known_recipes, load_recipe
-from builders.tensorrt.options import Profile
+from builders.tensorrt.options import Profile, TensorRTOptions
 from river_trt.errors import RiverError
 
 CAPABILITIES = {"a100": "8.0", "h100": "9.0", "h200": "9.0", "l40s": "8.9", "rtx": "8.9"}
@@ -24,10 +25,9 @@ profiles = [{ name = "decode", batch = [1, 1, 2], seq = [1, 1, 1] }]
 
 def test_every_target_has_a_recipe_that_loads():
     assert set(known_recipes()) == {"cpu", "cuda", *CAPABILITIES}
-    assert load_recipe("cpu", {}).tensorrt is None
+    assert isinstance(load_recipe("cpu", {}).options, OnnxRuntimeOptions)
     for target, capability in CAPABILITIES.items():
-        options = load_recipe(target, {}).tensorrt
-        assert options is not None
+        options = load_recipe(target, {}).options_as(TensorRTOptions)
         assert options.compute_capability == capability
         decode, prefill = options.profiles
         assert decode.seq == decode.logits == (1, 1, 1)
@@ -46,11 +46,11 @@ def recipe(tmp_path):
 
 
 def test_a_recipe_of_ones_own(recipe):
-    loaded = load_recipe(recipe(), {"tensorrt.mode": "portable", "max_seq_len": 128})
-    assert loaded.tensorrt is not None
+    loaded = load_recipe(recipe(), {"network": "portable", "max_seq_len": 128})
+    options = loaded.options_as(TensorRTOptions)
     assert (loaded.target, loaded.max_seq_len) == ("mine", 128)
-    assert (loaded.tensorrt.mode, loaded.tensorrt.dtype) == ("portable", "float16")
-    assert loaded.tensorrt.profiles == (Profile("decode", (1, 1, 2), (1, 1, 1)),)
+    assert (options.network, options.dtype) == ("portable", "float16")
+    assert options.profiles == (Profile("decode", (1, 1, 2), (1, 1, 1)),)
 
 
 WRONG = {
@@ -67,7 +67,7 @@ WRONG = {
     "float32 plugins": (
         "[tensorrt]",
         '[tensorrt]\ndtype = "float32"\nkv_cache = "float32"',
-        "dtype 'float32' is for the portable mode",
+        "dtype 'float32' is for the portable network",
     ),
     "level": ("[tensorrt]", "[tensorrt]\noptimization_level = 9", "optimization_level 9 is not"),
     "descending profile": ("[1, 1, 2]", "[2, 1, 2]", "batch must be three numbers, least <= best"),
@@ -93,5 +93,7 @@ def test_targets_that_are_none(tmp_path):
         load_recipe("abacus", {})
     with pytest.raises(RiverError, match="cannot read the recipe .*none.toml"):
         load_recipe(str(tmp_path / "none.toml"), {})
-    with pytest.raises(RiverError, match="recipe cpu is not for TensorRT, so mode does not apply"):
-        load_recipe("cpu", {"tensorrt.mode": "portable"})
+    with pytest.raises(
+        RiverError, match="network is an option of tensorrt and tensorrt-rtx, and .*a100"
+    ):
+        load_recipe("cpu", {"network": "portable"})

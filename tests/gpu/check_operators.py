@@ -28,6 +28,7 @@ class Case:
     operator: Callable[..., Tensor | tuple[Tensor, ...]]
     args: list[Tensor | int | float | None]
     tolerance: float
+    of_library: Callable[..., Tensor] | None = None  # where not `operator` is compared with itself
 
     def reference(self) -> tuple[Tensor, ...]:
         """By the CPU implementation in float32; activations only: packed and float32 stay."""
@@ -37,7 +38,8 @@ class Case:
 
     def actual(self, device: str) -> tuple[Tensor, ...]:
         args = [x.to(device) if isinstance(x, Tensor) else x for x in self.args]
-        return tuple(x.cpu() for x in as_tuple(self.operator(*args)))
+        operator = self.of_library or self.operator
+        return tuple(x.cpu() for x in as_tuple(operator(*args)))
 
 
 def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -64,6 +66,36 @@ def bare_linear_case(dtype: torch.dtype) -> Case:
     case = linear_case(dtype, 2, 1, 40, 64, 32)
     case.args[5:] = [None, None, None]
     case.name += ", symmetric, no pre_scale, no bias"
+    return case
+
+
+def packed_linear_case(
+    dtype: torch.dtype, batch: int, seq: int, n: int, k: int, group: int, int8: bool
+) -> Case:
+    """The dialect's linear over a bank that the library packs; 8 bits cost under a hundredth."""
+    case = linear_case(dtype, batch, seq, n, k, group)
+    case.name += ", packed" + (", int8 activations" if int8 else "")
+    case.tolerance = 1.2e-2 if int8 else case.tolerance
+
+    def run(
+        x: Tensor,
+        use_river: Tensor,
+        weight: Tensor,
+        qweight: Tensor,
+        scales: Tensor,
+        zero_points: Tensor,
+        pre_scale: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        ops = torch.ops.river_trt_cuda
+        bank = ops.pack(qweight, scales, zero_points, k)
+        y: Tensor = ops.packed_linear(
+            *(x, use_river, weight, bank, n, group, pre_scale, bias, None, 0.0, False, None),
+            *(int8, False, None, None, -1),
+        )
+        return y
+
+    case.of_library = run
     return case
 
 
@@ -118,6 +150,9 @@ def cases() -> Iterator[Case]:
             yield linear_case(dtype, batch, seq, 48, 72, 32)
         yield linear_case(dtype, 1, 2, 96, 576, 64)
         yield bare_linear_case(dtype)
+        for group, int8 in ((64, False), (64, True), (128, False), (128, True)):
+            for batch, seq in ((1, 1), (5, 1), (2, 7)):
+                yield packed_linear_case(dtype, batch, seq, 96, 576, group, int8)
         for scope in range(3):
             yield gate_case(dtype, 3, 4, scope, use_direction=scope == 1)
         for batch, seq, past in ((1, 1, 0), (3, 1, 20), (2, 5, 11)):
@@ -182,12 +217,56 @@ def check_refused(device: str) -> list[str]:
     return problems
 
 
+def check_cache_rows(device: str) -> list[str]:
+    """Sequences in any rows of larger caches: as in caches of their own; no other row changes."""
+    case = attention_case(torch.float16, 3, 2, 5, True)
+    args = [x.to(device) if isinstance(x, Tensor) else x for x in case.args]
+    q, k, v, k_cache, v_cache, past, *rest = args
+    rows = torch.tensor([4, 0, 2], dtype=torch.int32, device=device)
+    whole = [torch.randn(6, *cache.shape[1:]).half().to(device) for cache in (k_cache, v_cache)]
+    before = [cache.clone() for cache in whole]
+    for cache, own in zip(whole, (k_cache, v_cache), strict=True):
+        cache[rows.long()] = own
+    expected = torch.ops.river_trt_cuda.attention(q, k, v, k_cache, v_cache, past, *rest)
+    # Two more sequences only fill up: both are at the start of row 5.
+    padded = [torch.cat([x, x[:2]]) for x in (q, k, v)]
+    lengths = torch.cat([past, torch.zeros_like(past[:2])])
+    filled = torch.cat([rows, torch.full_like(rows[:2], 5)])
+    out = torch.ops.river_trt_cuda.attention(*padded, *whole, lengths, *rest, None, filled)
+    problems = []
+    if not torch.equal(out[:3], expected):
+        problems.append("attention with cache_rows gives something else")
+    for cache, own, old in zip(whole, (k_cache, v_cache), before, strict=True):
+        if not torch.equal(cache[rows.long()], own) or not torch.equal(cache[[1, 3]], old[[1, 3]]):
+            problems.append("attention with cache_rows changes the wrong rows")
+    return problems
+
+
+def check_step_gate(device: str) -> list[str]:
+    """The gate of a recorded step is the gate, and says who uses the river next."""
+    problems = []
+    for scope in range(3):
+        case = gate_case(torch.bfloat16, 3, 4, scope, False)
+        args = [x.to(device) if isinstance(x, Tensor) else x for x in case.args]
+        exited, exit_layer = torch.ops.river_trt_cuda.gate(*args)
+        workspace = torch.zeros(1024, dtype=torch.uint8, device=device)
+        for pinned in (False, True):
+            pin = torch.tensor(pinned, device=device)
+            got = torch.ops.river_trt_cuda.step_gate(*args[:7], pin, *args[7:], None, workspace)
+            wanted = (exited, exit_layer, exited & ~pin)
+            if not all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True)):
+                problems.append(f"step_gate differs, scope {scope}, pinned {pinned}")
+        if workspace[:16].any():
+            problems.append("step_gate leaves its counter")
+    return problems
+
+
 def main(library: str, device: str) -> int:
     torch.manual_seed(0)
     assert dialect.NIBBLES_PER_BYTE == 2  # the import registered the operators
     work = [(case, case.reference()) for case in cases()]
     torch.ops.load_library(library)
-    problems = check_refused(device)
+    problems = check_refused(device) + check_cache_rows(device) + check_step_gate(device)
     for case, expected in work:
         problem = compare(case, expected, case.actual(device))
         if problem is not None:

@@ -85,7 +85,7 @@ class Record:
 
 def load_record() -> Callable[[Run], Any]:
     """The runtime's own recorder, from its file: river_trt itself needs more than torch."""
-    path = ROOT / "river_trt" / "backends" / "aotinductor" / "graphs.py"
+    path = ROOT / "river_trt" / "backends" / "torch" / "graphs.py"
     spec = importlib.util.spec_from_file_location("river_graphs", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

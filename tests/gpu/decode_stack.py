@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 GROUP_SIZE = 128
+INT8_ACTIVATIONS = True  # of the river, as on the CPU
+VARIANT = -1  # of the packed bank's kernel: its default
 NORM_EPS = 1e-5
 ROPE_THETA = 500000.0
 
@@ -51,8 +53,8 @@ class Shape:
         return sum(2 * n * k for n, k in self.linears.values())
 
     def river_bytes(self) -> int:
-        """Of a layer: 4 bits a value, a float16 scale and a zero point a group."""
-        return sum(n * k // 2 + n * -(-k // GROUP_SIZE) * 3 for n, k in self.linears.values())
+        """Of a layer: 4 bits a value, scale and zero point as float16 a group."""
+        return sum(n * k // 2 + n * -(-k // GROUP_SIZE) * 4 for n, k in self.linears.values())
 
     def head_bytes(self) -> int:
         return 2 * self.vocab_size * self.hidden_size
@@ -67,9 +69,7 @@ class Layer:
     """Both banks of the four linears and the norms."""
 
     weight: dict[str, Tensor]  # [N, K]
-    qweight: dict[str, Tensor]  # [N, groups, GROUP_SIZE / 2] uint8
-    scales: dict[str, Tensor]  # [N, groups] float16
-    zero_points: dict[str, Tensor]  # [N, groups] uint8
+    packed: dict[str, Tensor]  # the river bank in the kernel's layout, uint8
     input_norm: Tensor  # [hidden]
     post_norm: Tensor
 
@@ -152,11 +152,16 @@ class Stack(torch.nn.Module):
         silu_mul: bool = False,
         residual: Tensor | None = None,
     ) -> Tensor:
-        river: tuple[Tensor | None, ...] = (None, None, None)
-        if use_river is not None:
-            river = (layer.qweight[name], layer.scales[name], layer.zero_points[name])
-        y: Tensor = torch.ops.river_trt_cuda.fused_linear(
-            x, use_river, layer.weight[name], *river, None, None, norm, NORM_EPS, silu_mul, residual
+        ops, weight = torch.ops.river_trt_cuda, layer.weight[name]
+        if use_river is None:
+            plain = (x, None, weight, None, None, None, None, None, norm, NORM_EPS, silu_mul)
+            backbone: Tensor = ops.fused_linear(*plain, residual)
+            return backbone
+        # The gate wrote use_river just before qkv: that one cannot know its bank any earlier.
+        early = name != "qkv"
+        y: Tensor = ops.packed_linear(
+            *(x, use_river, weight, layer.packed[name], weight.shape[0], GROUP_SIZE, None, None),
+            *(norm, NORM_EPS, silu_mul, residual, INT8_ACTIVATIONS, early, None, None, VARIANT),
         )
         return y
 
@@ -180,11 +185,10 @@ class Stack(torch.nn.Module):
     def _layer(self) -> Layer:
         linears = self.shape.linears
         river = {name: self._river(n, k) for name, (n, k) in linears.items()}
+        pack = torch.ops.river_trt_cuda.pack
         return Layer(
             weight={name: self._normal(n, k) for name, (n, k) in linears.items()},
-            qweight={name: parts[0] for name, parts in river.items()},
-            scales={name: parts[1] for name, parts in river.items()},
-            zero_points={name: parts[2] for name, parts in river.items()},
+            packed={name: pack(*parts, linears[name][1]) for name, parts in river.items()},
             input_norm=torch.ones(
                 self.shape.hidden_size, dtype=torch.bfloat16, device=self.device_name
             ),

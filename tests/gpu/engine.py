@@ -41,6 +41,7 @@ SHIM_SIZES = SIZES | {
     "num_key_value_heads": 1,
     "head_dim": 32,
 }
+HEAD_BITS = (8, 4)
 NEW_TOKENS = {True: 24, False: 6}  # whether it is on a GPU
 TOLERANCE = 0.05  # of bfloat16 logits against float32 ones
 # A token may differ where the reference's best two logits lie this near, as part of their spread.
@@ -105,8 +106,8 @@ def run_over_shim(library: Path) -> None:
         return library
 
     opening.load_operators = load_operators
-    opening.find_device = lambda manifest: torch.device("cpu")
-    opening.record = host_record
+    opening.find_device = lambda manifest, number: torch.device("cpu")
+    opening.Recorder = lambda: host_record
 
 
 def run_engine(folder: Path, new_tokens: int) -> None:
@@ -139,6 +140,13 @@ def run_engine(folder: Path, new_tokens: int) -> None:
         arrays[f"{name} tokens"] = np.array(result.token_ids)
         arrays[f"{name} exits"] = result.exit_layers
         print(name, flush=True)
+    for bits in HEAD_BITS:
+        small = folder / f"engine-head-{bits}"
+        command = [small if part == engine_dir else part for part in build]
+        run_cli(cli, [*command, "--lm-head-bits", bits])
+        pass_over = river_trt.load(small, max_seq_len=128).forward
+        arrays[f"head {bits}"], _ = pass_over(text, ExitPolicy.full_depth(engine.num_layers))
+        print(f"head of {bits} bits", flush=True)
     config = river_trt.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, tau=np.inf)
     prompts = [prompt, prompt[:5], prompt[3:]]
     together = [result.token_ids for result in engine.generate(prompts, config)]
@@ -151,6 +159,7 @@ def run_engine(folder: Path, new_tokens: int) -> None:
 def check(folder: Path) -> dict[str, Any]:
     """What the engine gave, against the torch reference on the CPU."""
     from builders.quantisers import make_quantiser
+    from builders.quantisers.integer import quantise_integer
     from builders.reference import teacher_forced
     from builders.river_bank import load_decoder, river_format
     from builders.source import ModelSource
@@ -181,6 +190,15 @@ def check(folder: Path) -> dict[str, Any]:
             policy = ExitPolicy(policy.tau, ran["pinned"])
         modes[name], wrong = compare(decoder, text, tokens, ran[f"{name} exits"], policy, name)
         problems += wrong
+    for bits in HEAD_BITS:
+        weight = source.shared().lm_head
+        decoder.lm_head = quantise_integer(weight, bits, GROUP_SIZE).dequantise(weight.shape[1])
+        text = ran[f"{next(iter(FORWARD))} ids"]
+        logits, _ = teacher_forced(decoder, text, ExitPolicy.full_depth(layers))
+        error = float(np.linalg.norm(ran[f"head {bits}"] - logits) / np.linalg.norm(logits))
+        modes[f"head of {bits} bits"] = f"relative error {error:.1e}"
+        if not error < TOLERANCE:
+            problems.append(f"head of {bits} bits: {error:.1e}")
     rows = (ran["together"] == ran["alone"]).all(axis=1)
     modes["three rows together"] = f"{int(rows.sum())} of {len(rows)} texts as alone"
     has_gpu = torch.cuda.is_available()

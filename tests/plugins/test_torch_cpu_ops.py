@@ -6,7 +6,7 @@ import torch
 
 from builders.dialect import dequantise
 from builders.layouts.panels import panel_rows, quantised_panels
-from river_trt.backends.aotinductor.operators import load_operators
+from river_trt.backends.torch.operators import load_operators
 
 N, K, GROUP = 40, 72, 32  # neither fills its panels nor its last group
 GROUPS = -(-K // GROUP)

@@ -7,8 +7,16 @@
 extern "C"
 {
 
+    // Set by a test for steps in which nothing may wait for the device.
+    static bool refuses()
+    {
+        return std::getenv("RIVER_REFUSE_WAITS") != nullptr;
+    }
+
     cudaError_t cudaMalloc(void** data, size_t bytes)
     {
+        if (refuses())
+            return cudaErrorNotPermitted;
         *data = std::malloc(bytes);
         if (*data == nullptr)
             return cudaErrorMemoryAllocation;
@@ -37,7 +45,7 @@ extern "C"
 
     cudaError_t cudaDeviceSynchronize()
     {
-        return cudaSuccess;
+        return refuses() ? cudaErrorNotPermitted : cudaSuccess;
     }
 
     char const* cudaGetErrorString(cudaError_t)

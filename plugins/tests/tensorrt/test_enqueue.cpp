@@ -181,10 +181,30 @@ RIVER_CASE(shapes_change_between_launches)
     }
 }
 
+// Under in-flight batching the number of tokens changes in nearly every step: after the first step
+// nothing waits for the device or allocates (cuda_host.cpp then refuses both).
+RIVER_CASE(no_step_waits_for_the_device)
+{
+    Layer layer = layers::everyLayer(DataType::kHALF)[6];
+    REQUIRE_EQUAL(layer.plugin, "RiverGate");
+    auto const plugin = create(layer.plugin, layer.fields);
+    unsigned seed = 190;
+    for (int64_t const tokens : {9, 1, 17, 40, 2, 300, 1})
+    {
+        std::vector<int64_t> const freeSizes{1, tokens, 64};
+        Values values(layer, freeSizes, ++seed);
+        auto const expected = reference::compute(layer, values);
+        run(*plugin, layer, values, freeSizes);
+        requireResults(layer, values, expected);
+        setenv("RIVER_REFUSE_WAITS", "1", 1);
+    }
+    unsetenv("RIVER_REFUSE_WAITS");
+}
+
 RIVER_CASE(a_launch_without_prepared_shapes_is_an_error)
 {
     std::vector<int64_t> const freeSizes{1, 1, 64};
-    Layer layer = layers::everyLayer(DataType::kHALF)[8];
+    Layer layer = layers::everyLayer(DataType::kHALF)[6]; // RiverGate
     auto const plugin = create(layer.plugin, layer.fields);
     Values values(layer, freeSizes, 3);
     auto const inputs = layers::runDescriptions(layer.inputs, freeSizes);
@@ -195,7 +215,7 @@ RIVER_CASE(a_launch_without_prepared_shapes_is_an_error)
         in.push_back(values.memory(tensor.name));
     for (layers::Tensor const& tensor : layer.outputs)
         out.push_back(values.memory(tensor.name));
-    requireLogged({"RiverAttention 'layers.3.x': ", "workspace"}, [&]
+    requireLogged({"RiverGate 'layers.3.x': ", "workspace"}, [&]
     {
         REQUIRE_EQUAL(runtime(*plugin).enqueue(
                           inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr),

@@ -13,6 +13,6 @@ except ImportError as error:
         'pip install "river-trt[aotinductor]"'
     ) from error
 
-from river_trt.backends.aotinductor.session import open_session
+from river_trt.backends.aotinductor.opening import open_session
 
 __all__ = ["open_session"]

@@ -2,7 +2,8 @@
 
 import torch
 
-from river_trt.backends.aotinductor.operators import ABI_VERSION
+from river_trt.backends.torch.gpu import numbered_gpu
+from river_trt.backends.torch.operators import ABI_VERSION
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, BackendInfo, Manifest
 
@@ -11,8 +12,11 @@ X86_LEVEL = "x86-64-v3"
 X86_CAPABILITIES = ("AVX2", "AVX512")  # torch's names of what has that level
 
 
-def check_engine(manifest: Manifest) -> torch.device:
-    """The device that the engine runs on. EngineError, in one sentence, where it cannot."""
+def check_engine(manifest: Manifest, gpu: int = 0) -> torch.device:
+    """The device that the engine runs on; gpu: its number, for an engine of one.
+
+    EngineError, in one sentence, where it cannot.
+    """
     backend, kv_cache = manifest.backend, manifest.precision.kv_cache
     caches = {"cpu": "float32", "cuda": "bfloat16"}
     if backend.target not in caches or kv_cache != caches[backend.target]:
@@ -30,8 +34,7 @@ def check_engine(manifest: Manifest) -> torch.device:
     if backend.target == "cpu":
         check_cpu(backend)
         return torch.device("cpu")
-    check_gpu(backend)
-    return torch.device("cuda")
+    return check_gpu(backend, gpu)
 
 
 def check_version(built_for: str, installed: str) -> None:
@@ -53,24 +56,21 @@ def check_cpu(backend: BackendInfo) -> None:
         )
 
 
-def check_gpu(backend: BackendInfo) -> None:
+def check_gpu(backend: BackendInfo, number: int) -> torch.device:
     wanted = backend.compute_capability
-    if not torch.cuda.is_available():
-        raise EngineError(
-            f"the engine needs a GPU of compute capability {wanted}, but torch {torch.__version__} "
-            "sees none on this machine; build one for it with --target cpu"
-        )
-    found = compute_capability()
+    device = numbered_gpu(number, f"the engine needs a GPU of compute capability {wanted}")
+    found = compute_capability(device)
     if found != wanted:
         raise EngineError(
             f"the engine was compiled for a GPU of compute capability {wanted} but this one has "
             f"{found}; {REBUILD} on this machine"
         )
+    return device
 
 
-def compute_capability() -> str:
-    """Of the current GPU: 9.0."""
-    major, minor = torch.cuda.get_device_capability()
+def compute_capability(device: torch.device | None = None) -> str:
+    """Of a GPU, by default the current one: 9.0."""
+    major, minor = torch.cuda.get_device_capability(device)
     return f"{major}.{minor}"
 
 

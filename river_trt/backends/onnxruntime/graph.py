@@ -27,6 +27,7 @@ class Node:
     outputs: list[str] = field(default_factory=list)
     branches: list["Graph"] = field(default_factory=list)
     tensors: list["Tensor"] = field(default_factory=list)  # in its attributes
+    integers: dict[str, int] = field(default_factory=dict)  # its attributes that are one
 
 
 @dataclass(slots=True)
@@ -108,9 +109,15 @@ class _Reader:
         return node
 
     def attribute(self, message: memoryview, node: Node, depth: int) -> None:
-        branch = Graph()
+        branch, name = Graph(), ""
         for item in _known(message, "Attribute"):
             match item.number:
+                case 1:
+                    name = _once(name, item)
+                case 3:
+                    if name in node.integers:
+                        raise ValueError(f"the attribute {name!r} comes twice")
+                    node.integers[name] = _number(item)
                 case 5 | 10:
                     node.tensors.append(self.tensor(_bytes(item)))
                 case 6:

@@ -78,6 +78,17 @@ def _check_node(node: Node) -> None:
         )
     if node.branches and node.op_type != "If":
         raise EngineError(f"the engine's graph has a branch in {node.op_type!r}; {REBUILD}")
+    # ONNX Runtime ends the process where these two differ.
+    sized = len(node.inputs) > 1  # by a tensor, with which it checks them itself
+    if (
+        node.op_type == "Split"
+        and not sized
+        and node.integers.get("num_outputs") != len(node.outputs)
+    ):
+        raise EngineError(
+            f"the engine's graph has a 'Split' of {node.integers.get('num_outputs')} parts with "
+            f"{len(node.outputs)} outputs; {REBUILD}"
+        )
     if any(tensor.is_external for tensor in node.tensors):
         raise EngineError(
             f"the engine's graph has an attribute of {node.op_type!r} in a file; {REBUILD}"

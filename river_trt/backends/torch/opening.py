@@ -4,27 +4,29 @@ from pathlib import Path
 
 import torch
 
-from river_trt.backends.aotinductor.graphs import Outputs, record
-from river_trt.backends.aotinductor.operators import ABI_VERSION, load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE, TorchSession
-from river_trt.backends.aotinductor.weights import read_weights
 from river_trt.backends.base import SessionOptions
+from river_trt.backends.torch.gpu import current, numbered_gpu
+from river_trt.backends.torch.graphs import Outputs, Recorder
+from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.program import Program
 from river_trt.backends.torch.schemas import withdraw_operators
+from river_trt.backends.torch.session import EXTRA_INPUTS, WEIGHTS_FILE, ChoosingSession
+from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, Manifest
+from river_trt.spec import POLICY_INPUTS, STEP_INPUTS
 
 PROGRAM_FILE = "program.json"
 LEAST_TORCH = (2, 11)
 
 
-def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> TorchSession:
+def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> ChoosingSession:
     """Read the program and put the weights on the GPU.
 
     Raises EngineError for an older torch, a GPU that is absent, or a program that is not one of
     this version; RiverError when the operators' library is not built.
     """
-    device = find_device(manifest)
+    device = find_device(manifest, options.gpu)
     withdraw_operators()
     load_operators("cuda")
     weights = read_weights(directory / WEIGHTS_FILE, device)
@@ -36,11 +38,19 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         return program(inputs)
 
     shape = manifest.model.shape
-    return TorchSession(run, weights, shape, options, device, torch.bfloat16, record)
+    num_inputs = len(STEP_INPUTS) + len(POLICY_INPUTS) + 2 * shape.num_layers
+    extra_inputs = program.inputs[num_inputs:]
+    if len(program.inputs) < num_inputs or not set(extra_inputs) <= set(EXTRA_INPUTS):
+        raise EngineError(f"the engine's program takes inputs of another version; {REBUILD}")
+    with current(device):
+        return ChoosingSession(
+            *(run, weights, shape, options, device, torch.bfloat16, Recorder()),
+            extra_inputs=extra_inputs,
+        )
 
 
-def find_device(manifest: Manifest) -> torch.device:
-    """The GPU, where this torch has one and is new enough."""
+def find_device(manifest: Manifest, number: int) -> torch.device:
+    """The GPU of that number, where this torch has it and is new enough."""
     backend = manifest.backend
     if (backend.target, manifest.precision.kv_cache) != ("cuda", "bfloat16"):
         raise EngineError(
@@ -59,9 +69,4 @@ def find_device(manifest: Manifest) -> torch.device:
             f"the engine needs torch {'.'.join(map(str, LEAST_TORCH))} or later, "
             f"but {torch.__version__} is installed"
         )
-    if not torch.cuda.is_available():
-        raise EngineError(
-            f"the engine needs an NVIDIA GPU, but torch {torch.__version__} sees none on this "
-            "machine; build one for it with --target cpu"
-        )
-    return torch.device("cuda")
+    return numbered_gpu(number)

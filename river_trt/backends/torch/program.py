@@ -11,7 +11,6 @@ Any other name is a weight. The file is data, from wherever an engine came: only
 OPERATORS are called, all of which compute on the tensors that they are given.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import getitem
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from river_trt.errors import EngineError
+from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
 
 FORMAT = 1
@@ -32,7 +32,7 @@ ATEN = (
     *("split_with_sizes.default", "sub.Tensor", "tanh.default", "to.dtype", "unflatten.int"),
     *("unsqueeze.default", "zeros_like.default"),
 )
-OURS = ("attention", "fused_linear", "gate")
+OURS = ("attention", "fused_linear", "step_gate")
 OPERATORS = frozenset(
     (GETITEM, *(f"aten.{name}" for name in ATEN), *(f"river_trt_cuda.{n}.default" for n in OURS))
 )
@@ -68,7 +68,7 @@ class Program:
         not exactly.
         """
         try:
-            document = json.loads(text)
+            document = parse_json(text)
             if document["format"] != FORMAT:
                 raise EngineError(
                     f"the program has format {document['format']!r} but this river-trt reads "
@@ -81,7 +81,8 @@ class Program:
     def _read(self, document: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
         self._slots = {name: index for index, name in enumerate(weights)}
         self._values: list[Any] = list(weights.values())
-        self._inputs = [self._new(name) for name in document["inputs"]]
+        self.inputs = tuple(document["inputs"])
+        self._inputs = [self._new(name) for name in self.inputs]
         self._used: set[int] = set()
         steps = [self._step(call) for call in document["calls"]]
         self._outputs = [self._slots[name] for name in document["outputs"]]

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import river_trt
-from builders.aotinductor.eager import load_eager
 from builders.build import BuildOptions, build
 from river_trt.backends.aotinductor import checks
 from river_trt.backends.base import SessionOptions
@@ -24,6 +23,7 @@ from river_trt.cli.main import main
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError, RiverError
 from river_trt.spec import ExitPolicy
+from scripts.research.eager import load_eager
 from tests.builders.tiny_engines import Pair, build_pair, forced_exit, policy
 from tests.builders.tiny_llama import save_tiny_llama, save_word_tokenizer
 
@@ -185,9 +185,10 @@ def test_an_engine_that_cannot_run_is_refused_in_one_sentence(name, pair, tmp_pa
 def test_another_gpu_is_refused(pair, monkeypatch):
     backend = river_trt.manifest.BackendInfo("aotinductor", "2", "cuda", "9.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(EngineError, match="capability 9.0 but this one has 8.0; rebuild"):
-        checks.check_gpu(backend)
+        checks.check_gpu(backend, 0)
 
 
 BAD_OPTIONS = {

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from builders.aotinductor.cpu import CpuDevice
-from builders.aotinductor.eager import runner
 from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.program import rewrite
 from builders.position_tables import position_tables
@@ -18,10 +17,11 @@ from builders.reference import teacher_forced
 from builders.river_bank import load_decoder, river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import trace
-from river_trt.backends.aotinductor.operators import load_operators
-from river_trt.backends.aotinductor.session import TorchSession
 from river_trt.backends.base import SessionOptions, Step
+from river_trt.backends.torch.operators import load_operators
+from river_trt.backends.torch.session import TorchSession
 from river_trt.spec import ExitPolicy, ModelShape
+from scripts.research.eager import runner
 from tests.builders.families.tiny_models import TINY_MODELS, save_tiny_model
 from tests.builders.tiny_engines import TINY, forced_exit, policy
 from tests.builders.tiny_llama import save_tiny_llama

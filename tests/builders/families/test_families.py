@@ -18,8 +18,8 @@ from builders.families import FAMILIES
 from builders.reference import teacher_forced
 from builders.source import ModelSource
 from river_trt.backends.base import Step
-from river_trt.lossless.comparison import first_flip
 from river_trt.spec import ExitPolicy
+from scripts.research.flips import first_flip
 from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, WINDOW, save_tiny_model
 from tests.builders.tiny_engines import Pair, forced_exit, pair_of, policy
 

@@ -126,7 +126,9 @@ def test_weights_beyond_float16_are_refused(tmp_path):
 
 
 def test_other_backends_refuse_the_option():
-    with pytest.raises(RiverError, match="--backbone-bits is for the onnxruntime backend; other"):
-        load_recipe("cpu", {"backend": "other", "backbone_bits": 8})
-    with pytest.raises(RiverError, match="backbone width in bits 4 is not offered"):
+    with pytest.raises(
+        RiverError, match="backbone_bits is an option of onnxruntime, and .* tensorrt-llm"
+    ):
+        load_recipe("cpu", {"backend": "tensorrt-llm", "backbone_bits": 8})
+    with pytest.raises(RiverError, match="backbone_bits 4 is not offered"):
         load_recipe("cpu", {"backbone_bits": 4})

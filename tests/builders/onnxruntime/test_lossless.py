@@ -9,9 +9,9 @@ import river_trt
 from river_trt import GenerationConfig
 from river_trt.cache_rows import CacheRows
 from river_trt.lossless import decoding
-from river_trt.lossless.comparison import Flip, first_flip
 from river_trt.sampling import Distribution
 from river_trt.spec import ExitPolicy
+from scripts.research.flips import Flip, first_flip
 from tests.builders.tiny_engines import build_pair
 
 VOCAB = 112

@@ -27,8 +27,8 @@ from builders.quantisers import make_quantiser
 from builders.reference import teacher_forced
 from builders.source import ModelSource
 from river_trt.backends.base import Step
-from river_trt.lossless.comparison import first_flip
 from river_trt.spec import ExitPolicy
+from scripts.research.flips import first_flip
 from tests.builders.tiny_engines import forced_exit, policy
 
 pytestmark = [

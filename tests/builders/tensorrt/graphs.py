@@ -92,7 +92,7 @@ def recipe_of(
         "group_size": 32,
         "symmetric": symmetric,
     }
-    return load_recipe("a100", changes | {"max_seq_len": SLOTS, "tensorrt.mode": mode})
+    return load_recipe("a100", changes | {"max_seq_len": SLOTS, "network": mode})
 
 
 def write(
@@ -109,15 +109,14 @@ def write(
     source = ModelSource.open(str(model))
     layers = source.config.num_layers
     job = BuildJob(source, recipe, ExitPolicy.full_depth(layers), out, None, _silent, banks)
-    assert recipe.tensorrt is not None
-    options = typed(recipe.tensorrt, dtype, attention)
+    options = typed(recipe.options_as(TensorRTOptions), dtype, attention)
     with shared_traces():
         graph_file.write_graph(job, options, out)
     quantiser = job.quantiser()
     river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
     ids = read_calibration(out / "none", source.config, None).token_ids
     head = None
-    if recipe.lm_head_bits is not None:
+    if options.lm_head_bits is not None:
         quantised = quantise_integer(source.shared().lm_head, 4, recipe.group_size)
         if mode == "plugin":
             quantised = replace(quantised, scales=quantised.scales.half().float())

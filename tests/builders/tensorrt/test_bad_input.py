@@ -18,11 +18,15 @@ CASES = {
     ),
     "a CPU's recipe": (
         "--backend tensorrt-rtx --target cpu",
-        "target 'cpu' is not for TensorRT",
+        "target 'cpu' is not for tensorrt",
         "choose --target a100",
     ),
     "a GPU's recipe": ("--backend onnxruntime --target a100", "is not for onnxruntime", "cpu"),
-    "a mode of the CPU": ("--target cpu --mode portable", "so mode does not apply to it", "h100"),
+    "a network of the CPU": (
+        "--target cpu --network portable",
+        "network is an option of tensorrt and tensorrt-rtx",
+        "h100",
+    ),
     "a narrow head": (
         "--backend tensorrt-rtx --target a100 --lm-head-bits 8",
         "lm_head_bits 8 is not offered by tensorrt-rtx",
@@ -30,18 +34,18 @@ CASES = {
     ),
     "kernels of the CPU": (
         "--backend tensorrt-rtx --target a100 --kernels native",
-        "kernels is for the backend onnxruntime",
+        "kernels is an option of onnxruntime",
         "tensorrt-rtx",
     ),
     "an odd vocabulary": (
-        "--backend tensorrt-rtx --target a100 --mode portable --lm-head-bits 4",
-        "odd: lm_head has 113 rows, but the portable mode takes even numbers",
+        "--backend tensorrt-rtx --target a100 --network portable --lm-head-bits 4",
+        "odd: lm_head has 113 rows, but the portable network takes even numbers",
         "4-bit rows",
     ),
     "sizes that the plugins do not take": (
-        "--backend tensorrt-rtx --target a100 --mode plugin",
+        "--backend tensorrt-rtx --target a100 --network plugin",
         "odd has hidden_size 36, but the plugins take multiples of 8 only",
-        "use --mode portable",
+        "use --network portable",
     ),
 }
 

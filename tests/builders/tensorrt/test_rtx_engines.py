@@ -36,7 +36,7 @@ def options(models, tmp_path, monkeypatch):
         if mode == "plugin":
             library = native.build("river_trt_plugin") / "libriver_trt_plugin.so"
             monkeypatch.setenv("RIVER_TRT_PLUGIN", str(library))
-        values = {"recipe": "a100", "backend": "tensorrt-rtx", "quantiser": "rtn", "mode": mode}
+        values = {"recipe": "a100", "backend": "tensorrt-rtx", "quantiser": "rtn", "network": mode}
         # By name: Gemma wants to be asked for it.
         values |= {"group_size": 32, "max_seq_len": SLOTS, "dtype": "float16"} | changes
         return BuildOptions(str(models / name), tmp_path / "engine", **values)
@@ -109,7 +109,7 @@ def test_a_recipe_of_ones_own(options, tmp_path):
     """Another type, another GPU, and TensorRT's own attention between the plugins."""
     recipe = tmp_path / "mine.toml"
     recipe.write_text(MINE)
-    chosen = options("qwen2", "plugin", recipe=str(recipe), quantiser=None)
+    chosen = options("qwen2", "plugin", recipe=str(recipe), quantiser=None, dtype=None)
     with shared_traces():
         manifest = build(chosen)
     assert manifest.backend.target == "mine"

@@ -123,7 +123,7 @@ def full_tensorrt(**failing: Any) -> Any:
 @pytest.fixture
 def request_for(tmp_path):
     def make(**changes: Any) -> BuildRequest:
-        options = load_recipe("h100", {}).tensorrt
+        options = load_recipe("h100", {}).options
         assert options is not None
         (tmp_path / "build.log").write_text("ERROR: out of tactics\n")
         return BuildRequest(

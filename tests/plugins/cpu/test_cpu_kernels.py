@@ -1,6 +1,5 @@
 """The native CPU kernels under sanitizers, without ONNX Runtime and without Python."""
 
-import os
 import platform
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from river_trt.compiled_library import FLAGS, X86_FILE_FLAGS
+from tests.fuzz.budget import FACTOR, SEED, report
 
 HERE = Path(__file__).parent
 KERNELS = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc", "kernels_avx512.cc"]
@@ -57,10 +57,10 @@ def test_shares_run_once_whatever_threads_and_callers_there_are(tmp_path):
 
 
 def test_crafted_nodes_are_refused_or_run(tmp_path):
-    """Attributes, shapes, types and values of a hostile graph; RIVER_TRT_FUZZ: nodes to try."""
+    """Attributes, shapes, types and values of a hostile graph."""
     units = [*KERNELS, "block.cc", "ort_operators.cc"]
-    count = os.environ.get("RIVER_TRT_FUZZ", "5000")
-    seed = os.environ.get("RIVER_TRT_FUZZ_SEED", "1")
-    output = run_program(tmp_path, "fuzz_operators.cc", units, "address,undefined", seed, count)
-    print(output)  # the figures, under pytest -s
+    count = 5000 * FACTOR
+    arguments = (str(SEED), str(count))
+    output = run_program(tmp_path, "fuzz_operators.cc", units, "address,undefined", *arguments)
+    report("nodes under ASan and UBSan", count, output.splitlines()[-1])
     assert f"nodes: {count}, ran: " in output

@@ -111,6 +111,15 @@ def test_tensors_that_lie_elsewhere(name, inner):
         checked(made)
 
 
+def test_split_into_another_number_than_its_outputs():
+    """ONNX Runtime aborts there."""
+    for given in ({"num_outputs": 1}, {"num_outputs": 3}, {}):
+        node = helper.make_node("Split", ["x"], ["a", "b"], axis=2, **given)
+        with pytest.raises(EngineError, match="'Split' of .* parts with 2 outputs"):
+            checked(model([node]))
+    checked(model([helper.make_node("Split", ["x"], ["a", "b"], axis=2, num_outputs=2)]))
+
+
 def test_attribute_in_a_file():
     node = helper.make_node("Constant", [], ["y"], value=external())
     with pytest.raises(EngineError, match="attribute of 'Constant' in a file"):

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,11 +91,14 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
         manifest = manifest_of(vocab == VOCAB, files={"model.onnx": FileInfo(0, "")})
         if vocab != VOCAB:
             shape = ModelShape(LAYERS, 8, 2, 1, 4, vocab, max_seq_len)
-            fields = {f: getattr(manifest.model, f) for f in manifest.model.__slots__}
-            manifest = manifest_of(
-                files=manifest.files,
-                model=type(manifest.model)(**fields | {"shape": shape, "has_tokenizer": False}),
+            model = replace(
+                manifest.model,
+                shape=shape,
+                has_tokenizer=False,
+                eos_token_ids=(),
+                bos_token_id=None,
             )
+            manifest = manifest_of(files=manifest.files, model=model)
         logits = mostly_right(agreement) if isinstance(agreement, float | int) else agreement
         tokenizer = Tokenizer(byte_tokenizer()) if vocab == VOCAB else None
         session = DraftSession(options, logits, vocab)

@@ -51,9 +51,9 @@ def refusal(bridge: Bridge, request: Request) -> Error:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ("[" * 100_000, "sampling_parameters nests deeper than 16 lists and objects"),
-        ('{"a":' * 40_000, "sampling_parameters nests deeper than 16"),
-        ('{"stop": "' + "x" * 300_000 + '"}', "may have 262144 characters, got 300012"),
+        ("[" * 100_000, "sampling_parameters nests deeper than 64 lists and objects"),
+        ('{"a":' * 40_000, "sampling_parameters nests deeper than 64"),
+        ('{"stop": "' + "x" * 2_000_000 + '"}', "may have 1048576 characters, got 2000012"),
         ('{"\\ud800":1}', "\\ud800 is no parameter of this model"),
         ('{"mode": "\\udfff"}', "mode must be one of river, lossless, full"),
         ('{"max_tokens": ' + "9" * 5000 + "}", "sampling_parameters is no JSON"),

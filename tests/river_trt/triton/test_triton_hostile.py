@@ -7,8 +7,10 @@ import urllib.request
 
 import psutil
 import pytest
+import tritonclient.grpc as grpcclient
 
 from river_trt.triton.repository import ExportOptions, export
+from river_trt.triton.watch import Watch
 from scripts.hostile_requests import BODIES, PATHS, hostile_requests
 from tests.river_trt.triton.clients import generate, post
 
@@ -36,6 +38,15 @@ def is_ready(server, path="/v2/health/ready") -> bool:
     except urllib.error.HTTPError:
         return False
     return True
+
+
+def kill_stub(server) -> None:
+    """The only one that lives; the server leaves the dead ones as zombies."""
+    children = psutil.Process(server.pid).children()
+    (stub,) = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    stub.kill()
+    while stub.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
 
 
 def resident(server) -> int:
@@ -67,6 +78,41 @@ def test_after_each_of_200_hostile_requests_a_good_one_is_answered(server, runti
 def test_clients_may_not_manage_the_server(server, path):
     assert post(server, path.removeprefix("/v2/"), {})[0] == 403
     assert generate(server, BODY)[0] == 200
+
+
+def test_clients_may_not_manage_the_server_over_grpc(server):
+    client = grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+    for refused in (
+        lambda: client.unload_model("river_llm"),
+        lambda: client.load_model("river_llm"),
+        lambda: client.register_system_shared_memory("a", "/river", 64),
+        lambda: client.update_log_settings({"log_verbose_level": 9}),
+        lambda: client.update_trace_settings(None, {"trace_file": "/tmp/trace"}),
+    ):
+        with pytest.raises(grpcclient.InferenceServerException):
+            refused()
+    client.close()
+    assert generate(server, BODY)[0] == 200
+
+
+def test_a_killed_process_turns_its_model_unready_and_is_started_again(
+    start_server, settings, tmp_path, monkeypatch
+):
+    """tritonserver alone calls such a model ready for ever."""
+    monkeypatch.setattr("river_trt.triton.watch.MOST_STARTS", 1)
+    export(ExportOptions(settings, tmp_path))
+    with start_server(tmp_path) as server:
+        watch = Watch(server)
+        assert watch.look() == []
+        kill_stub(server)
+        assert generate(server, BODY)[0] != 200
+        assert watch.look() == ["river_llm: its process ended; it is loaded again"]
+        assert is_ready(server) and generate(server, BODY)[0] == 200
+        assert watch.look() == []
+        kill_stub(server)
+        (line,) = watch.look()
+        assert "after 1 new starts; it is unloaded" in line and watch.look() == []
+        assert not is_ready(server, "/v2/models/river_llm/ready")
 
 
 def test_a_dead_worker_turns_the_model_unready_with_its_reason(start_server, settings, tmp_path):

@@ -5,12 +5,12 @@ from torch.nn.functional import embedding, linear
 
 from builders.decoder import RiverDecoder
 from builders.dialect import cosine, rotate
-from builders.kv_strategies import READOUTS, STRATEGIES, run_strategy
 from builders.recipes import load_recipe
 from builders.reference import load_reference, teacher_forced
 from builders.source import ModelSource
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
+from scripts.research.kv_strategies import READOUTS, STRATEGIES, run_strategy
 from tests.builders.tiny_engines import TINY
 from tests.builders.tiny_llama import save_tiny_llama
 

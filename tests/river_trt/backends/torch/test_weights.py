@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from builders.aotinductor.program import Planned
 from builders.aotinductor.weights_file import WeightsWriter
-from river_trt.backends.aotinductor.weights import ALIGNMENT, read_header, read_weights
+from river_trt.backends.torch.weights import ALIGNMENT, read_header, read_weights
 from river_trt.errors import EngineError
 
 TENSORS = {

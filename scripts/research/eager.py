@@ -17,11 +17,11 @@ from builders.river_bank import river_format
 from builders.source import ModelSource
 from builders.tracing import trace
 from river_trt.backends.aotinductor.checks import check_engine
-from river_trt.backends.aotinductor.graphs import Outputs
-from river_trt.backends.aotinductor.operators import load_operators
-from river_trt.backends.aotinductor.session import WEIGHTS_FILE, TorchSession
-from river_trt.backends.aotinductor.weights import read_weights
 from river_trt.backends.base import SessionOptions
+from river_trt.backends.torch.graphs import Outputs
+from river_trt.backends.torch.operators import load_operators
+from river_trt.backends.torch.session import WEIGHTS_FILE, TorchSession
+from river_trt.backends.torch.weights import read_weights
 from river_trt.engine import Engine
 from river_trt.engine_dir import read_directions, read_engine_dir
 from river_trt.errors import EngineError

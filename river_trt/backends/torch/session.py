@@ -1,0 +1,240 @@
+"""The Session of a program of torch: caches on its device, written in place by its operators."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from river_trt.backends.base import ChosenOutput, Draws, SessionOptions, Step, StepOutput
+from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.backends.torch.choosing import Work, choose
+from river_trt.backends.torch.gpu import current
+from river_trt.backends.torch.graphs import Outputs, Recording
+from river_trt.backends.torch.staging import Field, Staging
+from river_trt.errors import RiverError
+from river_trt.spec import STEP_INPUTS, GateScope, ModelShape
+
+WEIGHTS_FILE = "weights.safetensors"
+# Runs the program on its inputs (river_trt.spec, flat) and returns logits and exit_layer.
+Program = Callable[[list[torch.Tensor]], Outputs]
+# A recording serves every number of rows up to its own; one more row is the padding's.
+BUCKETS = (1, 2, 4, 8, 16, 32)
+LONGEST_SPAN = 8  # tokens a row of a step that is recorded: longer ones are prefill
+MOST_RECORDINGS = 32  # the one used longest ago makes room
+# What a program may take behind its caches: which row of them each row of a step has, and memory
+# that its operators work in, zero at first (their launches never overlap, so one is enough).
+CACHE_ROWS = "cache_rows"
+WORKSPACES = {"attention_workspace": 64 << 20, "gate_workspace": 1 << 20}  # bytes
+EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS)
+DRAWS = {
+    "temperature": np.float32,
+    "top_k": np.int32,
+    "top_p": np.float32,
+    "min_p": np.float32,
+    "repetition_penalty": np.float32,
+    "uniform": np.float64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Steps of one kind share a recording."""
+
+    rows: int
+    seq: int
+    num_logits: int
+    work: Work | None  # None: the logits themselves come back
+    first_row: int | None  # of a program that takes a part of the caches
+
+
+class TorchSession:
+    """A program of torch and its caches: [rows, num_kv_heads, T, head_dim] each.
+
+    With a recorder, steps of few tokens a row are recorded once for each kind and replayed; other
+    steps run as they are. A program with the input `cache_rows` is given the whole caches, one row
+    more than asked for, on which the rows work that only fill a bucket.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Any,  # kept while the program uses them
+        shape: ModelShape,
+        options: SessionOptions,
+        device: torch.device,
+        dtype: torch.dtype,  # of the caches
+        recorder: Callable[[Callable[[], Outputs]], Recording] | None = None,
+        extra_inputs: Sequence[str] = (),  # of EXTRA_INPUTS
+    ) -> None:
+        self._program, self._weights = program, weights
+        self._device, self._recorder = device, recorder
+        self._shape, self._cache_length = shape, options.cache_length
+        self._takes_cache_rows = CACHE_ROWS in extra_inputs
+        self._extra_inputs = {
+            name: torch.zeros(WORKSPACES.get(name, 0), dtype=torch.uint8, device=device)
+            for name in extra_inputs
+        }
+        self._rows = options.max_batch_size + options.spare_rows
+        size = (
+            self._rows + int(self._takes_cache_rows),
+            *(shape.num_kv_heads, options.cache_length, shape.head_dim),
+        )
+        count = 2 * shape.num_layers
+        try:
+            self.caches = [torch.zeros(size, dtype=dtype, device=device) for _ in range(count)]
+        except RuntimeError as error:
+            gib = count * dtype.itemsize * int(np.prod(size)) / 2**30
+            raise RiverError(
+                f"the KV cache needs {gib:.1f} GiB, more than this machine has; "
+                "lower max_seq_len or max_batch_size"
+            ) from error
+        self._policy = PolicyBuffers(shape.num_layers, shape.hidden_size)  # as the device has it
+        self._policy_inputs = {
+            name: torch.tensor(value, device=device) for name, value in self._policy.arrays.items()
+        }
+        self._runners: OrderedDict[Kind, _Runner] = OrderedDict()
+
+    def step(self, step: Step) -> StepOutput:
+        with current(self._device):
+            runner = self._run(step, None)
+            arrays = runner.fetch()
+            logits = runner.outputs[0][: step.rows].float().cpu().numpy()
+        return StepOutput(logits, arrays["exit_layer"][: step.rows])
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        with current(self._device):
+            for cache in self.caches:
+                cache[target, :, :length] = cache[source, :, :length]
+
+    def read_row(self, row: int, length: int) -> np.ndarray:
+        with current(self._device):
+            slots = torch.stack([cache[row, :, :length] for cache in self.caches]).float()
+            array: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).cpu().numpy()
+        return array
+
+    def _run(self, step: Step, draws: Draws | None) -> "_Runner":
+        assert step.first_row + step.rows <= self._rows and step.slots <= self._cache_length
+        for name in self._policy.write(step.policy, step.gate_scope):
+            self._policy_inputs[name].copy_(torch.from_numpy(self._policy.arrays[name]))
+        kind = self._kind(step, None if draws is None else Work.of(draws))
+        runner = self._runners.pop(kind, None)
+        if runner is None:
+            runner = _Runner(kind, self._shape, self._device)
+            runner.bind(self._policy_inputs, self._caches_of(kind), self._extra_inputs)
+        is_decode = step.seq <= LONGEST_SPAN
+        if is_decode:
+            self._runners[kind] = runner  # the last used one is last
+            if len(self._runners) > MOST_RECORDINGS:
+                self._runners.popitem(last=False)
+        runner.send(step, draws, scratch_row=self._rows)
+        runner.run(self._program, self._recorder if is_decode else None)
+        return runner
+
+    def _kind(self, step: Step, work: Work | None) -> Kind:
+        rows = step.rows
+        if not self._takes_cache_rows:
+            return Kind(rows, step.seq, step.num_logits, work, step.first_row)
+        # With the scope "batch" every row has a say: one that only fills up must not.
+        if step.gate_scope != GateScope.BATCH and step.seq <= LONGEST_SPAN:
+            rows = next((bucket for bucket in BUCKETS if bucket >= rows), rows)
+        return Kind(rows, step.seq, step.num_logits, work, None)
+
+    def _caches_of(self, kind: Kind) -> list[torch.Tensor]:
+        if kind.first_row is None:
+            return self.caches
+        return [cache[kind.first_row : kind.first_row + kind.rows] for cache in self.caches]
+
+
+class _Runner:
+    """Steps of one kind, through buffers of their own."""
+
+    def __init__(self, kind: Kind, shape: ModelShape, device: torch.device) -> None:
+        rows, int32, int64 = kind.rows, np.dtype(np.int32), np.dtype(np.int64)
+        fields = {
+            "input_ids": Field(int64, (rows, kind.seq)),
+            "past_lengths": Field(int32, (rows,)),
+            "logit_indices": Field(int64, (kind.num_logits,)),
+            "cache_rows": Field(int32, (rows,)),
+        }
+        results = {"exit_layer": Field(int32, (rows, kind.seq))}
+        self._seen: torch.Tensor | None = None
+        if kind.work is not None:
+            fields |= {name: Field(np.dtype(dtype), (rows,)) for name, dtype in DRAWS.items()}
+            chosen = (rows, kind.num_logits)
+            results |= {"tokens": Field(int64, chosen)}
+            results |= {name: Field(np.dtype(np.float32), chosen) for name in ("best", "leads")}
+            if kind.work.penalises:
+                size = (rows, shape.vocab_size)
+                self._seen = torch.zeros(size, dtype=torch.bool, device=device)
+        self.kind = kind
+        self._given, self._results = Staging(fields, device), Staging(results, device)
+        self._inputs: list[torch.Tensor] = []
+        self._recording: Recording | None = None
+        self.outputs: Outputs = []  # logits, of a kind that does not choose
+
+    def send(self, step: Step, draws: Draws | None, scratch_row: int) -> None:
+        """The step's values; rows that only fill up are one token at the start of scratch_row."""
+        given = self._given.host
+        given["past_lengths"][step.rows :] = 0
+        given["cache_rows"][step.rows :] = scratch_row
+        rows = np.arange(step.first_row, step.first_row + step.rows, dtype=np.int32)
+        arrays = {**step.inputs, "cache_rows": rows}
+        if draws is not None:
+            given["temperature"][step.rows :] = 0
+            arrays |= {name: getattr(draws, name) for name in DRAWS}
+            if draws.seen is not None:
+                assert self._seen is not None
+                self._seen[: step.rows].copy_(torch.from_numpy(draws.seen))
+        self._given.send(arrays)
+
+    def bind(
+        self,
+        policy: dict[str, torch.Tensor],
+        caches: list[torch.Tensor],
+        extra: dict[str, torch.Tensor],
+    ) -> None:
+        """The inputs in the order of river_trt.spec, the extra ones last."""
+        given = self._given.device
+        step = [given[name] for name in STEP_INPUTS]
+        rest = [given.get(name, tensor) for name, tensor in extra.items()]
+        self._inputs = [*step, *policy.values(), *caches, *rest]
+
+    def run(
+        self,
+        program: Program,
+        recorder: Callable[[Callable[[], Outputs]], Recording] | None,
+    ) -> None:
+        if recorder is None:
+            self.outputs = self._whole_step(program)
+            return
+        if self._recording is None:
+            self._recording = recorder(lambda: self._whole_step(program))
+            self.outputs = self._recording.outputs
+        self._recording.replay()
+
+    def _whole_step(self, program: Program) -> Outputs:
+        logits, exit_layer = program(list(self._inputs))  # a package empties the list
+        results = self._results.device
+        results["exit_layer"].copy_(exit_layer)
+        if self.kind.work is None:
+            return [logits]
+        chosen = choose(logits, self.kind.work, self._given.device, self._seen)
+        for name, value in zip(("tokens", "best", "leads"), chosen, strict=True):
+            results[name].copy_(value)
+        return []
+
+    def fetch(self) -> dict[str, np.ndarray]:
+        return self._results.fetch()
+
+
+class ChoosingSession(TorchSession):
+    """One that chooses the next tokens on its device too (base.ChoosesTokens)."""
+
+    @torch.no_grad()
+    def choose(self, step: Step, draws: Draws) -> ChosenOutput:
+        with current(self._device):
+            arrays = self._run(step, draws).fetch()
+        return ChosenOutput(**{name: array[: step.rows] for name, array in arrays.items()})
