@@ -22,7 +22,7 @@ LM_HEAD_BITS: dict[str, Any] = {
 RiverActivation = Literal["int8", "float32"]
 RIVER_ACTIVATION: dict[str, Any] = {
     "choices": get_args(RiverActivation),
-    "help": "what the river of a CPU engine multiplies in: int8 is faster",
+    "help": "what the river multiplies in: int8 is faster",
 }
 
 

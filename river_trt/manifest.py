@@ -24,6 +24,7 @@ MOST_NUMBER = 10**300  # of a float; more would be no number, or infinite
 SCHEMA_VERSION = 2
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
+RiverInputs = Literal["int8", "float32", "float16", "bfloat16"]  # what the river multiplies in
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class PrecisionInfo:
     backbone: str
     lm_head_bits: int
     kv_cache: str
-    river_activation: Literal["int8", "float32", "float16", "bfloat16"]
+    river_activation: RiverInputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,21 +115,29 @@ PATHS = (
 )
 
 
-def hostile_requests(server: Any, seed: int, timeout: float = 60.0) -> Iterator[tuple[str, str]]:
+def hostile_requests(
+    server: Any, seed: int, timeout: float = 60.0, largest: int | None = None
+) -> Iterator[tuple[str, str]]:
     """Endless: sends one after another, of all kinds in turn; yields its kind and its ending.
 
-    server: a LocalServer. The ending is a status, how the connection ended, or HANGING.
+    server: a LocalServer. largest: bytes of a body that a proxy in front would let through, None
+    for no proxy; larger ones are not sent. The ending is a status, how the connection ended, or
+    HANGING.
     """
     while True:
-        for kind, send in hostile_kinds(server, timeout).items():
+        for kind, send in hostile_kinds(server, timeout, largest).items():
             yield kind, send(random.Random(f"{seed} {kind}"))  # noqa: S311
         seed += 1
 
 
-def hostile_kinds(server: Any, timeout: float = 60.0) -> dict[str, Sender]:
+def hostile_kinds(
+    server: Any, timeout: float = 60.0, largest: int | None = None
+) -> dict[str, Sender]:
     """What sends one request of each kind and returns its ending."""
 
     def post(path: str, data: bytes, headers: dict[str, str] | None = None) -> str:
+        if largest is not None and len(data) > largest:
+            return "413 of the proxy"
         request = urllib.request.Request(server.url + path, data, headers or {})  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310

@@ -51,18 +51,35 @@ def good_requests(
 
 
 def be_hostile(
-    address: dict[str, Any], seed: int, count: int, total: int, done: Any, endings: Any
+    address: dict[str, Any],
+    seed: int,
+    count: int,
+    total: int,
+    largest: int | None,
+    done: Any,
+    endings: Any,
 ) -> None:
     """One hostile client: as far with its requests as the good ones are with theirs."""
+    import tritonclient.grpc  # noqa: F401  (here, not while others are timed)
+
     server = SimpleNamespace(**address)
-    for sent, (kind, ending) in enumerate(itertools.islice(hostile_requests(server, seed), count)):
+    endings.put(None)  # it has started
+    while done.value == 0:
+        time.sleep(0.01)
+    requests = hostile_requests(server, seed, largest=largest)
+    for sent, (kind, ending) in enumerate(itertools.islice(requests, count)):
         endings.put((kind, ending))
         while done.value < total and done.value / total < (sent + 1) / count:
             time.sleep(0.01)
 
 
 def one_round(
-    server: LocalServer, plan: Plan, clients: int, hostile_clients: int, seed: int
+    server: LocalServer,
+    plan: Plan,
+    clients: int,
+    hostile_clients: int,
+    seed: int,
+    largest: int | None,
 ) -> tuple[list[float], Counter[str], Counter[str]]:
     """Seconds and endings of the good ones, endings of the hostile ones."""
     context = multiprocessing.get_context("spawn")
@@ -72,10 +89,12 @@ def one_round(
     processes = []
     for client in range(hostile_clients):
         count = share // hostile_clients
-        arguments = (address, seed + 100 * client, count, plan.requests, done, endings)
+        arguments = (address, seed + 100 * client, count, plan.requests, largest, done, endings)
         processes.append(context.Process(target=be_hostile, args=arguments))
     for process in processes:
         process.start()
+    for _ in processes:
+        endings.get()
     seconds, good = good_requests(server, plan, clients, done)
     hostile: Counter[str] = Counter()
     for process in processes:
@@ -97,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--max-prompt", type=int, default=100, help="characters")
     parser.add_argument("--max-seq-len", type=int, default=512)
+    parser.add_argument(
+        "--largest-body", type=int, help="bytes that a proxy would let through (default: no proxy)"
+    )
     args = parser.parse_args(argv)
     hostile_clients = max(1, args.clients // 10)
     good_clients = args.clients - hostile_clients
@@ -110,11 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for _ in itertools.islice(hostile_requests(server, 99), 2 * len(hostile_kinds(server))):
             pass
         warm = dataclasses.replace(plan, requests=max(9, requests // 5))
-        one_round(server, warm, good_clients, hostile_clients, seed=99)
+        one_round(server, warm, good_clients, hostile_clients, 99, args.largest_body)
         before = memory(server)
         for number in range(args.rounds):
             for kind, hostile in (("without", 0), ("with", hostile_clients)):
-                seconds, good, bad = one_round(server, plan, good_clients, hostile, seed=number)
+                seconds, good, bad = one_round(
+                    server, plan, good_clients, hostile, number, args.largest_body
+                )
                 found[kind] += seconds
                 endings["good"] += good
                 endings["hostile"] += bad

@@ -1,6 +1,7 @@
 """A River engine for AOTInductor: trace, rewrite, compile, then fill the weights file."""
 
 import platform
+from typing import Literal
 
 import torch
 
@@ -26,9 +27,13 @@ from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.schemas import declare_operators
 from river_trt.backends.torch.session import WEIGHTS_FILE
 from river_trt.errors import RiverError
-from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo
+from river_trt.manifest import BackendInfo, Manifest, PrecisionInfo, RiverInputs
 
 ENGINE_FILE = "model.pt2"
+NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+}
 
 
 def build_engine(job: BuildJob) -> Manifest:
@@ -84,9 +89,8 @@ def build_engine(job: BuildJob) -> Manifest:
         compute_capability=capability,
         kernels_abi=ABI_VERSION,
     )
-    dtype = str(device.activation).removeprefix("torch.")
-    # A GPU's kernels multiply in the activations' own 16 bits.
-    multiplied = recipe.options_as(AOTInductorOptions).river_activation or "bfloat16"
+    dtype = NAMES[device.activation]
+    multiplied: RiverInputs = "int8" if device.rounds else NAMES[device.activation]
     precision = PrecisionInfo(dtype, device.head_bits, dtype, multiplied)
     sizes = {name: buffer.num_bytes for name, buffer in program.planned.items()}
     counts = byte_counts(sizes, config.num_layers, config.vocab_size, job.banks)
@@ -141,10 +145,10 @@ def _cuda(job: BuildJob) -> CudaDevice:
             f"target {recipe.target}: torch {torch.__version__} sees no GPU on this machine, and a "
             "package is compiled on a GPU of the kind that runs it"
         )
-    if asked.river_activation is not None:
+    if recipe.backend == "aotinductor" and asked.river_activation is not None:
         raise RiverError(
-            f"river activation {asked.river_activation!r} is for CPUs; the GPU's kernels multiply "
-            "in 16 bits: leave it out"
+            f"river activation {asked.river_activation!r} is not for aotinductor on a GPU, whose "
+            "kernels multiply in 16 bits: leave it out, or build with --backend torch"
         )
     bits = asked.lm_head_bits or 16
     if bits not in CUDA_HEAD_BITS:
@@ -158,4 +162,6 @@ def _cuda(job: BuildJob) -> CudaDevice:
         head_bits=bits,
         head_group_size=recipe.group_size,
         is_recorded=recipe.backend == "torch",
+        # float32 is what the activations are, on a GPU bfloat16.
+        rounds=recipe.backend == "torch" and asked.river_activation != "float32",
     )

@@ -11,7 +11,9 @@ and the gate gives the next layer its flags:
     gate -- exited -- and(not pinned)    step_gate(pinned_next)
 
 A recorded program has inputs beyond river_trt.spec's: what its operators work in, and which cache
-row each row of a step has.
+row each row of a step has. Its river banks are packed when it is loaded (plugins/kernels/packed.h):
+
+    qweight, scales, zero_points -- pack -- packed_linear
 """
 
 from collections.abc import Sequence
@@ -35,6 +37,9 @@ from river_trt.backends.torch.session import EXTRA_INPUTS
 
 HEAD_BITS = (4, 8, 16)
 HIGH = 16  # a step of the upper four bits of an 8-bit code
+PACKED_GROUPS, TILE = (64, 128), 16  # of a packed bank: its groups, outputs of a tile
+DEFAULT_VARIANT = -1  # of the packed bank's kernel
+BANK = "river_trt.bank"  # of a node's meta
 # Places of fused_linear's arguments.
 NORM_WEIGHT, NORM_EPS, SILU_MUL, RESIDUAL = range(8, 12)
 
@@ -46,6 +51,7 @@ class CudaDevice:
     head_bits: int = 16  # one of HEAD_BITS
     head_group_size: int = 128
     is_recorded: bool = False
+    rounds: bool = False  # the river's inputs, to 8 bits a group; of packed banks
     name: str = "cuda"
     activation: torch.dtype = torch.bfloat16
 
@@ -68,7 +74,8 @@ class CudaDevice:
             bias = weights.get(f"{path}.bias", (n,), self.activation)
         use_river = old.use_river if chooses else None
         banks = (weight, qweight, scales, zero_points, pre_scale, bias)
-        return _fused_linear(graph, (old.x, use_river, *banks, None, 0.0, False, None))
+        args = (old.x, use_river, *banks, None, 0.0, False, None)
+        return _fused_linear(graph, args, Bank(path, n, k, old.group_size))
 
     def head(self, graph: fx.Graph, weights: Weights, x: fx.Node, shape: Shape) -> fx.Node:
         if self.head_bits == 16:
@@ -99,7 +106,8 @@ class CudaDevice:
             weights.get(f"{path}.scales", (n, groups), torch.float16),
             weights.get(f"{path}.zero_points", (n, groups), torch.uint8),
         )
-        return _fused_linear(graph, (x, None, None, *river, None, None, None, 0.0, False, onto))
+        args = (x, None, None, *river, None, None, None, 0.0, False, onto)
+        return _fused_linear(graph, args, Bank(path, shape[0], shape[1], self.head_group_size))
 
     def finish(self, graph: fx.Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=_target()):
@@ -119,6 +127,9 @@ class CudaDevice:
             extra = (inputs["attention_workspace"], inputs["cache_rows"])
             for node in graph.find_nodes(op="call_function", target=ops.attention.default):
                 node.args = (*node.args, *extra)
+            graph.eliminate_dead_code()
+            for node in graph.find_nodes(op="call_function", target=_target()):
+                _use_packed(graph, node, self.rounds)
 
     def buffer_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if name.startswith("rotary_") else self.activation
@@ -173,8 +184,24 @@ def _target() -> Any:
     return torch.ops.river_trt_cuda.fused_linear.default
 
 
-def _fused_linear(graph: fx.Graph, args: Sequence[Any]) -> fx.Node:
-    return graph.call_function(_target(), tuple(args))
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """What the arguments of a fused_linear do not tell of its river."""
+
+    path: str
+    n: int
+    k: int
+    group_size: int
+
+    @property
+    def is_packable(self) -> bool:
+        return self.group_size in PACKED_GROUPS and self.k % 8 == 0
+
+
+def _fused_linear(graph: fx.Graph, args: Sequence[Any], bank: Bank) -> fx.Node:
+    node = graph.call_function(_target(), tuple(args))
+    node.meta[BANK] = bank
+    return node
 
 
 def _fuse_norm(node: fx.Node) -> None:
@@ -195,7 +222,7 @@ def _fuse_residual(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(add):
         args = [*node.args]
         args[RESIDUAL] = residual
-        add.replace_all_uses_with(_fused_linear(graph, args))
+        add.replace_all_uses_with(_fused_linear(graph, args, node.meta[BANK]))
 
 
 def _fuse_silu(graph: fx.Graph, node: fx.Node) -> bool:
@@ -210,7 +237,7 @@ def _fuse_silu(graph: fx.Graph, node: fx.Node) -> bool:
     with graph.inserting_before(mul):
         args = [*node.args]
         args[SILU_MUL] = True
-        mul.replace_all_uses_with(_fused_linear(graph, args))
+        mul.replace_all_uses_with(_fused_linear(graph, args, node.meta[BANK]))
     return True
 
 
@@ -233,3 +260,25 @@ def _fuse_flags(graph: fx.Graph, gate: fx.Node, workspace: fx.Node | None) -> No
     for flag in flags:
         flag.replace_all_uses_with(use_river)
     gate.replace_all_uses_with(step_gate)
+
+
+def _use_packed(graph: fx.Graph, node: fx.Node, rounds: bool) -> None:
+    """fused_linear(... qweight, scales, zero_points ...) to packed_linear over their pack."""
+    bank = node.meta[BANK]
+    x, use_river, weight, qweight, scales, zero_points, pre_scale, bias, *rest = node.args
+    norm_weight, norm_eps, silu_mul, residual = rest
+    # Of silu_mul the two halves must each be whole tiles.
+    if qweight is None or not bank.is_packable or (silu_mul and bank.n % (2 * TILE)):
+        return
+    # The gate of the layer before ran just before qkv, and two launches before the others.
+    flags_early = not bank.path.endswith(MODULES["qkv"])
+    ops = torch.ops.river_trt_cuda
+    with graph.inserting_before(node):
+        packed = graph.call_function(ops.pack.default, (qweight, scales, zero_points, bank.k))
+        args = (
+            *(x, use_river, weight, packed, bank.n, bank.group_size, pre_scale, bias),
+            *(norm_weight, norm_eps, silu_mul, residual, rounds, flags_early, None, None),
+            DEFAULT_VARIANT,
+        )
+        node.replace_all_uses_with(graph.call_function(ops.packed_linear.default, args))
+    graph.erase_node(node)

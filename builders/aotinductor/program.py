@@ -71,6 +71,11 @@ class Device(Protocol):
     @property
     def activation(self) -> torch.dtype: ...
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the river's inputs are rounded to 8 bits a group."""
+        ...
+
     def linear(self, graph: fx.Graph, weights: Weights, old: LinearNode) -> fx.Node: ...
 
     def head(self, graph: fx.Graph, weights: Weights, x: fx.Node, shape: Shape) -> fx.Node:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from builders.aotinductor.program import DeviceProgram
-from river_trt.backends.torch.program import DTYPES, FORMAT, GETITEM, OPERATORS
+from river_trt.backends.torch.program import DTYPES, FORMAT, GETITEM, OPERATORS, PREPARING
 
 # Says nothing to the program: memory is the device's.
 IGNORED_KWARGS = ("pin_memory", "layout", "device")
@@ -20,13 +20,15 @@ def write_program(program: DeviceProgram, file: Path) -> None:
     """Write the calls; the weights are beside it, under the names of the program's buffers."""
     graph = program.module.graph
     names = {node: _name(node) for node in graph.nodes}
-    calls = [_call(node, names) for node in graph.nodes if node.op == "call_function"]
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    prepared = [node for node in nodes if str(node.target) in PREPARING]
     outputs = graph.output_node().args[0]
     assert isinstance(outputs, tuple)
     document = {
         "format": FORMAT,
         "inputs": [names[node] for node in graph.find_nodes(op="placeholder")],
-        "calls": calls,
+        "prepare": [_call(node, names) for node in prepared],
+        "calls": [_call(node, names) for node in nodes if node not in prepared],
         "outputs": [names[node] for node in outputs if isinstance(node, fx.Node)],
     }
     file.write_text(json.dumps(document, indent=0, allow_nan=False) + "\n", encoding="utf-8")
@@ -36,10 +38,19 @@ def _name(node: fx.Node) -> str:
     """A weight's and its linear's module path, an input's name; torch's name of any other value."""
     if node.op in ("get_attr", "placeholder"):
         return str(node.target)
+    if str(node.target) in PREPARING:
+        (qweight, *_) = node.args
+        assert isinstance(qweight, fx.Node)
+        return f"{_path(qweight)}.packed"
     for arg in node.args if "linear" in str(node.target) else ():
-        if isinstance(arg, fx.Node) and arg.op == "get_attr":
-            return str(arg.target).rpartition(".")[0] or f"{arg.target}_product"
+        if isinstance(arg, fx.Node) and (arg.op == "get_attr" or str(arg.target) in PREPARING):
+            return _path(arg) or f"{arg.target}_product"
     return f"%{node.name}"
+
+
+def _path(weight: fx.Node) -> str:
+    """Of the module that has the weight."""
+    return _name(weight).rpartition(".")[0]
 
 
 def _call(node: fx.Node, names: dict[fx.Node, str]) -> dict[str, Any]:

@@ -47,6 +47,13 @@ struct RiverBank
     void const* zero_points = nullptr; // [n, groups] uint8 0..15; nullptr: symmetric, 8
     void const* pre_scale = nullptr;   // [k] fp16, multiplies x; nullptr: none
     int32_t group_size = 0;            // 32, 64 or 128; groups = ceil(k / group_size)
+
+    // The same codes, scales and zero points in the kernel's own layout (packed.h), groups of 64 or
+    // 128 only: then the three above are not read and may be nullptr. pack_river() makes it.
+    void const* packed = nullptr;
+    // With `packed`, up to kDecodeRows rows: x, after the norm and pre_scale, is rounded to 8 bits,
+    // with a scale for every 64 of k and row. Otherwise it is T.
+    bool int8_activations = false;
 };
 
 // What the host knows about the flags. kBackbone and kRiver do not read use_river, and touch
@@ -99,6 +106,17 @@ struct LinearParams
 
     void* y = nullptr; // [rows, n] or [rows, n / 2] T
 
+    // For the packed bank alone. flags_early: use_river was written two launches ago or before, so
+    // the bank is known, and its first weights are loaded, before the predecessor ends.
+    bool flags_early = false;
+    // What the norm needs, where another kernel left it: sums of squares of x, in parts that are
+    // added in order. nullptr: the kernel measures x itself.
+    float const* sum_squares = nullptr; // [rows, sum_squares_parts]
+    int32_t sum_squares_parts = 0;
+    float* sum_squares_out =
+        nullptr;          // [rows, kSumSquaresParts] of the rounded y; not with silu_mul
+    int32_t variant = -1; // of the decode kernel, 0 .. linear_variants() - 1; -1: the default
+
     void* workspace = nullptr; // linear_workspace_bytes(), contents don't matter
     size_t workspace_bytes = 0;
 };
@@ -108,6 +126,21 @@ struct LinearParams
 size_t linear_workspace_bytes(LinearParams const& p);
 char const* explain_linear(LinearParams const& p);
 cudaError_t launch_linear(LinearParams const& p, cudaStream_t stream);
+
+// Variants of the packed bank's kernel give the same result up to the order of fp32 sums; which is
+// fastest depends on card and shape. The tuner of the runtime measures them.
+constexpr int32_t kSumSquaresParts = 256;
+int linear_variants();
+char const* linear_variant_name(int variant);
+// Whether `variant` can run p on this device (shared memory).
+bool linear_variant_fits(LinearParams const& p, int variant);
+int32_t linear_version(); // of kernels and packed layout: what a measurement is worth
+
+// Bytes of a packed bank; 0 where the group size cannot be packed. pack_river reads qweight, scales
+// and zero_points of p.river and writes `packed` on the device.
+size_t packed_river_bytes(int32_t n, int32_t k, int32_t group_size);
+cudaError_t pack_river(
+    RiverBank const& bank, int32_t n, int32_t k, void* packed, cudaStream_t stream);
 
 // Loads cuBLASLt now rather than at the first prefill; call it before a capture that holds one.
 cudaError_t load_prefill_library();

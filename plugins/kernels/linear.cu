@@ -1,5 +1,6 @@
 // Launcher of the linear kernels: limits, geometry, and the table of instances.
 #include "linear.cuh"
+#include "decode.h"
 #include "linear_prefill.h"
 
 namespace river
@@ -55,8 +56,10 @@ char const* explain_linear(LinearParams const& p)
         return "linear: use_river must be given unless banks names one bank";
     if (backbone && p.weight == nullptr)
         return "linear: the backbone's weight must be given unless banks is kRiver";
-    if (river && (p.river.qweight == nullptr || p.river.scales == nullptr))
-        return "linear: the river's qweight and scales must be given unless banks is kBackbone";
+    bool const packed = p.river.packed != nullptr;
+    if (river && !packed && (p.river.qweight == nullptr || p.river.scales == nullptr))
+        return "linear: the river's qweight and scales, or packed, must be given unless banks is "
+               "kBackbone";
     int const g = p.river.group_size;
     if (river && g != 32 && g != 64 && g != 128)
         return "linear: group_size must be 32, 64 or 128";
@@ -64,14 +67,21 @@ char const* explain_linear(LinearParams const& p)
         return "linear: n must be even with silu_mul";
     if (p.silu_mul && p.residual != nullptr)
         return "linear: silu_mul and residual exclude each other";
-    for (void const* pointer : {p.x, p.weight, p.river.qweight, p.river.pre_scale, p.norm_weight})
+    for (void const* pointer :
+        {p.x, p.weight, p.river.qweight, p.river.pre_scale, p.river.packed, p.norm_weight})
         if (!is_aligned(pointer))
-            return "linear: x, weight, qweight, pre_scale and norm_weight must be aligned to 16 "
-                   "bytes";
+            return "linear: x, weight, qweight, packed, pre_scale and norm_weight must be aligned "
+                   "to 16 bytes";
     if (p.rows > kDecodeRows && p.prefill == Prefill::kCublasLt
         && (p.workspace == nullptr || !is_aligned(p.workspace)
             || p.workspace_bytes < linear_workspace_bytes(p)))
         return "linear: the workspace is smaller than linear_workspace_bytes() or not aligned";
+    if (uses_decode(p))
+        return explain_decode(p);
+    if (packed && river && p.prefill == Prefill::kRowTiles)
+        return "linear: kRowTiles reads the dialect's layout, not a packed bank";
+    if (p.sum_squares_out != nullptr)
+        return "linear: sum_squares_out needs a packed bank and at most 8 rows";
     return nullptr;
 }
 
@@ -86,6 +96,8 @@ cudaError_t launch_linear(LinearParams const& p, cudaStream_t stream)
         return cudaErrorInvalidValue;
     if (p.rows > kDecodeRows && p.prefill == Prefill::kCublasLt)
         return launch_prefill(p, stream);
+    if (uses_decode(p))
+        return launch_packed_decode(p, stream);
     return launch_decode(p, stream);
 }
 } // namespace river

@@ -284,8 +284,8 @@ __global__ void __launch_bounds__(kLinearThreads, 2)
 {
     RIVER_SHARED(sums, LinearSums);
     RIVER_SHARED(rms, float[kDecodeRows]);
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
 
     int const row0 = blockIdx.y * kDecodeRows;
     int const rows = min(kDecodeRows, p.rows - row0);

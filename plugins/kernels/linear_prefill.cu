@@ -17,6 +17,8 @@ constexpr void (*kPrologueKernels[2])(PrologueArgs) = {
     &prologue_kernel<__half>, &prologue_kernel<__nv_bfloat16>};
 constexpr void (*kDequantiseKernels[2])(DequantiseArgs) = {
     &dequantise_kernel<__half>, &dequantise_kernel<__nv_bfloat16>};
+constexpr void (*kDequantisePackedKernels[2])(DequantiseArgs) = {
+    &dequantise_packed_kernel<__half>, &dequantise_packed_kernel<__nv_bfloat16>};
 constexpr void (*kEpilogueKernels[2])(EpilogueArgs) = {
     &epilogue_kernel<__half>, &epilogue_kernel<__nv_bfloat16>};
 
@@ -113,9 +115,13 @@ cudaError_t launch_prefill(LinearParams const& p, cudaStream_t stream)
     {
         int64_t const count = plan.slice < p.n - n ? plan.slice : p.n - n;
         DequantiseArgs const slice{p, static_cast<int>(n), static_cast<int>(count), base + plan.w};
-        unsigned const blocks = blocks_for(count * ((p.k + 31) / 32));
-        error = launch(
-            kDequantiseKernels[type], dim3(blocks), kPrefillThreads, slice, p.programmatic, stream);
+        bool const packed = p.river.packed != nullptr;
+        int64_t const tiles = (count + kPackedOutputs - 1) / kPackedOutputs;
+        int64_t const chunks = (p.k + kChunkColumns - 1) / kChunkColumns;
+        unsigned const blocks =
+            blocks_for(packed ? tiles * chunks * kWarpSize : count * ((p.k + 31) / 32));
+        error = launch(packed ? kDequantisePackedKernels[type] : kDequantiseKernels[type],
+            dim3(blocks), kPrefillThreads, slice, p.programmatic, stream);
         product.n = count;
         product.x = xr;
         product.w = base + plan.w;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "linear.cuh"
+#include "packed.h"
 
 namespace river
 {
@@ -21,8 +22,8 @@ __global__ void __launch_bounds__(kPrefillThreads)
 {
     RIVER_SHARED(parts, float[kPrefillThreads / kWarpSize]);
     LinearParams const& p = args.p;
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
     size_t const start = static_cast<size_t>(blockIdx.x) * p.k;
     float factor = 1.F;
     if (p.norm_weight != nullptr)
@@ -87,8 +88,8 @@ __global__ void __launch_bounds__(kPrefillThreads)
 {
     LinearParams const& p = args.p;
     RiverBank const& river = p.river;
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
     int const per_row = (p.k + 31) / 32;
     int64_t const i = static_cast<int64_t>(blockIdx.x) * kPrefillThreads + threadIdx.x;
     if (i >= static_cast<int64_t>(args.count) * per_row)
@@ -120,6 +121,58 @@ __global__ void __launch_bounds__(kPrefillThreads)
     }
 }
 
+// The same from a packed bank; `first` is a multiple of 16. A thread takes a lane's part of a chunk.
+template <typename T>
+__global__ void __launch_bounds__(kPrefillThreads)
+    dequantise_packed_kernel(__grid_constant__ DequantiseArgs const args)
+{
+    LinearParams const& p = args.p;
+    wait_for_predecessor();
+    let_successor_start();
+    PackedShape const shape{p.n, p.k, p.river.group_size};
+    int64_t const i = static_cast<int64_t>(blockIdx.x) * kPrefillThreads + threadIdx.x;
+    int const lane = static_cast<int>(i % kWarpSize);
+    int const chunk = static_cast<int>(i / kWarpSize % shape.chunks());
+    int const tile = static_cast<int>(i / kWarpSize / shape.chunks());
+    int const at = chunk * kChunkColumns + 16 * (lane % 4);
+    if (tile * kPackedOutputs >= args.count)
+        return;
+    char const* const panel = static_cast<char const*>(p.river.packed)
+        + (args.first / kPackedOutputs + tile) * shape.tile_bytes()
+        + static_cast<int64_t>(chunk / kPanelChunks) * shape.panel_bytes();
+    int const in_panel = chunk % kPanelChunks;
+    uint4 const codes = load16(panel + shape.scale_bytes() + in_panel * kChunkBytes + 16 * lane);
+    uint32_t const words[4] = {codes.x, codes.y, codes.z, codes.w};
+    int const scale_lane = lane / 4 * 4 + in_panel / 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) // outputs g and g + 8
+    {
+        int const row = tile * kPackedOutputs + lane / 4 + 8 * half;
+        if (row >= args.count)
+            continue;
+        int const place = shape.group_size == 64 ? 4 * scale_lane + 2 * half + in_panel % 2
+                                                 : 2 * scale_lane + half;
+        float2 const scale =
+            Numeric<__half>::unpack(reinterpret_cast<uint32_t const*>(panel)[place]);
+#pragma unroll
+        for (int pair = 0; pair < 2; ++pair)
+        {
+            if (at + 8 * pair >= p.k)
+                break;
+            float values[8];
+#pragma unroll
+            for (int e = 0; e < 8; ++e)
+            {
+                int const nibble = half + 4 * (e % 2) + e % 4 / 2 * 2; // 0 2 1 3, see packed.h
+                uint32_t const code = words[2 * pair + e / 4] >> (4 * nibble) & 0xfU;
+                values[e] = (static_cast<float>(code) - scale.y) * scale.x;
+            }
+            store16(at16(args.weight, static_cast<size_t>(row) * p.k + at + 8 * pair),
+                pack8<T>(values));
+        }
+    }
+}
+
 struct EpilogueArgs
 {
     LinearParams p;
@@ -132,8 +185,8 @@ __global__ void __launch_bounds__(kPrefillThreads)
     epilogue_kernel(__grid_constant__ EpilogueArgs const args)
 {
     LinearParams const& p = args.p;
-    let_successor_start();
     wait_for_predecessor();
+    let_successor_start();
     int const width = p.silu_mul ? p.n / 2 : p.n;
     int64_t const i = static_cast<int64_t>(blockIdx.x) * kPrefillThreads + threadIdx.x;
     if (i >= static_cast<int64_t>(p.rows) * width)

@@ -14,6 +14,8 @@
 
 // RIVER_SHARED(part, float[4][8]): the macro lets the shim give each block its own poisoned copy.
 #define RIVER_SHARED(name, ...) __shared__::river::Identity<__VA_ARGS__> name
+// The bytes that launch() was given, aligned to 128.
+#define RIVER_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
 #define RIVER_BOTH __host__ __device__ __forceinline__ // on the device and in the host's tests
@@ -54,6 +56,24 @@ T load_shared_by_blocks(T const* p)
 {
     return shim::load<T>(p);
 }
+template <int kBytes>
+void copy_async(void* shared, void const* global)
+{
+    shim::copy_async(shared, global, kBytes);
+}
+inline void commit_copies()
+{
+    shim::commit_copies();
+}
+inline void copy_async_or_zero(void* shared, void const* global, bool valid)
+{
+    shim::copy_async(shared, valid ? global : nullptr, 16);
+}
+template <int kPending>
+void wait_copies()
+{
+    shim::wait_copies(kPending);
+}
 inline void wait_for_predecessor()
 {
 }
@@ -61,11 +81,20 @@ inline void let_successor_start()
 {
 }
 
-template <typename Args>
-cudaError_t launch(
-    void (*kernel)(Args), dim3 grid, int threads, Args const& args, bool, cudaStream_t)
+inline int multiprocessors()
 {
-    shim::run(kernel, grid, threads, args);
+    return shim::multiprocessors();
+}
+inline size_t most_shared_bytes()
+{
+    return shim::kMaxDynamicSharedBytes;
+}
+
+template <typename Args>
+cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, Args const& args, bool,
+    cudaStream_t, size_t shared_bytes = 0)
+{
+    shim::run(kernel, grid, threads, args, 1U, shared_bytes);
     return cudaSuccess;
 }
 
@@ -87,6 +116,36 @@ __device__ __forceinline__ uint4 load16(void const* p)
 __device__ __forceinline__ void store16(void* p, uint4 v)
 {
     *static_cast<uint4*>(p) = v;
+}
+// Copies to shared memory in the background, 8 or 16 bytes a thread. A thread that waits sees its
+// own copies; all but the last kPending groups that it committed are complete.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, void const* global)
+{
+    uint32_t const to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    if constexpr (kBytes == 16)
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(global)
+            : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8;" ::"r"(to), "l"(global)
+            : "memory");
+}
+__device__ __forceinline__ void copy_async_or_zero(
+    void* shared, void const* global, bool valid) // 16 bytes
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+        "l"(global), "r"(valid ? 16 : 0)
+        : "memory");
+}
+__device__ __forceinline__ void commit_copies()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wait_copies()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 // What another block of this launch has written: past L1, which is not coherent.
 template <typename T>
@@ -110,18 +169,30 @@ __device__ __forceinline__ void let_successor_start()
 #endif
 }
 
-inline bool has_programmatic_launch()
+inline int device_attribute(cudaDeviceAttr attribute)
 {
     int device = 0;
-    int major = 0;
-    return cudaGetDevice(&device) == cudaSuccess
-        && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess
-        && major >= 9;
+    int value = 0;
+    bool const known = cudaGetDevice(&device) == cudaSuccess
+        && cudaDeviceGetAttribute(&value, attribute, device) == cudaSuccess;
+    return known ? value : 0;
+}
+inline int multiprocessors()
+{
+    return device_attribute(cudaDevAttrMultiProcessorCount);
+}
+inline size_t most_shared_bytes() // of a block
+{
+    return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+inline bool has_programmatic_launch()
+{
+    return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
 }
 
 template <typename Args>
 cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, Args const& args,
-    bool programmatic, cudaStream_t stream)
+    bool programmatic, cudaStream_t stream, size_t shared_bytes = 0)
 {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -129,8 +200,17 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, Args const& arg
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &attribute;
+    constexpr size_t kWithoutAsking = size_t{48} << 10; // a kernel must ask for more
+    if (shared_bytes > kWithoutAsking)
+    {
+        cudaError_t const error = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+            cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        if (error != cudaSuccess)
+            return error;
+    }
     config.numAttrs = programmatic && has_programmatic_launch() ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, args);
 }

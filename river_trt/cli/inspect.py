@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shutil
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from river_trt.cli.console import (
 from river_trt.cli.inspect_offload import add_offload_arguments, print_offload
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
+from river_trt.gpu_memory import gigabytes, gpu_memory
 from river_trt.layer_record import LayerRecord, read_record
 from river_trt.manifest import DTYPE_BYTES, Manifest, SamplingInfo
 from river_trt.text.template import CHAT_TEMPLATE_FILE
@@ -130,6 +133,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"{precision.kv_cache}, {format_bytes(kv_bytes)} a token, "
             f"up to {shape.max_seq_len} tokens",
         ),
+        *gpu_facts(manifest),
         ("gate", manifest.policy.gate),
         ("tau", summarise_tau(manifest.policy.tau)),
         ("pinned", format_layers(manifest.policy.pinned)),
@@ -146,6 +150,32 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("built", f"{manifest.created} by river-trt {manifest.river_trt_version}"),
     ]
+
+
+def gpu_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What an engine of torch takes on a GPU as `load` opens it, and what is free there."""
+    if manifest.backend.name not in ("torch", "aotinductor") or manifest.backend.target == "cpu":
+        return []
+    rows, slots = 10, min(manifest.model.shape.max_seq_len, 4096)  # 8 rows, one spare, one to fill
+    needed = gpu_memory(manifest, "weights.safetensors", rows, slots)
+    text = (
+        f"{gigabytes(needed.total)} GB: {gigabytes(needed.weights)} weights, "
+        f"{gigabytes(needed.cache)} cache of {rows} rows of {slots} slots, "
+        f"{gigabytes(needed.work)} to work in"
+    )
+    free = free_gpu_memory()
+    return [("GPU memory", text if free is None else f"{text}; {gigabytes(free)} GB are free")]
+
+
+def free_gpu_memory() -> int | None:
+    """Of the first GPU, in bytes, as NVIDIA's tool tells; None where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)  # noqa: S603
+    lines = done.stdout.split()
+    return int(lines[0]) << 20 if lines and lines[0].isdigit() else None
 
 
 def describe_sampling(sampling: SamplingInfo) -> str:

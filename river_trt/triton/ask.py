@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from river_trt.config import GenerationConfig
+from river_trt.config import MOST_VALUES, GenerationConfig
 from river_trt.errors import RiverError
 from river_trt.json_text import parse_json
 from river_trt.text import Chat, ChatOptions
@@ -116,6 +116,8 @@ def _value(field: Field, tensor: np.ndarray) -> Any:
         raise RiverError(f"{field.name} holds {len(tensor)} rows; send one prompt a request")
     if tensor.dtype.kind not in KINDS.get(field.kind, "iuf"):
         raise RiverError(f"{field.name} must be a tensor of {field.kind}")
+    if tensor.size > MOST_VALUES:  # before each is converted
+        raise RiverError(f"{field.name} may hold {MOST_VALUES} values, got {tensor.size}")
     values = [_item(field, item) for item in tensor.reshape(-1)]
     if field.many:
         # Clients of the trtllm layout send one empty string for no words.

@@ -23,6 +23,7 @@ from river_trt.triton.doctor import SHARED_MEMORY, require_healthy
 from river_trt.triton.installation import Installation
 
 LOOPBACK = "127.0.0.1"
+HTTP_THREADS = 64
 EXIT_SECONDS = 20  # the server's own limit for requests under way
 # tritonserver's JSON parser recurses, some 200 bytes a bracket, on threads of this stack: with the
 # usual 8 MiB, 60,000 brackets end the server. Virtual memory, used as far as a request nests.
@@ -185,6 +186,8 @@ class LocalServer:
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
             f"--http-address={host}",
             f"--http-port={self.http_port}",
+            # A connection stays with its thread, and waits while that parses another one's body.
+            f"--http-thread-count={HTTP_THREADS}",
             f"--grpc-address={host}",
             f"--grpc-port={self.grpc_port}",
             f"--metrics-address={host}",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from river_trt.triton.bridge import Bridge
 from river_trt.triton.fields import find_layout
 from river_trt.triton.settings import ModelSettings
 
+# Seconds that a thread keeps Python's lock when others want it. The step wants it after every call
+# into a library, and the thread that unpacks a long request would make it wait this long each time.
+SWITCH_INTERVAL = 0.0005
 FAILURE = "river_trt_failure"  # a parameter of the model's config: why it must not load
 
 _log = logging.getLogger("river_trt")
@@ -21,6 +25,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Triton's entry: load the engine. Raises TritonModelException with one sentence."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._pb: Any = import_module("triton_python_backend_utils")
         self._name, self._config = args["model_name"], json.loads(args["model_config"])
         failure = self._config.get("parameters", {}).get(FAILURE)

@@ -43,7 +43,8 @@ CHANGES = st.lists(
 
 def changed(document: dict[str, Any], changes: list[tuple[list[int], int, Any]]) -> str:
     document = copy.deepcopy(document)
-    for place, kind, value in changes:
+    for place, kind, given_value in changes:
+        value = copy.deepcopy(given_value)  # or one change would change what another put there
         node: Any = document
         for number in place[:-1]:
             inner = [item for item in _items(node) if isinstance(item, dict | list) and item]

@@ -28,6 +28,7 @@ class Case:
     operator: Callable[..., Tensor | tuple[Tensor, ...]]
     args: list[Tensor | int | float | None]
     tolerance: float
+    of_library: Callable[..., Tensor] | None = None  # where not `operator` is compared with itself
 
     def reference(self) -> tuple[Tensor, ...]:
         """By the CPU implementation in float32; activations only: packed and float32 stay."""
@@ -37,7 +38,8 @@ class Case:
 
     def actual(self, device: str) -> tuple[Tensor, ...]:
         args = [x.to(device) if isinstance(x, Tensor) else x for x in self.args]
-        return tuple(x.cpu() for x in as_tuple(self.operator(*args)))
+        operator = self.of_library or self.operator
+        return tuple(x.cpu() for x in as_tuple(operator(*args)))
 
 
 def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -64,6 +66,36 @@ def bare_linear_case(dtype: torch.dtype) -> Case:
     case = linear_case(dtype, 2, 1, 40, 64, 32)
     case.args[5:] = [None, None, None]
     case.name += ", symmetric, no pre_scale, no bias"
+    return case
+
+
+def packed_linear_case(
+    dtype: torch.dtype, batch: int, seq: int, n: int, k: int, group: int, int8: bool
+) -> Case:
+    """The dialect's linear over a bank that the library packs; 8 bits cost under a hundredth."""
+    case = linear_case(dtype, batch, seq, n, k, group)
+    case.name += ", packed" + (", int8 activations" if int8 else "")
+    case.tolerance = 1.2e-2 if int8 else case.tolerance
+
+    def run(
+        x: Tensor,
+        use_river: Tensor,
+        weight: Tensor,
+        qweight: Tensor,
+        scales: Tensor,
+        zero_points: Tensor,
+        pre_scale: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        ops = torch.ops.river_trt_cuda
+        bank = ops.pack(qweight, scales, zero_points, k)
+        y: Tensor = ops.packed_linear(
+            *(x, use_river, weight, bank, n, group, pre_scale, bias, None, 0.0, False, None),
+            *(int8, False, None, None, -1),
+        )
+        return y
+
+    case.of_library = run
     return case
 
 
@@ -118,6 +150,9 @@ def cases() -> Iterator[Case]:
             yield linear_case(dtype, batch, seq, 48, 72, 32)
         yield linear_case(dtype, 1, 2, 96, 576, 64)
         yield bare_linear_case(dtype)
+        for group, int8 in ((64, False), (64, True), (128, False), (128, True)):
+            for batch, seq in ((1, 1), (5, 1), (2, 7)):
+                yield packed_linear_case(dtype, batch, seq, 96, 576, group, int8)
         for scope in range(3):
             yield gate_case(dtype, 3, 4, scope, use_direction=scope == 1)
         for batch, seq, past in ((1, 1, 0), (3, 1, 20), (2, 5, 11)):

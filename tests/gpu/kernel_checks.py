@@ -24,11 +24,12 @@ from roofline_table import roofline_table
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = PLUGINS / "kernels"
 TESTS = PLUGINS / "tests" / "kernels"
-CORRECTNESS = ("gate", "attention", "linear", "linear_prefill")
+CORRECTNESS = ("gate", "attention", "linear", "linear_prefill", "decode")
 PROGRAMS = {
     **{name: TESTS / f"test_{name}.cpp" for name in CORRECTNESS},
     "graph": TESTS / "gpu" / "test_graph.cu",
     "roofline": TESTS / "gpu" / "roofline.cu",
+    "decode_variants": TESTS / "gpu" / "decode_variants.cu",
 }
 ARCHITECTURES = ("80", "90")
 SANITIZERS = ("memcheck", "racecheck")

@@ -14,7 +14,10 @@ from river_trt.plugin.toolkit import find_nvcc
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = PLUGINS / "kernels"
 TESTS = PLUGINS / "tests" / "kernels"
-LINEAR = ("linear.cu", "linear_prefill.cu")
+LINEAR = (
+    *("linear.cu", "linear_prefill.cu", "pack.cu"),
+    *("decode.cu", "decode_half.cu", "decode_bfloat16.cu"),
+)
 # Program: the kernel sources that it runs. linear's also need gemm(), see host_gemm.cpp.
 PROGRAMS = {
     "shim": (),
@@ -22,6 +25,7 @@ PROGRAMS = {
     "attention": ("attention.cu",),
     "linear": LINEAR,
     "linear_prefill": LINEAR,
+    "decode": LINEAR,
 }
 SANITIZED = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # memcpy between 16-byte vectors and pairs of halves is the kernels' business, not the optimiser's.

@@ -15,7 +15,11 @@ from river_trt.plugin.toolkit import find_nvcc
 from tests.plugins.kernel_programs import KERNELS
 
 ARCHITECTURES = ("sm_80", "sm_90")
-SOURCES = ("linear", "linear_prefill", "gate", "attention")
+SOURCES = (
+    *("linear", "linear_prefill", "decode_half", "decode_bfloat16", "pack"),
+    *("gate", "attention"),
+)
+FAR_APART = 200  # instructions
 WARNINGS = ("-Xcompiler=-Wall,-Wextra,-Werror", "-Werror=all-warnings")
 
 
@@ -27,6 +31,7 @@ class Bounds:
     max_registers: int  # what __launch_bounds__ allows, or a round number below it
     min_wide_loads: int  # 128-bit loads from global memory
     min_tensor_steps: int = 0
+    max_stack_bytes: int = 0  # of spills, none of them in a loop of tensor steps
 
 
 KERNEL_BOUNDS = {
@@ -34,12 +39,21 @@ KERNEL_BOUNDS = {
     "linear_kernel": Bounds(8, 128, 16, 8),
     "prologue_kernel": Bounds(2, 64, 2),
     "dequantise_kernel": Bounds(2, 64, 1),
+    "dequantise_packed_kernel": Bounds(2, 64, 1),
+    "pack_kernel": Bounds(1, 128, 0),
+    # x, the norm and pre_scale; a panel of the backbone alone has 8 steps. Weights come by copies.
+    "decode_kernel": Bounds(32, 128, 3, 8, max_stack_bytes=32),
     "epilogue_kernel": Bounds(2, 64, 0),
     "gate_kernel": Bounds(2, 64, 4),
     "append_kernel": Bounds(2, 64, 1),
     # Keys and values of 16 slots twice: before the loop and in it; a step of both products.
     "attention_kernel": Bounds(14, 255, 32, 12),
 }
+
+
+# Of attention's loop, in instructions for the 16 keys that a warp takes at a time, by head_dim and
+# tiles of 8 queries. Half of it is for new and for partly filled units, and is seldom run.
+ATTENTION_LOOPS = {(64, 1): 380, (64, 2): 660, (128, 1): 560, (128, 2): 720, (256, 1): 940}
 
 
 def tool(name: str) -> Path:
@@ -116,6 +130,21 @@ def plain_name(mangled: str) -> str:
     return mangled[match.end() : match.end() + int(match[1])]
 
 
+def tensor_loops(sass: str) -> list[str]:
+    """The code from the first to the last step of each kind and bank."""
+    lines = [line for line in sass.splitlines() if re.match(r"\s+/\*[0-9a-f]{4,}\*/", line)]
+    found = []
+    for kind in ("IMMA", "HMMA"):
+        steps = [number for number, line in enumerate(lines) if f" {kind}." in line]
+        runs: list[list[int]] = []  # steps that lie far apart belong to the banks' own loops
+        for number in steps:
+            if not runs or number - runs[-1][-1] > FAR_APART:
+                runs.append([])
+            runs[-1].append(number)
+        found += ["\n".join(lines[run[0] : run[-1]]) for run in runs]
+    return found
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_instance_of_the_tables_is_there(kernels, arch: str):
     names = [kernel.name for kernel in kernels[arch]]
@@ -129,9 +158,13 @@ def test_no_spills_and_registers_in_bounds(kernels, arch: str, name: str):
     for kernel in kernels[arch]:
         if kernel.name != name:
             continue
-        assert (kernel.stack_bytes, kernel.local_bytes) == (0, 0), kernel.mangled
-        assert not re.search(r"\b(STL|LDL)\b", kernel.sass), kernel.mangled
-        assert kernel.registers <= KERNEL_BOUNDS[name].max_registers, kernel.mangled
+        bounds = KERNEL_BOUNDS[name]
+        assert kernel.local_bytes == 0, kernel.mangled
+        assert kernel.stack_bytes <= bounds.max_stack_bytes, kernel.mangled
+        assert kernel.registers <= bounds.max_registers, kernel.mangled
+        code = kernel.sass
+        for part in tensor_loops(code) if bounds.max_stack_bytes else [code]:
+            assert not re.search(r"\b(STL|LDL)\b", part), kernel.mangled
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -153,9 +186,46 @@ def test_weights_pass_the_first_cache_by(kernels):
             assert re.search(r"LDG\.E\.(?:\w+\.)*NA\.(?:\w+\.)*128|LDG\.E\.NA\.", kernel.sass)
 
 
+def test_the_packed_banks_loop_is_short(kernels):
+    """A chunk is 32 codes a lane: the dialect's layout takes about 200 instructions for them."""
+    of_one_row = [
+        k for k in kernels["sm_90"] if k.name == "decode_kernel" and "Li1ELb1" in k.mangled
+    ]
+    assert of_one_row
+    for kernel in of_one_row:
+        (loop,) = (part for part in tensor_loops(kernel.sass) if "IMMA" in part)
+        chunks = loop.count(" IMMA.") / 2
+        assert len(loop.splitlines()) / chunks <= 36, kernel.mangled
+        assert len(re.findall(r"LDGSTS\.E\.BYPASS\.LTC128B\.128", loop)) >= chunks - 1
+
+
 def test_programmatic_launch_on_sm_90_only(kernels):
     """ACQBULK waits for the kernel before, PREEXIT lets the next one start."""
     for arch, expected in (("sm_80", False), ("sm_90", True)):
         for kernel in kernels[arch]:
             waits = "ACQBULK" in kernel.sass
             assert (waits, "PREEXIT" in kernel.sass) == (expected, expected), kernel.mangled
+
+
+def loop_length(sass: str) -> int:
+    """Instructions of the loop around all tensor core steps."""
+    lines = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass, re.MULTILINE)
+    code = [(int(address, 16), text) for address, text in lines]
+    steps = [address for address, text in code if "HMMA" in text]
+    for address, text in code:
+        target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if target and address > steps[-1] and int(target[1], 16) < steps[0]:
+            return sum(int(target[1], 16) <= at <= address for at, _ in code)
+    raise AssertionError("no loop around the tensor core steps")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_attention_stays_within_its_budget(kernels, arch: str):
+    for kernel in kernels[arch]:
+        if kernel.name != "attention_kernel":
+            continue
+        shape = re.search(r"Li(\d+)ELi(\d+)ELi\d+E", kernel.mangled)
+        assert shape is not None
+        assert loop_length(kernel.sass) <= ATTENTION_LOOPS[int(shape[1]), int(shape[2])], (
+            kernel.mangled
+        )

@@ -20,6 +20,8 @@
 #undef __shared__ // a bare __shared__ does not compile here: use RIVER_SHARED
 #define RIVER_SHARED(name, ...)                                                                    \
     auto& name = ::river::shim::Block::current().shared<__VA_ARGS__>(__COUNTER__)
+#define RIVER_DYNAMIC_SHARED(name)                                                                 \
+    char* const name = ::river::shim::Block::current().dynamic_shared()
 
 namespace river::shim
 {
@@ -48,10 +50,34 @@ inline std::function<bool(unsigned x)>& block_filter()
     return filter;
 }
 
+// Of the card that a launcher sees.
+inline int& multiprocessors()
+{
+    static int count = 3;
+    return count;
+}
+
+inline void copy_async(void* to, void const* from, int bytes)
+{
+    Block::current().copy(
+        static_cast<char*>(to), static_cast<char const*>(from), static_cast<size_t>(bytes));
+}
+inline void commit_copies()
+{
+    Block::current().commit_copies();
+}
+inline void wait_copies(unsigned pending)
+{
+    Block::current().wait_copies(pending);
+}
+
 // With `cluster` blocks along x running together.
 template <typename Args>
-void run(void (*kernel)(Args), dim3 grid, int threads, Args args, unsigned cluster = 1)
+void run(void (*kernel)(Args), dim3 grid, int threads, Args args, unsigned cluster = 1,
+    size_t shared_bytes = 0)
 {
+    if (shared_bytes > kMaxDynamicSharedBytes)
+        die("more dynamic shared memory than a block can have");
     if (cluster < 1 || cluster > 16 || grid.x % cluster != 0)
         die("cluster of blocks");
     if (threads < 1 || threads > 1024 || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535
@@ -60,6 +86,7 @@ void run(void (*kernel)(Args), dim3 grid, int threads, Args args, unsigned clust
     Block& block = Block::current();
     block.size = static_cast<unsigned>(threads);
     block.cluster = cluster;
+    block.dynamic_bytes = shared_bytes;
     block.grid[0] = grid.x;
     block.grid[1] = grid.y;
     block.grid[2] = grid.z;
@@ -140,6 +167,47 @@ void mma_16x8x16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1
     };
     Block::current().meet_warp(0xffffffffU, reinterpret_cast<uintptr_t>(&mine), line, compute);
 }
+
+inline void mma_16x8x32_u8_s8(
+    int32_t (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1, int line = __builtin_LINE())
+{
+    struct Fragments
+    {
+        int32_t* c;
+        uint32_t const* a;
+        uint32_t b[2];
+    };
+    Fragments const mine{c, a, {b0, b1}};
+    auto const compute = [&](Block::Posts posts)
+    {
+        if (posts.posters != 0xffffffffU)
+            die("mma by a part of a warp");
+        static int left[16][32];
+        static int right[32][8];
+        for (int lane = 0; lane < kLanes; ++lane)
+        {
+            auto const* f = reinterpret_cast<Fragments const*>(posts.values[lane]);
+            int const g = lane / 4;
+            int const t = lane % 4;
+            for (int byte = 0; byte < 4; ++byte)
+            {
+                for (int i = 0; i < 4; ++i)
+                    left[g + 8 * (i % 2)][4 * t + byte + 16 * (i / 2)] =
+                        static_cast<uint8_t>(f->a[i] >> (8 * byte));
+                for (int i = 0; i < 2; ++i)
+                    right[4 * t + byte + 16 * i][g] = static_cast<int8_t>(f->b[i] >> (8 * byte));
+            }
+        }
+        for (int lane = 0; lane < kLanes; ++lane)
+        {
+            auto const* f = reinterpret_cast<Fragments const*>(posts.values[lane]);
+            for (int i = 0; i < 4; ++i)
+                for (int k = 0; k < 32; ++k)
+                    f->c[i] += left[lane / 4 + 8 * (i / 2)][k] * right[k][2 * (lane % 4) + i % 2];
+        }
+    };
+    Block::current().meet_warp(0xffffffffU, reinterpret_cast<uintptr_t>(&mine), line, compute);
+}
 } // namespace river::shim
 
 namespace river::shim
@@ -207,6 +275,10 @@ T atomicAdd(T* p, T value)
     T const old = *p;
     *p = old + value;
     return old;
+}
+inline int __float2int_rn(float x)
+{
+    return static_cast<int>(std::nearbyint(x));
 }
 inline float rsqrtf(float x)
 {

@@ -4,7 +4,8 @@
 // which ready fibers run is an option, so a kernel whose result changes with it lacks a barrier.
 // What nobody can reach any more is reported as a deadlock. Shared memory is poisoned (0xFF: NaN)
 // before every block. The blocks of a cluster run together, each with shared memory of its own. Not
-// covered: memory ordering between blocks, asynchronous copies, speed.
+// covered: memory ordering between blocks, speed. An asynchronous copy poisons its target at once and
+// brings the bytes when its thread waits for it: as late as a GPU may.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +28,11 @@ namespace river::shim
 {
 constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 96 * 1024;
+constexpr int kMaxRounds = 100000;
 constexpr size_t kMaxSharedBytes = 48 * 1024;
+constexpr size_t kMaxDynamicSharedBytes = 227 * 1024; // an H100's
+constexpr size_t kSharedAlignment = 128;
+constexpr int kDynamicShared = -1; // instead of the number of a declaration
 
 [[noreturn]] inline void die(char const* message)
 {
@@ -54,6 +59,14 @@ struct Meeting
     uint32_t posters[2] = {0, 0};
 };
 
+struct Copy // to shared memory, not yet waited for
+{
+    char* to;
+    char const* from; // nullptr: zeros
+    size_t bytes;
+    unsigned group;
+};
+
 struct Fiber
 {
     ucontext_t context{};
@@ -64,7 +77,10 @@ struct Fiber
     unsigned waits_in_round = 0;
     bool arrived_in_cluster = false; // and has not waited yet
     unsigned cluster_round = 0;
+    bool knows_cluster = false; // has waited: all blocks have started
     void* sanitizer_stack = nullptr;
+    std::vector<Copy> copies;
+    unsigned copy_groups = 0; // committed
 };
 
 // The block that runs, or the cluster of blocks: `thread` and `rank` tell which the running fiber is.
@@ -75,6 +91,7 @@ public:
     unsigned index[3] = {0, 0, 0}; // of the cluster's first block
     unsigned size = 0;             // threads of a block
     unsigned cluster = 1;          // blocks that run together, neighbours along x
+    size_t dynamic_bytes = 0;      // of shared memory, of each block
 
     static Block& current()
     {
@@ -161,11 +178,24 @@ public:
         if (!running_->arrived_in_cluster)
             die("the cluster's barrier: a wait without an arrival");
         running_->arrived_in_cluster = false;
+        running_->knows_cluster = true;
         if (cluster_barrier_.round != running_->cluster_round)
             return;
         running_->waits_at = &cluster_barrier_;
         running_->waits_in_round = running_->cluster_round;
         leave(*running_, false);
+    }
+
+    // For what no barrier tells: the others run until it is so.
+    template <typename Condition>
+    void wait_until(Condition const& condition)
+    {
+        for (int rounds = 0; !condition(); ++rounds)
+        {
+            if (rounds > kMaxRounds)
+                die("deadlock: a thread waits for bytes that nobody sends");
+            leave(*running_, false);
+        }
     }
 
     // Posts a value, waits for the living lanes of the mask, and tells what all posted. `last` is
@@ -209,10 +239,47 @@ public:
         return *reinterpret_cast<T*>(shared(rank(), declaration, sizeof(T)).memory.get());
     }
 
+    char* dynamic_shared()
+    {
+        if (dynamic_bytes == 0)
+            die("dynamic shared memory that the launch did not ask for");
+        return shared(rank(), kDynamicShared, dynamic_bytes).memory.get();
+    }
+
+    void copy(char* to, char const* from, size_t bytes)
+    {
+        if (reinterpret_cast<uintptr_t>(to) % bytes != 0
+            || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+            die("misaligned copy");
+        std::memset(to, 0xFF, bytes);
+        running_->copies.push_back({to, from, bytes, running_->copy_groups});
+    }
+    void commit_copies()
+    {
+        ++running_->copy_groups;
+    }
+    // All but the last `pending` groups of this thread are there.
+    void wait_copies(unsigned pending)
+    {
+        auto& copies = running_->copies;
+        size_t done = 0;
+        for (; done < copies.size(); ++done)
+        {
+            Copy const& copy = copies[done];
+            if (copy.group + pending >= running_->copy_groups)
+                break;
+            if (copy.from == nullptr)
+                std::memset(copy.to, 0, copy.bytes);
+            else
+                std::memcpy(copy.to, copy.from, copy.bytes);
+        }
+        copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));
+    }
+
     // Where another block of the cluster has what lies at `mine` in this block's shared memory.
     char* shared_of(int rank, char* mine)
     {
-        if (cluster_barrier_.round == 0)
+        if (!running_->knows_cluster)
             die("shared memory of another block, which may not have started");
         if (alive_threads_[rank] == 0)
             die("shared memory of a block that has ended");
@@ -228,7 +295,7 @@ private:
     {
         void operator()(char* p) const
         {
-            ::operator delete[](p, std::align_val_t{16});
+            ::operator delete[](p, std::align_val_t{kSharedAlignment});
         }
     };
 
@@ -243,12 +310,12 @@ private:
         Shared& found = shared_[rank][declaration];
         if (found.memory == nullptr)
         {
-            found.memory.reset(new (std::align_val_t{16}) char[bytes]);
+            found.memory.reset(new (std::align_val_t{kSharedAlignment}) char[bytes]);
             found.bytes = bytes;
             std::memset(found.memory.get(), 0xFF, bytes);
             size_t total = 0;
             for (auto const& [number, one] : shared_[rank])
-                total += one.bytes;
+                total += number == kDynamicShared ? 0 : one.bytes;
             if (total > kMaxSharedBytes)
                 die("more than 48 KiB of static shared memory");
         }
@@ -268,6 +335,9 @@ private:
         fiber.done = false;
         fiber.waits_at = nullptr;
         fiber.arrived_in_cluster = false;
+        fiber.knows_cluster = false;
+        fiber.copies.clear();
+        fiber.copy_groups = 0;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStackBytes;
@@ -290,6 +360,8 @@ private:
 
     void finish(Fiber& fiber)
     {
+        if (!fiber.copies.empty())
+            die("a thread ends before its copies");
         fiber.done = true;
         --alive_;
         size_t const warp = warp_of(fiber);

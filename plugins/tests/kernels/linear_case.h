@@ -1,6 +1,9 @@
 // A case of the linear kernel with its data, and the same in double precision.
 #pragma once
 
+#include <algorithm>
+#include <map>
+
 #include "testing.h"
 
 namespace river::test
@@ -20,7 +23,11 @@ struct LinearShape
     FlagType flag_type = FlagType::kBool;
     Banks banks = Banks::kByFlag;
     uint32_t river_rows = 0; // bit r: row r is on the river; beyond 32 rows it repeats
-    int sliced_blocks = 0;   // run only so many blocks at both ends of the grid; 0: all
+    bool packed = false;     // the river bank in the layout of packed.h
+    bool int8 = false;       // x in 8 bits, over a packed bank
+    int variant = -1;
+    bool early = false;
+    int sliced_blocks = 0; // run only so many blocks at both ends of the grid; 0: all
 
     int groups() const
     {
@@ -39,10 +46,11 @@ struct LinearShape
     {
         char text[200];
         std::snprintf(text, sizeof(text),
-            "linear rows=%d n=%d k=%d g=%d%s%s%s%s%s%s flags=%x banks=%d", rows, n, k, group_size,
-            asymmetric ? " asym" : "", pre_scale ? " pre_scale" : "", bias ? " bias" : "",
-            norm ? " norm" : "", silu_mul ? " silu" : "", residual ? " residual" : "", river_rows,
-            static_cast<int>(banks));
+            "linear rows=%d n=%d k=%d g=%d%s%s%s%s%s%s%s%s variant=%d flags=%x banks=%d", rows, n,
+            k, group_size, asymmetric ? " asym" : "", pre_scale ? " pre_scale" : "",
+            bias ? " bias" : "", norm ? " norm" : "", silu_mul ? " silu" : "",
+            residual ? " residual" : "", packed ? " packed" : "", int8 ? " int8" : "", variant,
+            river_rows, static_cast<int>(banks));
         return text;
     }
 };
@@ -54,6 +62,7 @@ public:
     LinearShape const shape;
     LinearParams params;
     Memory x, flags, weight, qweight, scales, zero_points, pre_scale, bias, norm, residual, y;
+    Memory packed;
 
     LinearCase(LinearShape const& s, uint64_t seed)
         : shape(s)
@@ -68,6 +77,7 @@ public:
         , norm(2UL * s.k)
         , residual(2UL * s.rows * s.width())
         , y(2UL * s.rows * s.width())
+        , packed(s.packed ? packed_river_bytes(s.n, s.k, s.group_size) : 16)
     {
         Random random(seed);
         fill<T>(x, static_cast<size_t>(s.rows) * s.k, random, 1.0);
@@ -85,6 +95,8 @@ public:
         fill<T>(residual, static_cast<size_t>(s.rows) * s.width(), random, 2.0);
         y.poison();
         set_params();
+        if (s.packed)
+            pack();
     }
 
     // Is output n of [0, width) computed, where only a slice of the grid runs?
@@ -162,19 +174,55 @@ private:
         }
     }
 
-    double product(int row, int n)
+    void pack()
     {
-        double mean = 0.0;
+        packed.poison();
+        check(finished(pack_river(params.river, shape.n, shape.k, packed.as<void>(), nullptr)),
+            shape.name() + ": pack");
+        params.river.qweight = params.river.scales = params.river.zero_points = nullptr;
+        params.river.packed = packed.as<void>();
+        params.river.int8_activations = shape.int8;
+    }
+
+    // What the bank multiplies, before T's rounding; int8 rounds as the kernel does.
+    std::vector<double> const& prepared(int row, bool river)
+    {
+        std::vector<double>& values = prepared_[2 * row + (river ? 1 : 0)];
+        if (!values.empty())
+            return values;
         size_t const start = static_cast<size_t>(row) * shape.k;
+        double mean = 0.0;
         for (int k = 0; shape.norm && k < shape.k; ++k)
             mean += std::pow(get<T>(x, start + k), 2) / shape.k;
-        double sum = shape.bias ? get<T>(bias, n) : 0.0;
         for (int k = 0; k < shape.k; ++k)
         {
             double value = get<T>(x, start + k);
             if (shape.norm)
                 value *= get<T>(norm, k) / std::sqrt(mean + params.norm_eps);
-            if (!shape.on_river(row))
+            values.push_back(value * (river && shape.pre_scale ? get<__half>(pre_scale, k) : 1.0));
+        }
+        if (river && shape.int8)
+            for (size_t chunk = 0; chunk < values.size(); chunk += 64)
+            {
+                size_t const end = std::min(chunk + 64, values.size());
+                double most = 1e-30;
+                for (size_t k = chunk; k < end; ++k)
+                    most = std::max(most, std::fabs(values[k]));
+                for (size_t k = chunk; k < end; ++k)
+                    values[k] = std::nearbyint(values[k] * 127.0 / most) * most / 127.0;
+            }
+        return values;
+    }
+
+    double product(int row, int n)
+    {
+        bool const river = shape.on_river(row);
+        std::vector<double> const& values = prepared(row, river);
+        double sum = shape.bias ? get<T>(bias, n) : 0.0;
+        for (int k = 0; k < shape.k; ++k)
+        {
+            double const value = values[k];
+            if (!river)
             {
                 sum += value * get<T>(weight, static_cast<size_t>(n) * shape.k + k);
                 continue;
@@ -185,7 +233,6 @@ private:
                 qweight.as<uint8_t>()[group * shape.group_size / 2 + k % shape.group_size / 2];
             int const code = k % 2 == 0 ? byte & 15 : byte >> 4;
             int const zero = shape.asymmetric ? zero_points.as<uint8_t>()[group] : 8;
-            value *= shape.pre_scale ? get<__half>(pre_scale, k) : 1.0;
             sum += value * (code - zero) * get<__half>(scales, group);
         }
         return sum;
@@ -213,6 +260,10 @@ private:
         params.silu_mul = shape.silu_mul;
         params.residual = shape.residual ? residual.as<void>() : nullptr;
         params.y = y.as<void>();
+        params.variant = shape.variant;
+        params.flags_early = shape.early;
     }
+
+    std::map<int, std::vector<double>> prepared_; // by 2 * row + bank
 };
 } // namespace river::test

@@ -69,6 +69,22 @@ void groups_and_flags()
                 .river_rows = 0x1f});
 }
 
+void packed_banks()
+{
+    for (int group_size : {64, 128})
+        for (int k : {8, 136, 576})
+            for (Banks banks : {Banks::kByFlag, Banks::kRiver})
+                run_case<__nv_bfloat16>({.rows = 9,
+                    .n = 44,
+                    .k = k,
+                    .group_size = group_size,
+                    .pre_scale = k == 136,
+                    .silu_mul = k == 576,
+                    .banks = banks,
+                    .river_rows = 0x1f,
+                    .packed = true});
+}
+
 // k so long that only a part of the weight fits the slice that is dequantised at a time.
 void a_weight_of_several_slices()
 {
@@ -111,6 +127,7 @@ int main(int argc, char** argv)
     bool const full = is_full(argc, argv);
     mixed_rows_and_single_banks();
     groups_and_flags();
+    packed_banks();
     if (full)
         a_weight_of_several_slices();
     the_other_bank_is_not_touched();

@@ -13,6 +13,7 @@ from river_trt.backends.torch.schemas import withdraw_operators
 from river_trt.backends.torch.session import EXTRA_INPUTS, WEIGHTS_FILE, ChoosingSession
 from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
+from river_trt.gpu_memory import check_fits, gpu_memory
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS
 
@@ -24,9 +25,12 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     """Read the program and put the weights on the GPU.
 
     Raises EngineError for an older torch, a GPU that is absent, or a program that is not one of
-    this version; RiverError when the operators' library is not built.
+    this version; RiverError when the operators' library is not built, or the GPU's free memory is
+    too little.
     """
     device = find_device(manifest, options.gpu)
+    if device.type == "cuda":
+        check_memory(manifest, options, device)
     withdraw_operators()
     load_operators("cuda")
     weights = read_weights(directory / WEIGHTS_FILE, device)
@@ -47,6 +51,14 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             *(run, weights, shape, options, device, torch.bfloat16, Recorder()),
             extra_inputs=extra_inputs,
         )
+
+
+def check_memory(manifest: Manifest, options: SessionOptions, device: torch.device) -> None:
+    """RiverError where the engine does not fit what is free on the GPU."""
+    rows = options.max_batch_size + options.spare_rows + 1
+    needed = gpu_memory(manifest, WEIGHTS_FILE, rows, options.cache_length)
+    free, _ = torch.cuda.mem_get_info(device)
+    check_fits(needed, free, rows, options.cache_length)
 
 
 def find_device(manifest: Manifest, number: int) -> torch.device:

@@ -5,7 +5,8 @@
  "calls": [{"name": "layers.0.self_attn.qkv_proj",  what it gives; later arguments name it
             "op": "river_trt_cuda.fused_linear.default",
             "args": [{"of": "embedding"}, null, 1e-05, false, {"dtype": "bfloat16"}, [2048, 512]]}],
- "outputs": ["logits", "exit_layer"]}
+ "outputs": ["logits", "exit_layer"],
+ "prepare": [...]}                                  calls over weights alone, made when it is loaded
 
 Any other name is a weight. The file is data, from wherever an engine came: only operators of
 OPERATORS are called, all of which compute on the tensors that they are given.
@@ -32,9 +33,13 @@ ATEN = (
     *("split_with_sizes.default", "sub.Tensor", "tanh.default", "to.dtype", "unflatten.int"),
     *("unsqueeze.default", "zeros_like.default"),
 )
-OURS = ("attention", "fused_linear", "step_gate")
+OURS = ("attention", "fused_linear", "packed_linear", "step_gate")
+PREPARING = ("river_trt_cuda.pack.default",)
 OPERATORS = frozenset(
-    (GETITEM, *(f"aten.{name}" for name in ATEN), *(f"river_trt_cuda.{n}.default" for n in OURS))
+    (
+        *(GETITEM, *PREPARING, *(f"aten.{name}" for name in ATEN)),
+        *(f"river_trt_cuda.{name}.default" for name in OURS),
+    )
 )
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -66,9 +71,11 @@ class Program:
     Shapes are those that the program was recorded with: [rows, seq, ...].
     """
 
-    def __init__(self, text: str, weights: Mapping[str, torch.Tensor]) -> None:
-        """EngineError for a file that is no program, calls what it may not, or fits the weights
-        not exactly.
+    def __init__(self, text: str, weights: dict[str, torch.Tensor]) -> None:
+        """Replaces in `weights` what is prepared by what comes of it, one after the other.
+
+        EngineError for a file that is no program, calls what it may not, or fits the weights not
+        exactly.
         """
         try:
             document = parse_json(text)
@@ -77,6 +84,7 @@ class Program:
                     f"the program has format {document['format']!r} but this river-trt reads "
                     f"{FORMAT}; {REBUILD}"
                 )
+            _prepare(document, weights)
             self._read(document, weights)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineError(f"the engine's program is damaged ({error}); {REBUILD}") from error
@@ -119,7 +127,7 @@ class Program:
         args: list[Any] = []
         taken: list[Place] = []
         for place, arg in enumerate(call["args"]):
-            if isinstance(arg, dict) and "of" in arg:
+            if _is_name(arg):
                 if arg["of"] not in self._slots:
                     raise EngineError(f"the engine has no tensor {arg['of']}; {REBUILD}")
                 taken.append((place, self._slots[arg["of"]]))
@@ -130,6 +138,33 @@ class Program:
         kwargs = {name: _constant(arg) for name, arg in call.get("kwargs", {}).items()}
         function = _function(call["op"])
         return _Step(function, args, kwargs, tuple(taken), self._new(call["name"]), ())
+
+
+def _prepare(document: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Run the calls of "prepare"; what only they take leaves the weights, and its memory."""
+    kept = {name for call in document["calls"] for name in _names(call)}
+    calls = document["prepare"]
+    for number, call in enumerate(calls):
+        if call["op"] not in PREPARING or call["name"] in weights:
+            raise ValueError(f"it prepares {call['name']} by {call['op']}")
+        missing = _names(call) - weights.keys()
+        if missing:
+            raise EngineError(f"the engine has no tensor {sorted(missing)[0]}; {REBUILD}")
+        args = [weights[arg["of"]] if _is_name(arg) else _constant(arg) for arg in call["args"]]
+        weights[call["name"]] = _function(call["op"])(*args)
+        del args
+        kept_here = kept.union(*map(_names, calls[number + 1 :]))
+        for name in _names(call) - kept_here:
+            del weights[name]
+
+
+def _is_name(arg: Any) -> bool:
+    return isinstance(arg, dict) and "of" in arg
+
+
+def _names(call: dict[str, Any]) -> set[str]:
+    """Of the values that a call takes."""
+    return {arg["of"] for arg in call["args"] if _is_name(arg)}
 
 
 def _with_deaths(steps: list[_Step], kept: set[int]) -> list[_Step]:

@@ -15,6 +15,7 @@ from river_trt.backends.torch.gpu import current
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.staging import Field, Staging
 from river_trt.errors import RiverError
+from river_trt.gpu_memory import WORKSPACES
 from river_trt.spec import STEP_INPUTS, GateScope, ModelShape
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -27,7 +28,6 @@ MOST_RECORDINGS = 32  # the one used longest ago makes room
 # What a program may take behind its caches: which row of them each row of a step has, and memory
 # that its operators work in, zero at first (their launches never overlap, so one is enough).
 CACHE_ROWS = "cache_rows"
-WORKSPACES = {"attention_workspace": 64 << 20, "gate_workspace": 1 << 20}  # bytes
 EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS)
 DRAWS = {
     "temperature": np.float32,

@@ -1,11 +1,13 @@
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 import river_trt
 from river_trt.cli import run
 from river_trt.cli.main import COMMANDS, main
+from river_trt.errors import RiverWarning
 
 PYTHON = [sys.executable, "-m", "river_trt"]
 
@@ -144,3 +146,15 @@ def test_no_build_library_is_imported(directory, argv):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("imported: []\n")
+
+
+def test_a_warning_is_one_line(capsys, monkeypatch):
+    def execute(argv):
+        warnings.warn("the head\n differs", RiverWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("river_trt.cli.main._execute", execute)
+    before = warnings.showwarning
+    assert main([]) == 0
+    assert capsys.readouterr().err == "warning: the head differs\n"
+    assert warnings.showwarning is before
