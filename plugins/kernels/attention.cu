@@ -205,6 +205,7 @@ cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream)
     args.chunks = g.chunks;
     args.appended = p.seq > kFusedAppendTokens;
     args.cluster = g.cluster;
+    args.prefetch = g.cluster;
     args.wide_turns =
         p.rotary_dim % 16 == 0 && is_aligned(p.rotary_cos) && is_aligned(p.rotary_sin);
     args.scale_log2 = p.scale * kLog2e;

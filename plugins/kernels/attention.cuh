@@ -48,6 +48,7 @@ struct AttentionShared
     Softmax softmax[kWarps][kQueries];
     float4 sent_out[kItems]; // by the blocks of the cluster
     Softmax sent_softmax[kItems];
+    Arrivals sent;
 };
 
 template <typename T, int kDim, int kTiles, int kWarps>
@@ -94,58 +95,77 @@ struct AttentionBlock
         stored = args.appended ? to : min(past, to);
     }
 
-    // Rotated queries, and the new keys and values where this split has any, to shared memory.
-    __device__ __forceinline__ void prepare_rows()
+    // Eight elements of a query, or of a new key and value: what a thread brings to shared memory.
+    struct RowPart
     {
-        AttentionParams const& p = args.p;
-        constexpr int kVectors = kDim / 8;
-        int const mine = min(kQueries, queries() - chunk * kQueries);
-        int const tokens = stored < to ? min(p.seq, to - past) : 0;
-        for (int i = threadIdx.x; i < (mine + tokens) * kVectors; i += kThreads)
-        {
-            int const at = 8 * (i % kVectors);
-            int const row = i / kVectors;
-            if (at >= p.head_dim)
-                continue;
-            bool const is_query = row < mine;
-            int const index = chunk * kQueries + row;
-            int const token = is_query ? index / heads_per_kv() : row - mine;
-            int const head =
-                kv_head * (is_query ? heads_per_kv() : 1) + (is_query ? index % heads_per_kv() : 0);
-            size_t const input = static_cast<size_t>(b) * p.seq + token;
-            char const* const source = at16(is_query ? p.q : p.k,
-                input * (is_query ? p.q_stride : p.k_stride)
-                    + static_cast<size_t>(head) * p.head_dim);
-            uint4 value = make_uint4(0U, 0U, 0U, 0U);
-            if (!is_query)
-                value = load16(
-                    at16(p.v, input * p.v_stride + static_cast<size_t>(kv_head) * p.head_dim + at));
-            float rotated[8];
-            load_rotated<T>(args, source, at, past + token, rotated);
-            uint4 const packed = pack8<T>(rotated);
-            if (is_query)
-            {
-                auto* const word = reinterpret_cast<uint32_t*>(
-                    &shared.queries[at / 32][0][4 * (row % 8) + at % 32 / 8]);
-                word[row / 8] = packed.x;
-                word[row / 8 + 2] = packed.y;
-                word[4 * kWarpSize + row / 8] = packed.z;
-                word[4 * kWarpSize + row / 8 + 2] = packed.w;
-                continue;
-            }
-            store16(&shared.new_keys[token][at], packed);
-            store16(&shared.new_values[token][at], value);
-            int const key = past + token;
-            bool const own = token * heads_per_kv() / kQueries == chunk; // one chunk stores it
-            if (!own || key < from)
-                continue;
-            size_t const slot = cache_offset(p, b, kv_head, key) + at;
-            store16(at16(p.k_cache, slot), packed);
-            store16(at16(p.v_cache, slot), value);
-        }
+        char const* head;
+        int token;
+        int row; // of the queries, or -1
+        int at;
+        Turns turns;
+    };
+
+    __device__ __forceinline__ int parts_of_rows() const
+    {
+        int const tokens = stored < to ? min(args.p.seq, to - past) : 0;
+        return (rows() + tokens) * (kDim / 8);
+    }
+    __device__ __forceinline__ int rows() const // queries that there are
+    {
+        return min(kQueries, queries() - chunk * kQueries);
     }
 
-    // What prepare_rows leaves out and a fragment reads.
+    // All that is known of a part before the predecessor has written its elements.
+    __device__ __forceinline__ void plan(int i, RowPart& part) const
+    {
+        AttentionParams const& p = args.p;
+        int const row = i / (kDim / 8);
+        part.at = 8 * (i % (kDim / 8));
+        part.row = row < rows() ? row : -1;
+        int const index = chunk * kQueries + row;
+        part.token = part.row >= 0 ? args.by_heads_per_kv(index) : row - rows();
+        int const head = part.row >= 0 ? (kv_head - part.token) * heads_per_kv() + index : kv_head;
+        size_t const input = static_cast<size_t>(b) * p.seq + part.token;
+        part.head = at16(part.row >= 0 ? p.q : p.k,
+            input * (part.row >= 0 ? p.q_stride : p.k_stride)
+                + static_cast<size_t>(head) * p.head_dim);
+        if (part.at < p.head_dim)
+            part.turns.load(args, part.at, past + part.token);
+    }
+
+    __device__ __forceinline__ void bring(RowPart const& part)
+    {
+        AttentionParams const& p = args.p;
+        int const at = part.at;
+        if (at >= p.head_dim)
+            return;
+        if (part.row >= 0)
+        {
+            uint4 const query = part.turns.template of<T>(args, part.head, at);
+            auto* const word = reinterpret_cast<uint32_t*>(
+                &shared.queries[at / 32][0][4 * (part.row % 8) + at % 32 / 8]);
+            word[part.row / 8] = query.x;
+            word[part.row / 8 + 2] = query.y;
+            word[4 * kWarpSize + part.row / 8] = query.z;
+            word[4 * kWarpSize + part.row / 8 + 2] = query.w;
+            return;
+        }
+        size_t const input = static_cast<size_t>(b) * p.seq + part.token;
+        size_t const column = static_cast<size_t>(kv_head) * p.head_dim + at;
+        uint4 const value = load16(at16(p.v, input * p.v_stride + column));
+        uint4 const rotated = part.turns.template of<T>(args, part.head, at);
+        store16(&shared.new_keys[part.token][at], rotated);
+        store16(&shared.new_values[part.token][at], value);
+        int const key = past + part.token;
+        bool const own = part.token * heads_per_kv() / kQueries == chunk; // one chunk stores it
+        if (!own || key < from)
+            return;
+        size_t const slot = cache_offset(p, b, kv_head, key) + at;
+        store16(at16(p.k_cache, slot), rotated);
+        store16(at16(p.v_cache, slot), value);
+    }
+
+    // What no part of a row fills and a fragment reads.
     __device__ __forceinline__ void clear_rest()
     {
         constexpr int kVectors = kDim / 8;
@@ -161,7 +181,8 @@ struct AttentionBlock
         }
     }
 
-    // What a warp will load after its next unit, on its way from memory.
+    // What a warp will load after its next unit, on its way from memory. Where many warps share a
+    // device their loads are enough, and a second request of each line costs more than it brings.
     __device__ __forceinline__ void prefetch(char const* k_head, char const* v_head, int base) const
     {
         int const row_bytes = 2 * args.p.head_dim;
@@ -319,13 +340,36 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     block.load_keys(k_head, base, keys);
     block.load_values(v_head, base, values);
     block.clear_rest();
-    block.prefetch(k_head, v_head, base + kWarps * kKeysOfWarp);
+    if (args.prefetch)
+        block.prefetch(k_head, v_head, base + kWarps * kKeysOfWarp);
+    // An item is four elements of a query's output; in a cluster, block i merges the items
+    // i * share .. of all splits.
+    constexpr int kVectors = kDim / 4;
+    int const items = min(kQueries, block.queries() - block.chunk * kQueries) * kVectors;
+    int const share = 1 << args.share_log2;
+    int const begin = args.cluster ? split << args.share_log2 : 0;
+    int const end = args.cluster ? min(items, begin + share) : items;
     if (args.cluster)
-        arrive_in_cluster_done(); // it has started: the others may send to it
+    {
+        if (threadIdx.x == 0)
+            expect(shared.sent,
+                max(0, end - begin) * args.splits
+                    * static_cast<int>(sizeof(float4) + sizeof(Softmax)));
+        arrive_in_cluster(); // it has started: the others may send to it
+    }
     __syncthreads();
+    int const parts_of_rows = block.parts_of_rows();
+    typename Block::RowPart part;
+    block.plan(threadIdx.x, part);
     wait_for_predecessor();
     let_successor_start();
-    block.prepare_rows();
+    for (int i = threadIdx.x; i < parts_of_rows;)
+    {
+        block.bring(part);
+        i += kThreads;
+        if (i < parts_of_rows)
+            block.plan(i, part);
+    }
     __syncthreads();
 
     int first_key[kTiles]; // that query g (+ 8) sees, and the last
@@ -441,7 +485,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
         if (next < to)
         {
             block.load_values(v_head, next, values);
-            block.prefetch(k_head, v_head, next + kWarps * kKeysOfWarp);
+            if (args.prefetch)
+                block.prefetch(k_head, v_head, next + kWarps * kKeysOfWarp);
         }
         base = next;
     }
@@ -469,11 +514,6 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     if (args.cluster)
         wait_in_cluster();
 
-    // An item is four elements of a query's output; in a cluster, block i merges the items
-    // i * share .. of all splits.
-    constexpr int kVectors = kDim / 4;
-    int const items = min(kQueries, block.queries() - block.chunk * kQueries) * kVectors;
-    int const share = 1 << args.share_log2;
     size_t const work = static_cast<size_t>(block.b) * gridDim.y + blockIdx.y;
     size_t const parts = static_cast<size_t>(args.splits) * kQueries * kVectors;
     float4* const partial_out = args.partial_out + work * parts;
@@ -482,8 +522,6 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
     {
         int const q = i / kVectors;
         int const d = 4 * (i % kVectors);
-        if (d >= p.head_dim)
-            continue;
         Softmax softmax[kWarps];
         float4 outs[kWarps];
 #pragma unroll
@@ -496,7 +534,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
         merged.add(softmax, outs);
         if (args.splits == 1)
         {
-            block.write(q, d, merged);
+            if (d < p.head_dim)
+                block.write(q, d, merged);
             continue;
         }
         Softmax const part{merged.maximum, merged.sum};
@@ -506,8 +545,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
         {
             int const slot = (split << args.share_log2) + (i & (share - 1));
             int const rank = i >> args.share_log2;
-            *of_block(&shared.sent_out[slot], rank) = values4;
-            *of_block(&shared.sent_softmax[slot], rank) = part;
+            send(&shared.sent_out[slot], values4, shared.sent, rank);
+            send(&shared.sent_softmax[slot], part, shared.sent, rank);
         }
         else
         {
@@ -520,13 +559,11 @@ __global__ void __launch_bounds__(kWarps* kWarpSize,
 
     if (args.cluster)
     {
-        arrive_in_cluster();
-        wait_in_cluster();
+        if (begin + warp * kWarpSize / kMergeLanes < end)
+            wait_for(shared.sent);
     }
     else if (!arrives_last(args.counters + work, args.splits))
         return;
-    int const begin = args.cluster ? split << args.share_log2 : 0;
-    int const end = args.cluster ? min(items, begin + share) : items;
     constexpr int kItemsOfWarp = kWarpSize / kMergeLanes;
     for (int i0 = begin + warp * kItemsOfWarp; i0 < end; i0 += kWarps * kItemsOfWarp)
     {

@@ -34,10 +34,11 @@ struct AttentionArgs
     AttentionParams p;
     int heads_per_kv;
     Divider by_heads_per_kv, by_chunks, by_splits;
-    int splits;               // of the keys, the grid's x
-    int chunks;               // of a block's queries; the grid's y is num_kv_heads * chunks
-    bool appended;            // append_kernel has stored the new keys and values
-    bool cluster;             // the splits of one output are a cluster
+    int splits;    // of the keys, the grid's x
+    int chunks;    // of a block's queries; the grid's y is num_kv_heads * chunks
+    bool appended; // append_kernel has stored the new keys and values
+    bool cluster;  // the splits of one output are a cluster
+    bool prefetch;
     bool wide_turns;          // the rotary tables can be read 16 bytes at a time
     int share_log2;           // of the outputs that one block of a cluster merges
     float scale_log2;         // of the scores, times log2(e)
@@ -47,50 +48,81 @@ struct AttentionArgs
     Softmax* partial_softmax; // the same
 };
 
-// Elements at .. at + 7 of a head, rotated for a position: x cos -+ partner sin on the first R.
-template <typename T>
-__device__ __forceinline__ void load_rotated(
-    AttentionArgs const& args, char const* head, int at, int position, float (&values)[8])
+// The rotation of the elements at .. at + 7 of a head: x cos + partner sin on the first R elements,
+// with the sine's sign for the partner's side.
+struct Turns
 {
-    AttentionParams const& p = args.p;
-    unpack8<T>(load16(head + 2 * at), values);
-    int const half = p.rotary_dim / 2;
-    if (at >= 2 * half)
-        return;
-    size_t const table = static_cast<size_t>(min(position, p.num_positions - 1)) * half;
-    if (args.wide_turns) // then half is a multiple of 8, and the eight lie on one side
+    float cos[8];
+    float sin[8];
+
+    __device__ __forceinline__ void load(AttentionArgs const& args, int at, int position)
     {
-        bool const first = at < half;
-        int const other = first ? at + half : at - half;
-        size_t const angle = table + (first ? at : other);
-        float partner[8];
-        unpack8<T>(load16(head + 2 * other), partner);
+        AttentionParams const& p = args.p;
+        int const half = p.rotary_dim / 2;
+        size_t const table = static_cast<size_t>(min(position, p.num_positions - 1)) * half;
 #pragma unroll
-        for (int i = 0; i < 8; i += 4)
+        for (int i = 0; i < 8; ++i)
         {
-            float4 const cos = load_floats(p.rotary_cos + angle + i);
-            float4 const sin = load_floats(p.rotary_sin + angle + i);
-            float const turn = first ? -1.F : 1.F;
-            values[i] = values[i] * cos.x + turn * partner[i] * sin.x;
-            values[i + 1] = values[i + 1] * cos.y + turn * partner[i + 1] * sin.y;
-            values[i + 2] = values[i + 2] * cos.z + turn * partner[i + 2] * sin.z;
-            values[i + 3] = values[i + 3] * cos.w + turn * partner[i + 3] * sin.w;
+            cos[i] = 1.F;
+            sin[i] = 0.F;
         }
-        return;
-    }
+        if (at >= 2 * half)
+            return;
+        if (args.wide_turns) // then half is a multiple of 8, and the eight lie on one side
+        {
+            size_t const angle = table + (at < half ? at : at - half);
+            float const sign = at < half ? -1.F : 1.F;
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-    {
-        int const d = at + i;
-        if (d >= 2 * half)
-            continue;
-        bool const first = d < half;
-        size_t const angle = table + (first ? d : d - half);
-        float const partner = Numeric<T>::load(head, first ? d + half : d - half);
-        float const turn = first ? -p.rotary_sin[angle] : p.rotary_sin[angle];
-        values[i] = values[i] * p.rotary_cos[angle] + partner * turn;
+            for (int i = 0; i < 8; i += 4)
+            {
+                float4 const c = load_floats(p.rotary_cos + angle + i);
+                float4 const s = load_floats(p.rotary_sin + angle + i);
+                cos[i] = c.x, cos[i + 1] = c.y, cos[i + 2] = c.z, cos[i + 3] = c.w;
+                sin[i] = sign * s.x, sin[i + 1] = sign * s.y;
+                sin[i + 2] = sign * s.z, sin[i + 3] = sign * s.w;
+            }
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+        {
+            int const d = at + i;
+            if (d >= 2 * half)
+                continue;
+            size_t const angle = table + (d < half ? d : d - half);
+            cos[i] = p.rotary_cos[angle];
+            sin[i] = d < half ? -p.rotary_sin[angle] : p.rotary_sin[angle];
+        }
     }
-}
+
+    // Eight elements of T, rotated.
+    template <typename T>
+    __device__ __forceinline__ uint4 of(AttentionArgs const& args, char const* head, int at) const
+    {
+        int const half = args.p.rotary_dim / 2;
+        uint4 const own = load16(head + 2 * at);
+        float partner[8];
+        if (args.wide_turns)
+        {
+            int const other = at < half ? at + half : at < 2 * half ? at - half : at;
+            unpack8<T>(load16(head + 2 * other), partner);
+        }
+        else
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+            {
+                int const d = at + i;
+                int const other = d < half ? d + half : d < 2 * half ? d - half : d;
+                partner[i] = Numeric<T>::load(head, other);
+            }
+        float values[8];
+        unpack8<T>(own, values);
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            values[i] = values[i] * cos[i] + partner[i] * sin[i];
+        return pack8<T>(values);
+    }
+};
 
 __device__ __forceinline__ size_t cache_offset(AttentionParams const& p, int b, int head, int slot)
 {
@@ -123,10 +155,10 @@ __global__ void __launch_bounds__(kAppendThreads)
         int const at = 8 * (i % vectors);
         size_t const column = static_cast<size_t>(head) * p.head_dim;
         size_t const stored = cache_offset(p, b, head, slot) + at;
-        float key[8];
-        load_rotated<T>(
-            args, at16(p.k, static_cast<size_t>(token) * p.k_stride + column), at, slot, key);
-        store16(at16(p.k_cache, stored), pack8<T>(key));
+        Turns turns;
+        turns.load(args, at, slot);
+        char const* const key = at16(p.k, static_cast<size_t>(token) * p.k_stride + column);
+        store16(at16(p.k_cache, stored), turns.of<T>(args, key, at));
         store16(at16(p.v_cache, stored),
             load16(at16(p.v, static_cast<size_t>(token) * p.v_stride + column + at)));
     }

@@ -1,5 +1,5 @@
-// Thread block clusters (sm_90 and later): neighbours along x that run at the same time and may
-// write each other's shared memory. Elsewhere these do nothing and no launcher asks for a cluster.
+// Thread block clusters (sm_90 and later): neighbours along x that run at the same time and send to
+// each other's shared memory. Elsewhere these do nothing and no launcher asks for a cluster.
 #pragma once
 
 #include "platform.cuh"
@@ -15,20 +15,39 @@ T* of_block(T* mine, int rank)
     return reinterpret_cast<T*>(
         shim::Block::current().shared_of(rank, reinterpret_cast<char*>(mine)));
 }
-// The barrier of all threads of the cluster in two halves: what was written before the first half,
-// in any block's shared memory, is there after the second. Where nothing was written, and the
-// barrier only says that this block has read its own, `done` spares a fence.
+// The barrier of all threads of the cluster in two halves. It tells that all blocks have started, and
+// orders nothing else.
 inline void arrive_in_cluster()
-{
-    shim::Block::current().arrive_in_cluster();
-}
-inline void arrive_in_cluster_done()
 {
     shim::Block::current().arrive_in_cluster();
 }
 inline void wait_in_cluster()
 {
     shim::Block::current().wait_in_cluster();
+}
+// Counts the bytes that other blocks send into this block's shared memory. One thread says how many
+// there will be, before the block arrives in the cluster.
+struct Arrivals
+{
+    uint64_t word;
+};
+inline void expect(Arrivals& arrivals, int bytes)
+{
+    arrivals.word = static_cast<uint64_t>(bytes);
+}
+// `value` to where `mine` lies in block `rank`, whose `arrivals` are told.
+template <typename T>
+void send(T* mine, T const& value, Arrivals& arrivals, int rank)
+{
+    shim::store(of_block(mine, rank), value);
+    uint64_t& left = of_block(&arrivals, rank)->word;
+    if (left < sizeof(T))
+        shim::die("more bytes are sent to a block than it expects");
+    left -= sizeof(T);
+}
+inline void wait_for(Arrivals& arrivals)
+{
+    shim::Block::current().wait_until([&] { return arrivals.word == 0; });
 }
 inline int max_cluster_blocks()
 {
@@ -47,24 +66,7 @@ cudaError_t launch_clusters(
 
 #else
 
-template <typename T>
-__device__ __forceinline__ T* of_block(T* mine, int rank)
-{
-    T* theirs = mine;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm("mapa.u64 %0, %1, %2;" : "=l"(theirs) : "l"(mine), "r"(rank));
-#else
-    (void)rank;
-#endif
-    return theirs;
-}
 __device__ __forceinline__ void arrive_in_cluster()
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void arrive_in_cluster_done()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
@@ -77,6 +79,75 @@ __device__ __forceinline__ void wait_in_cluster()
 #endif
 }
 
+struct Arrivals // an mbarrier
+{
+    uint64_t word;
+};
+__device__ __forceinline__ uint32_t shared_address(void const* shared)
+{
+    return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ __forceinline__ void expect(Arrivals& arrivals, int bytes)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    uint32_t const barrier = shared_address(&arrivals);
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
+                 "fence.mbarrier_init.release.cluster;\n\t"
+                 "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
+        "r"(bytes)
+        : "memory");
+#else
+    (void)arrivals, (void)bytes;
+#endif
+}
+// No fence and no second barrier: a store tells the receiver's mbarrier of its own bytes.
+template <typename T>
+__device__ __forceinline__ void send(T* mine, T const& value, Arrivals& arrivals, int rank)
+{
+    static_assert(sizeof(T) == 8 || sizeof(T) == 16, "one store");
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    uint32_t to;
+    uint32_t barrier;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(mine)), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(barrier)
+        : "r"(shared_address(&arrivals)), "r"(rank));
+    if constexpr (sizeof(T) == 16)
+    {
+        uint4 const v = bits<uint4>(value);
+        asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
+                     "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+            "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
+            : "memory");
+    }
+    else
+    {
+        uint2 const v = bits<uint2>(value);
+        asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 "
+                     "[%0], {%1, %2}, [%3];" ::"r"(to),
+            "r"(v.x), "r"(v.y), "r"(barrier)
+            : "memory");
+    }
+#else
+    (void)mine, (void)value, (void)arrivals, (void)rank;
+#endif
+}
+__device__ __forceinline__ void wait_for(Arrivals& arrivals)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    uint32_t const barrier = shared_address(&arrivals);
+    uint32_t done = 0;
+    while (done == 0)
+        asm volatile("{\n\t.reg .pred p;\n\t"
+                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0;\n\t"
+                     "selp.u32 %0, 1, 0, p;\n\t}"
+            : "=r"(done)
+            : "r"(barrier)
+            : "memory");
+#else
+    (void)arrivals;
+#endif
+}
 __device__ __forceinline__ void prefetch_to_l2(void const* line)
 {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(line));

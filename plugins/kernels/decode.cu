@@ -15,17 +15,21 @@ struct Variant
     int threads;
     int blocks; // of an SM
     int ahead;  // panels in a warp's ring
+    bool interleaved;
 };
 
 // More bytes under way against more room for the next kernel on the same SM. Measured beside each
 // other by tests/kernels/gpu/decode_variants.cu.
 constexpr Variant kVariants[] = {
-    {"16 warps", 512, 1, 1},
-    {"8 warps, deep", 256, 1, 2},
-    {"2 x 8 warps", 256, 2, 1},
-    {"2 x 16 warps", 512, 2, 1},
-    {"12 warps", 384, 1, 1},
-    {"2 x 8 warps, deep", 256, 2, 2},
+    {"16 warps", 512, 1, 1, false},
+    {"8 warps, deep", 256, 1, 2, false},
+    {"2 x 8 warps", 256, 2, 1, false},
+    {"2 x 16 warps", 512, 2, 1, false},
+    {"12 warps", 384, 1, 1, false},
+    {"2 x 8 warps, deep", 256, 2, 2, false},
+    {"16 warps, interleaved", 512, 1, 1, true},
+    {"8 warps, deep, interleaved", 256, 1, 2, true},
+    {"2 x 8 warps, deep, interleaved", 256, 2, 2, true},
 };
 constexpr int kVariantCount = sizeof(kVariants) / sizeof(kVariants[0]);
 
@@ -50,7 +54,8 @@ size_t shared_bytes_of(DecodeParams const& d, Variant const& v, size_t x_stride)
     int const warps = threads_of(v, kRows) / kWarpSize;
     size_t const info = (8UL * kRows * chunks_of(d.p.k) + 15) / 16 * 16;
     return static_cast<size_t>(warps) * v.ahead * RiverBankPath::kPieces * kPieceBytes + 64 + info
-        + slots_bytes<kRows>(d.units_per_block * (d.p.silu_mul ? 2 : 1), warps) + kRows * x_stride;
+        + slots_bytes<kRows>(d.units_per_block * (d.p.silu_mul ? 2 : 1), warps, v.interleaved)
+        + kRows * x_stride;
 }
 
 size_t shared_bytes_of(int rows_index, DecodeParams const& d, Variant const& v, size_t x_stride)
@@ -81,6 +86,7 @@ bool make_plan(LinearParams const& p, Variant const& v, Plan& plan)
     if (blocks < 1)
         return false;
     d.units_per_block = (d.units + blocks - 1) / blocks;
+    d.interleaved = v.interleaved;
     // Shared memory of an SM is shared by its blocks; 1 KiB of each is CUDA's.
     size_t const limit = (most_shared_bytes() + 1024) / v.blocks - 1024;
     bool const river = p.banks != Banks::kBackbone;
@@ -115,14 +121,17 @@ bool make_plan(LinearParams const& p, Variant const& v, Plan& plan)
     };
     d.river_share = share((chunks_of(p.k) + kPanelChunks - 1) / kPanelChunks);
     d.backbone_share = share((p.k + BackboneBankPath::kColumns - 1) / BackboneBankPath::kColumns);
-    plan.grid = dim3(static_cast<unsigned>((d.units + d.units_per_block - 1) / d.units_per_block),
+    int const whole = (d.units + d.units_per_block - 1) / d.units_per_block;
+    plan.grid = dim3(static_cast<unsigned>(v.interleaved ? std::min(blocks, d.units) : whole),
         static_cast<unsigned>((p.rows + plan.rows - 1) / plan.rows));
     return true;
 }
 
-int default_variant(LinearParams const&)
+// Without a measurement: what was best, or near it, on an H200. Eight deep warps have the most bytes
+// under way for their instructions; exact activations and more rows take more instructions.
+int default_variant(LinearParams const& p)
 {
-    return 0;
+    return p.rows == 1 && (p.river.int8_activations || p.banks == Banks::kBackbone) ? 1 : 0;
 }
 
 bool find_plan(LinearParams const& p, Plan& plan, Variant const*& variant)

@@ -39,6 +39,10 @@ struct DecodeParams
     LinearParams p;
     int units; // tiles of y; with silu_mul a unit is a tile of `gate` and the same of `up`
     int units_per_block;
+    // Contiguous: block b has neighbouring units, and a warp has neighbouring panels: `share` of
+    // them. Interleaved: block b has units b, b + grid, ..., a warp every warps-th panel, so that all
+    // warps of the device read places near each other.
+    bool interleaved;
     int river_share, backbone_share; // panels of a warp, each bank's own
     bool x_in_shared;                // else the backbone reads x where it lies
 };
@@ -61,11 +65,16 @@ __host__ __device__ constexpr int river_x_stride(int k, bool int8)
 // What a block works on and where its parts of shared memory lie.
 struct DecodeBlock
 {
-    int warps, unit0, units, tiles;
+    int warps, unit0, unit_step, units, tiles;
     int row0, rows;
     char *ring, *zeros, *xs; // this lane's of its warp's ring; 64 bytes of zeros; x
     float2* info;            // [kRows][chunks] scale and sum of x
-    float* slots;            // [tiles + warps - 1][16][kRows]
+    float* slots;            // [slot][16][kRows]
+
+    __device__ __forceinline__ int unit(int local) const
+    {
+        return unit0 + local * unit_step;
+    }
 };
 
 // The weights of the panel that a warp loads next, as one of its lanes sees them.
@@ -95,8 +104,7 @@ struct RiverBankPath
     {
         LinearParams const& p = d.p;
         PackedShape const shape{p.n, p.k, p.river.group_size};
-        int const tile =
-            p.silu_mul ? b.unit0 + c.tile / 2 + c.tile % 2 * d.units : b.unit0 + c.tile;
+        int const tile = p.silu_mul ? b.unit(c.tile / 2) + c.tile % 2 * d.units : b.unit(c.tile);
         c.at = static_cast<char const*>(p.river.packed) + tile * shape.tile_bytes()
             + static_cast<int64_t>(c.panel) * shape.panel_bytes() + shape.scale_bytes()
             + 16 * (threadIdx.x % kWarpSize); // in chunk 0, behind the scales
@@ -140,7 +148,7 @@ struct BackboneBankPath
         LinearParams const& p = d.p;
         int const lane = threadIdx.x % kWarpSize;
         int const width = p.silu_mul ? p.n / 2 : p.n;
-        int const unit = b.unit0 + (p.silu_mul ? c.tile / 2 : c.tile);
+        int const unit = b.unit(p.silu_mul ? c.tile / 2 : c.tile);
         int const low = min(unit * kPackedOutputs + lane / 4, width - 1);
         int const high = min(unit * kPackedOutputs + lane / 4 + 8, width - 1);
         int const half = p.silu_mul ? c.tile % 2 * width : 0;
@@ -159,25 +167,45 @@ struct BackboneBankPath
     }
 };
 
-// Moves on to the next panel of the warp's share.
+// Panels from one of a warp's to its next.
+__device__ __forceinline__ int step_of(DecodeParams const& d, DecodeBlock const& b)
+{
+    return d.interleaved ? b.warps : 1;
+}
+
+// Moves on to the warp's next panel.
 template <typename Bank>
 __device__ __forceinline__ void advance(DecodeParams const& d, DecodeBlock const& b, Cursor& c)
 {
-    if (++c.panel == Bank::panels(d))
-    {
-        c.panel = 0;
+    int const panels = Bank::panels(d);
+    for (c.panel += step_of(d, b); c.panel >= panels; c.panel -= panels)
         ++c.tile;
-    }
     c.valid = 0;
     if (--c.left > 0)
         Bank::open(d, b, c);
 }
 
-// The first panel of a warp's share.
-template <typename Bank>
-__device__ __forceinline__ int share_of(DecodeParams const& d, DecodeBlock const& b, int warp)
+// The first panel of a warp, as tile * panels + panel, and how many it has.
+struct Share
 {
-    return min(warp * Bank::share(d), b.tiles * Bank::panels(d));
+    int first, count;
+};
+template <typename Bank>
+__device__ __forceinline__ Share share_of(DecodeParams const& d, DecodeBlock const& b)
+{
+    int const warp = threadIdx.x / kWarpSize;
+    int const all = b.tiles * Bank::panels(d);
+    if (d.interleaved)
+        return {warp, max(0, all - warp + b.warps - 1) / b.warps};
+    int const first = min(warp * Bank::share(d), all);
+    return {first, min(Bank::share(d), all - first)};
+}
+
+// Where a warp leaves its part of a tile. Contiguous shares that grow with the warp: no two alike.
+__device__ __forceinline__ int slot_of(
+    DecodeParams const& d, DecodeBlock const& b, int tile, int warp)
+{
+    return d.interleaved ? tile * b.warps + warp : tile + warp;
 }
 
 // At panel `skipped` of this warp's share.
@@ -185,10 +213,10 @@ template <typename Bank>
 __device__ __forceinline__ Cursor open_share(
     DecodeParams const& d, DecodeBlock const& b, int skipped)
 {
-    int const warp = threadIdx.x / kWarpSize;
-    int const first = share_of<Bank>(d, b, warp) + skipped;
+    Share const share = share_of<Bank>(d, b);
+    int const first = share.first + skipped * step_of(d, b);
     Cursor c;
-    c.left = share_of<Bank>(d, b, warp + 1) - first;
+    c.left = share.count - skipped;
     c.tile = first / Bank::panels(d);
     c.panel = first % Bank::panels(d);
     c.valid = 0;
@@ -273,11 +301,14 @@ __device__ __forceinline__ void measure(DecodeParams const& d, DecodeBlock const
         __syncthreads();
         return;
     }
-    float* const parts = b.slots; // [rows][warps], not in use yet
-    for (int row = 0; row < b.rows; ++row)
+    // Every row has warps of its own where there are enough, and 4 loads of a lane are under way.
+    int const team = max(1, b.warps / b.rows);
+    float* const parts = b.slots; // [rows][team], not in use yet
+    for (int row = warp / team; row < b.rows; row += b.warps / team)
     {
         float sum = 0.F;
-        for (int at = 8 * threadIdx.x; at < p.k; at += 8 * blockDim.x)
+#pragma unroll 4
+        for (int at = 8 * (warp % team * kWarpSize + lane); at < p.k; at += 8 * team * kWarpSize)
         {
             float values[8];
             unpack8<T>(load16(at16(p.x, static_cast<size_t>(b.row0 + row) * p.k + at)), values);
@@ -287,14 +318,14 @@ __device__ __forceinline__ void measure(DecodeParams const& d, DecodeBlock const
         }
         sum = warp_sum(sum);
         if (lane == 0)
-            parts[row * b.warps + warp] = sum;
+            parts[row * team + warp % team] = sum;
     }
     __syncthreads();
     for (int row = threadIdx.x; row < b.rows; row += blockDim.x)
     {
         float sum = 0.F;
-        for (int w = 0; w < b.warps; ++w)
-            sum += parts[row * b.warps + w];
+        for (int w = 0; w < team; ++w)
+            sum += parts[row * team + w];
         rms[row] = rsqrtf(sum / static_cast<float>(p.k) + p.norm_eps);
     }
     __syncthreads();
@@ -483,17 +514,17 @@ __device__ __forceinline__ void multiply_river(
     int const lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     int const g = lane / 4, t = lane % 4;
     int const chunks = chunks_of(p.k), panels = Bank::panels(d);
-    int const first = share_of<Bank>(d, b, warp);
-    int const count = share_of<Bank>(d, b, warp + 1) - first;
+    Share const share = share_of<Bank>(d, b);
     int const row = g / kSpan; // of this lane's column
     bool const active = (rows_of_bank >> row & 1U) != 0;
     char const* const x = b.xs + row * river_x_stride(p.k, kInt8) + (kInt8 ? 16 : 32) * t;
-    int tile = first / panels, panel = first % panels;
+    int tile = share.first / panels, panel = share.first % panels;
+    int const step = step_of(d, b);
     Cursor c = open_share<Bank>(d, b, kAhead);
     char* slots = b.ring;
     float sums[kSums] = {};
 #pragma unroll 1
-    for (int item = 0; item < count; ++item)
+    for (int item = 0; item < share.count; ++item)
     {
         uint4 scales = take<Bank, kAhead>(d, c, slots, 0);
         if (p.river.group_size == 128)
@@ -548,10 +579,11 @@ __device__ __forceinline__ void multiply_river(
                 slots = b.ring;
         }
         advance<Bank>(d, b, c);
-        if (++panel < panels && item + 1 < count)
+        panel += step;
+        if (panel < panels && item + 1 < share.count)
             continue;
         // the warp's part of the tile: lanes of a quad hold parts of the same row, or rows of their own
-        float* const slot = b.slots + (tile + warp) * (kPackedOutputs * kRows);
+        float* const slot = b.slots + slot_of(d, b, tile, warp) * (kPackedOutputs * kRows);
 #pragma unroll
         for (int i = 0; i < kSums; ++i)
         {
@@ -567,8 +599,8 @@ __device__ __forceinline__ void multiply_river(
             if (writes && (rows_of_bank >> of_row & 1U) != 0)
                 slot[output * kRows + of_row] = sum;
         }
-        panel = 0;
-        ++tile;
+        for (; panel >= panels; panel -= panels)
+            ++tile;
     }
 }
 
@@ -581,30 +613,35 @@ __device__ __forceinline__ void multiply_backbone(
     int const lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     int const g = lane / 4, t = lane % 4;
     int const panels = Bank::panels(d);
-    int const first = share_of<Bank>(d, b, warp);
-    int const count = share_of<Bank>(d, b, warp + 1) - first;
+    Share const share = share_of<Bank>(d, b);
     bool const active = (rows_of_bank >> g & 1U) != 0;
     char const* const x = d.x_in_shared
         ? b.xs + g * backbone_x_stride(p.k) + 16 * t
         : at16(p.x, static_cast<size_t>(b.row0 + (active ? g : 0)) * p.k + 8 * t);
-    int tile = first / panels, panel = first % panels;
+    int tile = share.first / panels, panel = share.first % panels;
+    int const step = step_of(d, b);
     Cursor c = open_share<Bank>(d, b, kAhead);
     char* slots = b.ring;
     float sums[4] = {};
 #pragma unroll 1
-    for (int item = 0; item < count; ++item)
+    for (int item = 0; item < share.count; ++item)
     {
+        uint4 v[4]; // before the copies are waited for: they may come from afar
+#pragma unroll
+        for (int part = 0; part < 4; ++part)
+        {
+            int const at = panel * Bank::kColumns + 32 * part;
+            v[part] = load16(active && at + 8 * t < p.k ? x + 2 * at : b.zeros);
+        }
 #pragma unroll
         for (int part = 0; part < 4; ++part) // 32 k
         {
-            int const at = panel * Bank::kColumns + 32 * part;
             uint4 const low = take<Bank, kAhead>(d, c, slots, 2 * part);
             uint4 const high = take<Bank, kAhead>(d, c, slots, 2 * part + 1);
-            uint4 const v = load16(active && at + 8 * t < p.k ? x + 2 * at : b.zeros);
             uint32_t const first_half[4] = {low.x, high.x, low.y, high.y};
             uint32_t const second_half[4] = {low.z, high.z, low.w, high.w};
-            mma_16x8x16<T>(sums, first_half, v.x, v.y);
-            mma_16x8x16<T>(sums, second_half, v.z, v.w);
+            mma_16x8x16<T>(sums, first_half, v[part].x, v[part].y);
+            mma_16x8x16<T>(sums, second_half, v[part].z, v[part].w);
         }
         if constexpr (kAhead > 1)
         {
@@ -613,9 +650,10 @@ __device__ __forceinline__ void multiply_backbone(
                 slots = b.ring;
         }
         advance<Bank>(d, b, c);
-        if (++panel < panels && item + 1 < count)
+        panel += step;
+        if (panel < panels && item + 1 < share.count)
             continue;
-        float* const slot = b.slots + (tile + warp) * (kPackedOutputs * kRows);
+        float* const slot = b.slots + slot_of(d, b, tile, warp) * (kPackedOutputs * kRows);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
         {
@@ -624,21 +662,26 @@ __device__ __forceinline__ void multiply_backbone(
                 slot[(g + 8 * (i / 2)) * kRows + of_row] = sums[i];
             sums[i] = 0.F;
         }
-        panel = 0;
-        ++tile;
+        for (; panel >= panels; panel -= panels)
+            ++tile;
     }
 }
 
 // The sum of a tile's parts, from all warps that had panels of it.
 template <int kRows>
-__device__ __forceinline__ float sum_of_parts(
-    DecodeBlock const& b, int panels, int share, int tile, int output, int row)
+__device__ __forceinline__ float sum_of_parts(DecodeParams const& d, DecodeBlock const& b,
+    int panels, int share, int tile, int output, int row)
 {
-    int const from = tile * panels / share;
-    int const to = (tile * panels + panels - 1) / share;
+    int warp = d.interleaved ? tile * panels % b.warps : tile * panels / share;
+    int const count =
+        d.interleaved ? min(panels, b.warps) : (tile * panels + panels - 1) / share - warp + 1;
     float sum = 0.F;
-    for (int warp = from; warp <= to; ++warp)
-        sum += b.slots[((tile + warp) * kPackedOutputs + output) * kRows + row];
+    for (int i = 0; i < count; ++i)
+    {
+        sum += b.slots[(slot_of(d, b, tile, warp) * kPackedOutputs + output) * kRows + row];
+        if (++warp == b.warps) // interleaved alone
+            warp = 0;
+    }
     return sum;
 }
 
@@ -656,7 +699,7 @@ __device__ __forceinline__ void finish(
     {
         int const row = i / turns;
         int const local = i % turns * kWarpSize + lane;
-        int const n = b.unit0 * kPackedOutputs + local;
+        int const n = b.unit(local / kPackedOutputs) * kPackedOutputs + local % kPackedOutputs;
         float square = 0.F;
         if (local < outputs && n < width)
         {
@@ -667,7 +710,7 @@ __device__ __forceinline__ void finish(
             auto const total = [&](int tile, int of)
             {
                 float const bias = p.bias == nullptr ? 0.F : Numeric<T>::load(p.bias, of);
-                return bias + sum_of_parts<kRows>(b, panels, share, tile, output, row);
+                return bias + sum_of_parts<kRows>(d, b, panels, share, tile, output, row);
             };
             size_t const at = static_cast<size_t>(b.row0 + row) * width + n;
             float value = total(p.silu_mul ? 2 * unit : unit, n);
@@ -704,9 +747,10 @@ __device__ __forceinline__ void finish(
 
 // Shared memory: rings | zeros | info | slots | x. finish() uses x's for what it needs.
 template <int kRows>
-__host__ __device__ constexpr size_t slots_bytes(int tiles, int warps)
+__host__ __device__ constexpr size_t slots_bytes(int tiles, int warps, bool interleaved)
 {
-    return sizeof(float) * kPackedOutputs * kRows * static_cast<size_t>(tiles + warps - 1);
+    return sizeof(float) * kPackedOutputs * kRows
+        * static_cast<size_t>(interleaved ? tiles * warps : tiles + warps - 1);
 }
 
 template <typename T, int kRows, bool kInt8, int kAhead>
@@ -719,8 +763,10 @@ __global__ void __launch_bounds__(decode_threads(kRows, kAhead), 2)
     int const warp = threadIdx.x / kWarpSize;
     DecodeBlock b;
     b.warps = blockDim.x / kWarpSize;
-    b.unit0 = blockIdx.x * d.units_per_block;
-    b.units = min(d.units_per_block, d.units - b.unit0);
+    b.unit0 = d.interleaved ? blockIdx.x : blockIdx.x * d.units_per_block;
+    b.unit_step = d.interleaved ? gridDim.x : 1;
+    b.units = d.interleaved ? (d.units - b.unit0 + b.unit_step - 1) / b.unit_step
+                            : min(d.units_per_block, d.units - b.unit0);
     b.tiles = p.silu_mul ? 2 * b.units : b.units;
     b.row0 = blockIdx.y * kRows;
     b.rows = min(kRows, p.rows - b.row0);
@@ -731,7 +777,7 @@ __global__ void __launch_bounds__(decode_threads(kRows, kAhead), 2)
     b.info = reinterpret_cast<float2*>(b.zeros + 64);
     b.slots = reinterpret_cast<float*>(b.zeros + 64 + (kRows * chunks_of(p.k) * 8 + 15) / 16 * 16);
     b.xs = reinterpret_cast<char*>(b.slots)
-        + slots_bytes<kRows>(d.units_per_block * (p.silu_mul ? 2 : 1), b.warps);
+        + slots_bytes<kRows>(d.units_per_block * (p.silu_mul ? 2 : 1), b.warps, d.interleaved);
 
     // The bank is known before the predecessor ends where the host says so.
     bool const known = p.banks != Banks::kByFlag || p.flags_early;

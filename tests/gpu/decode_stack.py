@@ -18,7 +18,8 @@ from torch import Tensor
 
 GROUP_SIZE = 128
 INT8_ACTIVATIONS = True  # of the river, as on the CPU
-VARIANT = -1  # of the packed bank's kernel: its default
+WORKSPACE_BYTES = 16 << 20
+SUM_SQUARES_PARTS = 256
 NORM_EPS = 1e-5
 ROPE_THETA = 500000.0
 
@@ -82,6 +83,7 @@ class Stack(torch.nn.Module):
         self.shape = shape
         generator = torch.Generator(device).manual_seed(0)
         self.generator, self.device_name = generator, device
+        self.variants = dict.fromkeys(shape.linears, -1)  # of the packed bank's kernel: its default
         self.layers = [self._layer() for _ in range(shape.num_layers)]
         self.embedding = self._normal(shape.vocab_size, shape.hidden_size)
         self.lm_head = self._normal(shape.vocab_size, shape.hidden_size)
@@ -98,6 +100,12 @@ class Stack(torch.nn.Module):
         self.direction = torch.zeros(shape.hidden_size, device=device)
         self.no = torch.zeros((), dtype=torch.bool, device=device)
         self.token_scope = torch.zeros((), dtype=torch.int32, device=device)
+        # Zero before the first launch and left so by each: no launch clears one.
+        self.attention_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+        self.gate_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+        # Sums of squares of what o and the gate write, for the norms that follow.
+        self.o_squares = torch.empty(batch, SUM_SQUARES_PARTS, device=device)
+        self.gate_squares = torch.empty(batch, 1, device=device)
 
     def river_step(
         self,
@@ -111,22 +119,28 @@ class Stack(torch.nn.Module):
         shape, ops = self.shape, torch.ops.river_trt_cuda
         h = torch.nn.functional.embedding(ids, self.embedding)
         exit_layer = torch.full_like(ids, shape.num_layers, dtype=torch.int32)
-        use_river = exited
+        use_river, squares = exited, None
         for index, layer in enumerate(self.layers):
             h_in = h
-            qkv = self._linear(layer, "qkv", h, use_river, norm=layer.input_norm)
+            qkv = self._linear(layer, "qkv", h, use_river, norm=layer.input_norm, squares=squares)
             attended = self._attend(qkv, index, past_lengths, caches)
-            h = self._linear(layer, "o", attended, use_river, residual=h_in)
+            h = self._linear(
+                layer, "o", attended, use_river, residual=h_in, squares_out=self.o_squares
+            )
             active = self._linear(
-                layer, "gate_up", h, use_river, norm=layer.post_norm, silu_mul=True
+                *(layer, "gate_up", h, use_river),
+                norm=layer.post_norm,
+                silu_mul=True,
+                squares=self.o_squares,
             )
             # The residual is added before anything is rounded, as in the plain model.
             h = self._linear(layer, "down", active, use_river, residual=h)
-            exited, exit_layer = ops.gate(
+            squares = self.gate_squares
+            exited, exit_layer, use_river = ops.step_gate(
                 *(h_in, h, self.direction, self.no, exited, exit_layer),
-                *(tau[index], self.token_scope, index + 1),
+                *(tau[index], self.no, self.token_scope, index + 1),
+                *(squares, self.gate_workspace),
             )
-            use_river = exited  # nothing is pinned
         return self._logits(h), exit_layer
 
     def backbone_step(
@@ -151,6 +165,8 @@ class Stack(torch.nn.Module):
         norm: Tensor | None = None,
         silu_mul: bool = False,
         residual: Tensor | None = None,
+        squares: Tensor | None = None,  # of x
+        squares_out: Tensor | None = None,  # of the result
     ) -> Tensor:
         ops, weight = torch.ops.river_trt_cuda, layer.weight[name]
         if use_river is None:
@@ -161,7 +177,8 @@ class Stack(torch.nn.Module):
         early = name != "qkv"
         y: Tensor = ops.packed_linear(
             *(x, use_river, weight, layer.packed[name], weight.shape[0], GROUP_SIZE, None, None),
-            *(norm, NORM_EPS, silu_mul, residual, INT8_ACTIVATIONS, early, None, None, VARIANT),
+            *(norm, NORM_EPS, silu_mul, residual, INT8_ACTIVATIONS, early),
+            *(squares, squares_out, self.variants[name]),
         )
         return y
 
@@ -174,7 +191,7 @@ class Stack(torch.nn.Module):
         attended: Tensor = torch.ops.river_trt_cuda.attention(
             *(q, k, v, caches[2 * index], caches[2 * index + 1], past_lengths),
             *(self.cos, self.sin, shape.num_heads, shape.num_kv_heads),
-            *(shape.head_dim**-0.5, 0, 0.0),
+            *(shape.head_dim**-0.5, 0, 0.0, self.attention_workspace),
         )
         return attended
 

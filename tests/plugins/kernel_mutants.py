@@ -106,7 +106,7 @@ MUTANTS = {
     "a new key is not stored": _attention("/ kQueries == chunk;", "/ kQueries == chunk + 1;"),
     "a new key is stored by no split": _attention("|| key < from)", "|| key <= from)"),
     "no barrier after the queries": _attention(
-        "block.prepare_rows();\n    __syncthreads();", "block.prepare_rows();"
+        "block.plan(i, part);\n    }\n    __syncthreads();", "block.plan(i, part);\n    }"
     ),
     "a part of a head is not cleared": _attention("block.clear_rest();", ""),
     "keys of the second half with weights of the first": _attention(
@@ -117,10 +117,11 @@ MUTANTS = {
         "__syncthreads();\n    if (args.cluster)\n        wait_in_cluster();",
         "if (args.cluster)\n        wait_in_cluster();",
     ),
-    "results are sent before all have read their queries": _attention(
+    "results are sent to a block that may not have started": _attention(
         "    __syncthreads();\n    if (args.cluster)\n        wait_in_cluster();",
         "    __syncthreads();",
     ),
+    "a block merges before its splits have sent": _attention("wait_for(shared.sent);", "{}"),
     "results are sent to the wrong block": _attention(
         "int const rank = i >> args.share_log2;", "int const rank = split;"
     ),
@@ -130,9 +131,9 @@ MUTANTS = {
     "a first part without keys is kept": _softmax(
         "return maximum == -INFINITY ? 0.F : maximum;", "return maximum;"
     ),
-    "the rotation turns back": _append("first ? -1.F : 1.F", "first ? 1.F : -1.F"),
+    "the rotation turns back": _append("at < half ? -1.F : 1.F", "at < half ? 1.F : -1.F"),
     "an odd rotation turns back": _append(
-        "first ? -p.rotary_sin[angle] : p", "first ? p.rotary_sin[angle] : p"
+        "d < half ? -p.rotary_sin[angle] : p", "d < half ? p.rotary_sin[angle] : p"
     ),
     "slots beyond the cache are written": _append("if (slot >= usable_slots(p))", "if (slot < 0)"),
     "a division rounds down twice": _append("(power + divisor - 1) / divisor", "power / divisor"),

@@ -51,6 +51,11 @@ KERNEL_BOUNDS = {
 }
 
 
+# Of attention's loop, in instructions for the 16 keys that a warp takes at a time, by head_dim and
+# tiles of 8 queries. Half of it is for new and for partly filled units, and is seldom run.
+ATTENTION_LOOPS = {(64, 1): 380, (64, 2): 660, (128, 1): 560, (128, 2): 720, (256, 1): 940}
+
+
 def tool(name: str) -> Path:
     """A program of NVIDIA's; skips the test where its PyPI package is not installed."""
     try:
@@ -200,3 +205,27 @@ def test_programmatic_launch_on_sm_90_only(kernels):
         for kernel in kernels[arch]:
             waits = "ACQBULK" in kernel.sass
             assert (waits, "PREEXIT" in kernel.sass) == (expected, expected), kernel.mangled
+
+
+def loop_length(sass: str) -> int:
+    """Instructions of the loop around all tensor core steps."""
+    lines = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass, re.MULTILINE)
+    code = [(int(address, 16), text) for address, text in lines]
+    steps = [address for address, text in code if "HMMA" in text]
+    for address, text in code:
+        target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if target and address > steps[-1] and int(target[1], 16) < steps[0]:
+            return sum(int(target[1], 16) <= at <= address for at, _ in code)
+    raise AssertionError("no loop around the tensor core steps")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_attention_stays_within_its_budget(kernels, arch: str):
+    for kernel in kernels[arch]:
+        if kernel.name != "attention_kernel":
+            continue
+        shape = re.search(r"Li(\d+)ELi(\d+)ELi\d+E", kernel.mangled)
+        assert shape is not None
+        assert loop_length(kernel.sass) <= ATTENTION_LOOPS[int(shape[1]), int(shape[2])], (
+            kernel.mangled
+        )

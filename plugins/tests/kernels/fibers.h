@@ -28,6 +28,7 @@ namespace river::shim
 {
 constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 96 * 1024;
+constexpr int kMaxRounds = 100000;
 constexpr size_t kMaxSharedBytes = 48 * 1024;
 constexpr size_t kMaxDynamicSharedBytes = 227 * 1024; // an H100's
 constexpr size_t kSharedAlignment = 128;
@@ -76,6 +77,7 @@ struct Fiber
     unsigned waits_in_round = 0;
     bool arrived_in_cluster = false; // and has not waited yet
     unsigned cluster_round = 0;
+    bool knows_cluster = false; // has waited: all blocks have started
     void* sanitizer_stack = nullptr;
     std::vector<Copy> copies;
     unsigned copy_groups = 0; // committed
@@ -176,11 +178,24 @@ public:
         if (!running_->arrived_in_cluster)
             die("the cluster's barrier: a wait without an arrival");
         running_->arrived_in_cluster = false;
+        running_->knows_cluster = true;
         if (cluster_barrier_.round != running_->cluster_round)
             return;
         running_->waits_at = &cluster_barrier_;
         running_->waits_in_round = running_->cluster_round;
         leave(*running_, false);
+    }
+
+    // For what no barrier tells: the others run until it is so.
+    template <typename Condition>
+    void wait_until(Condition const& condition)
+    {
+        for (int rounds = 0; !condition(); ++rounds)
+        {
+            if (rounds > kMaxRounds)
+                die("deadlock: a thread waits for bytes that nobody sends");
+            leave(*running_, false);
+        }
     }
 
     // Posts a value, waits for the living lanes of the mask, and tells what all posted. `last` is
@@ -264,7 +279,7 @@ public:
     // Where another block of the cluster has what lies at `mine` in this block's shared memory.
     char* shared_of(int rank, char* mine)
     {
-        if (cluster_barrier_.round == 0)
+        if (!running_->knows_cluster)
             die("shared memory of another block, which may not have started");
         if (alive_threads_[rank] == 0)
             die("shared memory of a block that has ended");
@@ -320,6 +335,7 @@ private:
         fiber.done = false;
         fiber.waits_at = nullptr;
         fiber.arrived_in_cluster = false;
+        fiber.knows_cluster = false;
         fiber.copies.clear();
         fiber.copy_groups = 0;
         getcontext(&fiber.context);

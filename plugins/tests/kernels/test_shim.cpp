@@ -45,24 +45,25 @@ __global__ void misaligned_kernel(Args const args)
     args.out[0] = static_cast<int>(load16(args.out + 1).x);
 }
 
-// Every block of a cluster sends its number to all the others.
+// Every block of a cluster sends its number to all four.
 __global__ void exchange_kernel(Args const args)
 {
-    RIVER_SHARED(received, int[4]);
+    RIVER_SHARED(received, uint2[4]);
+    RIVER_SHARED(arrivals, Arrivals[1]);
     int const rank = blockIdx.x % 4;
+    if (threadIdx.x == 0)
+        expect(arrivals[0], args.mistake == 8 ? 24 : args.mistake == 9 ? 40 : 32);
     if (args.mistake != 6)
     {
-        arrive_in_cluster_done();
+        arrive_in_cluster();
         wait_in_cluster();
     }
     if (threadIdx.x < 4)
-        *of_block(&received[rank], static_cast<int>(threadIdx.x)) = rank + 1;
-    if (args.mistake == 8)
-        arrive_in_cluster();
-    arrive_in_cluster();
-    if (args.mistake != 7) // then the first block ends while the others still write to it
-        wait_in_cluster();
-    args.out[blockIdx.x] = received[0] + 10 * received[1] + 100 * received[2] + 1000 * received[3];
+        send(&received[rank], make_uint2(rank + 1, 0), arrivals[0], static_cast<int>(threadIdx.x));
+    if (args.mistake != 7) // then the first block ends while the others still send to it
+        wait_for(arrivals[0]);
+    args.out[blockIdx.x] = static_cast<int>(
+        received[0].x + 10 * received[1].x + 100 * received[2].x + 1000 * received[3].x);
 }
 
 void correct_kernels_pass_in_every_order()
@@ -111,7 +112,8 @@ void mistakes_end_the_process()
     check(status(5) == kReported, "a misaligned 16-byte load");
     check(status(6) == kReported, "shared memory of a block that may not have started");
     check(status(7) == kReported, "shared memory of a block that has ended");
-    check(status(8) == kReported, "two arrivals at the cluster's barrier");
+    check(status(8) == kReported, "more bytes than a block expects");
+    check(status(9) == kReported, "bytes that nobody sends");
     check(status(4) == 0, "a warp operation by one of two warps is fine");
 }
 

@@ -112,7 +112,9 @@ struct Shape
 };
 
 constexpr Shape kShapes[] = {
+    {"8B", 32, 8, 128, 1, 1, 500},
     {"8B", 32, 8, 128, 1, 1, 512},
+    {"8B", 32, 8, 128, 1, 1, 1000},
     {"8B", 32, 8, 128, 1, 1, 1024},
     {"8B", 32, 8, 128, 1, 1, 8192},
     {"8B", 32, 8, 128, 4, 1, 1024},
@@ -133,6 +135,7 @@ struct Variant
 {
     Merge merge;
     int splits;
+    int queries;
     int warps;
 };
 
@@ -155,6 +158,7 @@ double time_attention(Buffers const& b, Shape const& s, Variant const& variant)
     p.programmatic = true;
     p.merge = variant.merge;
     p.splits = variant.splits;
+    p.queries = variant.queries;
     p.warps = variant.warps;
     p.batch = s.batch;
     p.seq = s.seq;
@@ -220,31 +224,36 @@ int main(int argc, char** argv)
     }
     once() = argc == 3 && std::string(argv[2]) == "once";
     Buffers const b;
-    std::printf("attention, us: chosen, then merge (c counters, C cluster), splits, warps\n");
+    std::printf("attention, us: chosen, then (16 queries a block) merge (c counters, C cluster), "
+                "splits / warps\n");
     for (Shape const& s : kShapes)
     {
         double const bytes = 4.0 * s.batch * s.kv_heads * s.past * s.head_dim;
-        double const chosen = time_attention(b, s, {Merge::kChosen, 0, 0});
+        double const chosen = time_attention(b, s, {Merge::kChosen, 0, 0, 0});
         std::printf("%s b%d seq%d past%d: floor %.1f, chosen %.1f;", s.model, s.batch, s.seq,
             s.past, bytes / kBytesPerMicrosecond, chosen);
-        for (int warps : {8, 4})
-            for (Merge merge : {Merge::kCluster, Merge::kCounters})
-                for (int splits : {1, 2, 4, 8, 16, 32})
-                {
-                    if (once() || splits * s.batch < 4 || splits * s.batch > 64)
-                        continue;
-                    double const us = time_attention(b, s, {merge, splits, warps});
-                    if (us == 0.0)
-                        continue;
-                    std::fprintf(out,
-                        "{\"model\": \"%s\", \"batch\": %d, \"seq\": %d, \"past\": %d, \"merge\": "
-                        "%d, "
-                        "\"splits\": %d, \"warps\": %d, \"us\": %.3f, \"gb_per_s\": %.0f}\n",
-                        s.model, s.batch, s.seq, s.past, static_cast<int>(merge), splits, warps, us,
-                        bytes / us / 1000.0);
-                    std::printf(
-                        " %c%d/%d %.1f", merge == Merge::kCluster ? 'C' : 'c', splits, warps, us);
-                }
+        for (int queries : {8, 16})
+            for (int warps : {8, 4})
+                for (Merge merge : {Merge::kCluster, Merge::kCounters})
+                    for (int splits : {1, 2, 4, 8, 16, 32})
+                    {
+                        Variant const variant{merge, splits, queries, warps};
+                        bool const fits = splits * s.batch >= 4 && splits * s.batch <= 64;
+                        if (once() || !fits || (queries == 16 && s.heads / s.kv_heads * s.seq <= 8))
+                            continue;
+                        double const us = time_attention(b, s, variant);
+                        if (us == 0.0)
+                            continue;
+                        std::fprintf(out,
+                            "{\"model\": \"%s\", \"batch\": %d, \"seq\": %d, \"past\": %d, "
+                            "\"merge\": %d, \"splits\": %d, \"queries\": %d, \"warps\": %d, "
+                            "\"us\": "
+                            "%.3f, \"gb_per_s\": %.0f}\n",
+                            s.model, s.batch, s.seq, s.past, static_cast<int>(merge), splits,
+                            queries, warps, us, bytes / us / 1000.0);
+                        std::printf(" %s%c%d/%d %.1f", queries == 8 ? "" : "q16",
+                            merge == Merge::kCluster ? 'C' : 'c', splits, warps, us);
+                    }
         std::printf("\n");
         std::fflush(stdout);
     }
