@@ -24,14 +24,14 @@ namespace river::trt
 class AttentionPlugin final : public PluginBase<AttentionPlugin>
 {
 public:
-    static constexpr char const* kNAME = "RiverAttention";
+    static constexpr char const* kName = "RiverAttention";
 
     using PluginBase::PluginBase;
 
     std::vector<Attribute> attributes();
-    void checkAttributes() const;
+    void check_attributes() const;
     Signature signature() const;
-    void checkShapes(nvinfer1::Dims const* inputs, nvinfer1::Dims const* outputs) const;
+    void check_shapes(nvinfer1::Dims const* inputs, nvinfer1::Dims const* outputs) const;
     void prepare(nvinfer1::PluginTensorDesc const* inputs);
 
     int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs,
@@ -43,24 +43,24 @@ public:
         void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
 private:
-    int32_t cacheInput() const // k_cache; v_cache follows
+    int32_t cache_input() const // k_cache; v_cache follows
     {
-        return mPackedQkv != 0 ? 1 : 3;
+        return packed_qkv_ != 0 ? 1 : 3;
     }
     // From the shapes of the first input and the k_cache, and of rotary_cos where there is one.
     AttentionParams params(nvinfer1::Dims const& q, nvinfer1::Dims const& cache,
         nvinfer1::Dims const* rotary, nvinfer1::DataType type) const;
 
-    int32_t mNumHeads{0};
-    int32_t mNumKvHeads{0};
-    int32_t mPackedQkv{1};
-    int32_t mRotary{1};
-    int32_t mAliasedCaches{1};
-    int32_t mWindow{0};
-    int32_t mProgrammatic{0};
-    float mScale{0.0F};
-    float mSoftcap{0.0F};
-    DeviceBuffer mWorkspace;
+    int32_t num_heads_{0};
+    int32_t num_kv_heads_{0};
+    int32_t packed_qkv_{1};
+    int32_t rotary_{1};
+    int32_t aliased_caches_{1};
+    int32_t window_{0};
+    int32_t programmatic_{0};
+    float scale_{0.0F};
+    float softcap_{0.0F};
+    DeviceBuffer workspace_;
 };
 
 } // namespace river::trt

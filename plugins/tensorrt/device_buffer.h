@@ -20,46 +20,46 @@ public:
     DeviceBuffer& operator=(DeviceBuffer const&) = delete;
     ~DeviceBuffer()
     {
-        if (mData != nullptr)
-            static_cast<void>(cudaFree(mData));
+        if (data_ != nullptr)
+            static_cast<void>(cudaFree(data_));
     }
 
-    // At least `bytes`, of which the first `zeroBytes` are zero. Where it has to grow it allocates
+    // At least `bytes`, of which the first `zero_bytes` are zero. Where it has to grow it allocates
     // and waits for the device; steps of other shapes within its size cost nothing.
-    void prepare(size_t bytes, size_t zeroBytes)
+    void prepare(size_t bytes, size_t zero_bytes)
     {
-        if (bytes <= mBytes && zeroBytes <= mZeroBytes)
+        if (bytes <= bytes_ && zero_bytes <= zero_bytes_)
             return;
-        if (bytes > mBytes)
+        if (bytes > bytes_)
         {
-            if (mData != nullptr)
-                requireCuda(cudaFree(mData), "freeing a plugin's workspace");
-            mData = nullptr;
-            mBytes = mZeroBytes = 0;
-            requireCuda(cudaMalloc(&mData, bytes), "allocating a plugin's workspace");
-            mBytes = bytes;
+            if (data_ != nullptr)
+                require_cuda(cudaFree(data_), "freeing a plugin's workspace");
+            data_ = nullptr;
+            bytes_ = zero_bytes_ = 0;
+            require_cuda(cudaMalloc(&data_, bytes), "allocating a plugin's workspace");
+            bytes_ = bytes;
         }
-        mZeroBytes = 0; // nothing is prepared until all below has worked
-        requireCuda(cudaDeviceSynchronize(), "waiting for the device"); // earlier launches use it
-        requireCuda(cudaMemset(mData, 0, zeroBytes), "clearing a plugin's workspace");
-        requireCuda(
+        zero_bytes_ = 0; // nothing is prepared until all below has worked
+        require_cuda(cudaDeviceSynchronize(), "waiting for the device"); // earlier launches use it
+        require_cuda(cudaMemset(data_, 0, zero_bytes), "clearing a plugin's workspace");
+        require_cuda(
             cudaDeviceSynchronize(), "waiting for the device"); // TensorRT's stream does not
-        mZeroBytes = zeroBytes;
+        zero_bytes_ = zero_bytes;
     }
 
     void* data() const noexcept
     {
-        return mData;
+        return data_;
     }
     size_t bytes() const noexcept
     {
-        return mBytes;
+        return bytes_;
     }
 
 private:
-    void* mData{nullptr};
-    size_t mBytes{0};
-    size_t mZeroBytes{0};
+    void* data_{nullptr};
+    size_t bytes_{0};
+    size_t zero_bytes_{0};
 };
 
 } // namespace river::trt

@@ -12,32 +12,32 @@ using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
 
 // What ONNX parsers add for themselves to look the creator up.
-bool isParserField(std::string const& name)
+bool is_parser_field(std::string const& name)
 {
     return name == "plugin_version" || name == "plugin_namespace" || name == "aliased_io";
 }
 
-PluginFieldType fieldType(Attribute const& attribute)
+PluginFieldType field_type(Attribute const& attribute)
 {
-    return attribute.kind == Attribute::Kind::kINT ? PluginFieldType::kINT32
+    return attribute.kind == Attribute::Kind::kInt ? PluginFieldType::kINT32
                                                    : PluginFieldType::kFLOAT32;
 }
 
 template <typename T>
-T readOne(PluginField const& field)
+T read_one(PluginField const& field)
 {
     T value;
     std::memcpy(&value, field.data, sizeof value); // fields need not be aligned
     return value;
 }
 
-void readInt(PluginField const& field, int32_t& out)
+void read_int(PluginField const& field, int32_t& out)
 {
     int64_t value = 0;
     if (field.type == PluginFieldType::kINT32)
-        value = readOne<int32_t>(field);
+        value = read_one<int32_t>(field);
     else if (field.type == PluginFieldType::kINT64)
-        value = readOne<int64_t>(field);
+        value = read_one<int64_t>(field);
     else
         throw Invalid(
             format("field %s is an integer, but has field type %d", field.name, int(field.type)));
@@ -47,12 +47,12 @@ void readInt(PluginField const& field, int32_t& out)
     out = static_cast<int32_t>(value);
 }
 
-void readFloat(PluginField const& field, float& out)
+void read_float(PluginField const& field, float& out)
 {
     if (field.type != PluginFieldType::kFLOAT32)
         throw Invalid(
             format("field %s is a float32, but has field type %d", field.name, int(field.type)));
-    out = readOne<float>(field);
+    out = read_one<float>(field);
     if (!std::isfinite(out))
         throw Invalid(format("field %s = %g is not finite", field.name, double(out)));
 }
@@ -62,12 +62,12 @@ void readFloat(PluginField const& field, float& out)
 FieldNames::FieldNames(std::vector<Attribute> const& attributes)
 {
     for (Attribute const& attribute : attributes)
-        mFields.emplace_back(attribute.name, nullptr, fieldType(attribute), 1);
-    mCollection.nbFields = static_cast<int32_t>(mFields.size());
-    mCollection.fields = mFields.data();
+        fields_.emplace_back(attribute.name, nullptr, field_type(attribute), 1);
+    collection_.nbFields = static_cast<int32_t>(fields_.size());
+    collection_.fields = fields_.data();
 }
 
-void readFields(
+void read_fields(
     nvinfer1::PluginFieldCollection const* fields, std::vector<Attribute> const& attributes)
 {
     std::vector<bool> seen(attributes.size(), false);
@@ -80,7 +80,7 @@ void readFields(
             ++which;
         if (which == attributes.size())
         {
-            if (isParserField(name))
+            if (is_parser_field(name))
                 continue;
             throw Invalid(format("unknown field '%s'", name.c_str()));
         }
@@ -91,19 +91,19 @@ void readFields(
             throw Invalid(format("field %s has %d values; it takes one", name.c_str(),
                 field.data == nullptr ? 0 : int(field.length)));
         Attribute const& attribute = attributes[which];
-        if (attribute.kind == Attribute::Kind::kINT)
-            readInt(field, *static_cast<int32_t*>(attribute.value));
+        if (attribute.kind == Attribute::Kind::kInt)
+            read_int(field, *static_cast<int32_t*>(attribute.value));
         else
-            readFloat(field, *static_cast<float*>(attribute.value));
+            read_float(field, *static_cast<float*>(attribute.value));
     }
     for (size_t which = 0; which < attributes.size(); ++which)
     {
-        if (!seen[which] && attributes[which].need == Attribute::Need::kREQUIRED)
+        if (!seen[which] && attributes[which].need == Attribute::Need::kRequired)
             throw Invalid(format("field %s is missing", attributes[which].name));
     }
 }
 
-void requireChoice(char const* name, int32_t value, std::initializer_list<int32_t> choices)
+void require_choice(char const* name, int32_t value, std::initializer_list<int32_t> choices)
 {
     std::string text;
     for (int32_t const choice : choices)
@@ -115,18 +115,18 @@ void requireChoice(char const* name, int32_t value, std::initializer_list<int32_
     throw Invalid(format("%s = %d, but must be one of %s", name, int(value), text.c_str()));
 }
 
-void requireRange(char const* name, int32_t value, int32_t least, int32_t most)
+void require_range(char const* name, int32_t value, int32_t least, int32_t most)
 {
     if (value < least || value > most)
         throw Invalid(
             format("%s = %d, but must be %d to %d", name, int(value), int(least), int(most)));
 }
 
-std::vector<PluginField> writeFields(std::vector<Attribute> const& attributes)
+std::vector<PluginField> write_fields(std::vector<Attribute> const& attributes)
 {
     std::vector<PluginField> fields;
     for (Attribute const& attribute : attributes)
-        fields.emplace_back(attribute.name, attribute.value, fieldType(attribute), 1);
+        fields.emplace_back(attribute.name, attribute.value, field_type(attribute), 1);
     return fields;
 }
 

@@ -17,13 +17,13 @@ struct Attribute
 {
     enum class Kind
     {
-        kINT,
-        kFLOAT
+        kInt,
+        kFloat
     };
     enum class Need
     {
-        kREQUIRED,
-        kOPTIONAL
+        kRequired,
+        kOptional
     };
 
     char const* name;
@@ -40,25 +40,25 @@ public:
     explicit FieldNames(std::vector<Attribute> const& attributes);
     nvinfer1::PluginFieldCollection const* get() const noexcept
     {
-        return &mCollection;
+        return &collection_;
     }
 
 private:
-    std::vector<nvinfer1::PluginField> mFields;
-    nvinfer1::PluginFieldCollection mCollection{};
+    std::vector<nvinfer1::PluginField> fields_;
+    nvinfer1::PluginFieldCollection collection_{};
 };
 
 // Reads every attribute. Throws Invalid for a missing, doubled, unknown or ill-typed one.
-void readFields(
+void read_fields(
     nvinfer1::PluginFieldCollection const* fields, std::vector<Attribute> const& attributes);
 
 // Throws Invalid unless `value` is one of `choices`.
-void requireChoice(char const* name, int32_t value, std::initializer_list<int32_t> choices);
+void require_choice(char const* name, int32_t value, std::initializer_list<int32_t> choices);
 
 // Throws Invalid unless `value` is in least .. most.
-void requireRange(char const* name, int32_t value, int32_t least, int32_t most);
+void require_range(char const* name, int32_t value, int32_t least, int32_t most);
 
 // The values as fields, for a serialised engine. They point into `attributes`' values.
-std::vector<nvinfer1::PluginField> writeFields(std::vector<Attribute> const& attributes);
+std::vector<nvinfer1::PluginField> write_fields(std::vector<Attribute> const& attributes);
 
 } // namespace river::trt

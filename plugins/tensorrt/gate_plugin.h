@@ -28,14 +28,14 @@ namespace river::trt
 class GatePlugin final : public PluginBase<GatePlugin>
 {
 public:
-    static constexpr char const* kNAME = "RiverGate";
+    static constexpr char const* kName = "RiverGate";
 
     using PluginBase::PluginBase;
 
     std::vector<Attribute> attributes();
-    void checkAttributes() const;
+    void check_attributes() const;
     Signature signature() const;
-    void checkShapes(nvinfer1::Dims const* inputs, nvinfer1::Dims const* outputs) const;
+    void check_shapes(nvinfer1::Dims const* inputs, nvinfer1::Dims const* outputs) const;
     void prepare(nvinfer1::PluginTensorDesc const* inputs);
 
     int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs,
@@ -46,22 +46,22 @@ public:
         void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
 private:
-    bool isFirst() const
+    bool is_first() const
     {
-        return mLayer == 1;
+        return layer_ == 1;
     }
-    bool isLast() const
+    bool is_last() const
     {
-        return mLayer == mNumLayers;
+        return layer_ == num_layers_;
     }
     GateParams params(nvinfer1::Dims const& h, nvinfer1::DataType type) const;
 
-    int32_t mLayer{0};
-    int32_t mNumLayers{0};
-    int32_t mResidual{0};
-    int32_t mDirection{0};
-    int32_t mProgrammatic{0};
-    DeviceBuffer mWorkspace;
+    int32_t layer_{0};
+    int32_t num_layers_{0};
+    int32_t residual_{0};
+    int32_t direction_{0};
+    int32_t programmatic_{0};
+    DeviceBuffer workspace_;
 };
 
 } // namespace river::trt

@@ -10,7 +10,7 @@ namespace river::trt
 {
 
 // The type of activations; signatures let no other types through.
-inline DataType activationType(nvinfer1::DataType type)
+inline DataType activation_type(nvinfer1::DataType type)
 {
     return type == nvinfer1::DataType::kHALF ? DataType::kHalf : DataType::kBfloat16;
 }
@@ -33,7 +33,7 @@ inline nvinfer1::Dims largest(nvinfer1::DynamicPluginTensorDesc const& tensor)
 }
 
 // Throws Invalid with `explanation` (of explain_*, nullptr where no rule is broken) or CUDA's text.
-inline void requireLaunched(cudaError_t status, char const* explanation)
+inline void require_launched(cudaError_t status, char const* explanation)
 {
     if (status == cudaSuccess)
         return;
@@ -42,7 +42,7 @@ inline void requireLaunched(cudaError_t status, char const* explanation)
     throw Invalid(format("the kernel was not launched: %s", cudaGetErrorString(status)));
 }
 
-inline void requireCuda(cudaError_t status, char const* what)
+inline void require_cuda(cudaError_t status, char const* what)
 {
     if (status != cudaSuccess)
         throw Invalid(format("%s failed: %s", what, cudaGetErrorString(status)));

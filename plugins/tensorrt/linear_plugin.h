@@ -22,14 +22,14 @@ namespace river::trt
 class LinearPlugin final : public PluginBase<LinearPlugin>
 {
 public:
-    static constexpr char const* kNAME = "RiverLinear";
+    static constexpr char const* kName = "RiverLinear";
 
     using PluginBase::PluginBase;
 
     std::vector<Attribute> attributes();
-    void checkAttributes() const;
+    void check_attributes() const;
     Signature signature() const;
-    void checkShapes(nvinfer1::Dims const* inputs, nvinfer1::Dims const* outputs) const;
+    void check_shapes(nvinfer1::Dims const* inputs, nvinfer1::Dims const* outputs) const;
 
     int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs,
         nvinfer1::DimsExprs const* shapeInputs, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs,
@@ -42,30 +42,30 @@ public:
         void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
 
 private:
-    bool hasBackbone() const
+    bool has_backbone() const
     {
-        return mBanks != static_cast<int32_t>(Banks::kRiver);
+        return banks_ != static_cast<int32_t>(Banks::kRiver);
     }
-    bool hasRiver() const
+    bool has_river() const
     {
-        return mBanks != static_cast<int32_t>(Banks::kBackbone);
+        return banks_ != static_cast<int32_t>(Banks::kBackbone);
     }
     // Position of the input whose first dimension is N.
-    int32_t weightInput() const;
+    int32_t weight_input() const;
     LinearParams params(
         nvinfer1::Dims const& x, nvinfer1::Dims const& weight, nvinfer1::DataType type) const;
 
-    int32_t mBanks{static_cast<int32_t>(Banks::kByFlag)};
-    int32_t mGroupSize{0};
-    int32_t mZeroPoints{0};
-    int32_t mPreScale{0};
-    int32_t mBias{0};
-    int32_t mNorm{0};
-    int32_t mResidual{0};
-    int32_t mSiluMul{0};
-    int32_t mPrefill{static_cast<int32_t>(Prefill::kCublasLt)};
-    int32_t mProgrammatic{0};
-    float mNormEps{0.0F};
+    int32_t banks_{static_cast<int32_t>(Banks::kByFlag)};
+    int32_t group_size_{0};
+    int32_t zero_points_{0};
+    int32_t pre_scale_{0};
+    int32_t bias_{0};
+    int32_t norm_{0};
+    int32_t residual_{0};
+    int32_t silu_mul_{0};
+    int32_t prefill_{static_cast<int32_t>(Prefill::kCublasLt)};
+    int32_t programmatic_{0};
+    float norm_eps_{0.0F};
 };
 
 } // namespace river::trt

@@ -9,19 +9,19 @@ namespace river::trt
 {
 namespace
 {
-std::atomic<nvinfer1::ILoggerFinder*> gFinder{nullptr};
+std::atomic<nvinfer1::ILoggerFinder*> g_finder{nullptr};
 }
 
 void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept
 {
-    gFinder.store(finder);
+    g_finder.store(finder);
 }
 
-void logError(char const* plugin, char const* layer, char const* text) noexcept
+void log_error(char const* plugin, char const* layer, char const* text) noexcept
 {
     char line[1024]; // on the stack: this may report that memory ran out
     std::snprintf(line, sizeof line, "%s '%s': %s", plugin, layer, text);
-    nvinfer1::ILoggerFinder* const finder = gFinder.load();
+    nvinfer1::ILoggerFinder* const finder = g_finder.load();
     nvinfer1::ILogger* const logger = finder != nullptr ? finder->findLogger() : nullptr;
     if (logger != nullptr)
         logger->log(nvinfer1::ILogger::Severity::kERROR, line);

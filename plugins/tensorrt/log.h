@@ -18,7 +18,7 @@ public:
 void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
 
 // One line to the host's logger, or to stderr where no host has set a logger finder.
-void logError(char const* plugin, char const* layer, char const* text) noexcept;
+void log_error(char const* plugin, char const* layer, char const* text) noexcept;
 
 std::string format(char const* pattern, ...) __attribute__((format(printf, 1, 2)));
 
@@ -33,7 +33,7 @@ int32_t guarded(char const* plugin, char const* layer, Body&& body) noexcept
     }
     catch (std::exception const& error)
     {
-        logError(plugin, layer, error.what());
+        log_error(plugin, layer, error.what());
         return -1;
     }
 }

@@ -14,15 +14,15 @@
 namespace river::trt
 {
 
-inline constexpr char const* kNAMESPACE = "river_trt";
-inline constexpr char const* kVERSION = "1";
+inline constexpr char const* kNamespace = "river_trt";
+inline constexpr char const* kVersion = "1";
 
 // Plugin is the derived class. It has
-//   static constexpr char const* kNAME
+//   static constexpr char const* kName
 //   std::vector<Attribute> attributes()            pointing into itself
-//   void checkAttributes() const                   throws Invalid
+//   void check_attributes() const                   throws Invalid
 //   Signature signature() const
-//   void checkShapes(Dims const* inputs, Dims const* outputs) const    throws Invalid; -1 is unknown
+//   void check_shapes(Dims const* inputs, Dims const* outputs) const    throws Invalid; -1 is unknown
 //   void prepare(PluginTensorDesc const* inputs)   before the launches of these shapes; may allocate
 // and overrides getOutputShapes, enqueue (and getAliasedInput, getWorkspaceSize).
 template <typename Plugin>
@@ -33,7 +33,7 @@ class PluginBase : public nvinfer1::IPluginV3,
 {
 public:
     explicit PluginBase(std::string layer)
-        : mLayer(std::move(layer))
+        : layer_(std::move(layer))
     {
     }
     // The copies of TensorRT's fields point into the original: not copied.
@@ -42,7 +42,7 @@ public:
         , nvinfer1::IPluginV3OneCore(other)
         , nvinfer1::IPluginV3OneBuildV2(other)
         , nvinfer1::IPluginV3OneRuntime(other)
-        , mLayer(other.mLayer)
+        , layer_(other.layer_)
     {
     }
     PluginBase& operator=(PluginBase const&) = delete;
@@ -72,17 +72,17 @@ public:
 
     nvinfer1::AsciiChar const* getPluginName() const noexcept override
     {
-        return Plugin::kNAME;
+        return Plugin::kName;
     }
 
     nvinfer1::AsciiChar const* getPluginVersion() const noexcept override
     {
-        return kVERSION;
+        return kVersion;
     }
 
     nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override
     {
-        return kNAMESPACE;
+        return kNamespace;
     }
 
     int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t nbInputs,
@@ -90,13 +90,13 @@ public:
     {
         return guard([&]
         {
-            requireCounts(self().signature(), nbInputs, nbOutputs);
+            require_counts(self().signature(), nbInputs, nbOutputs);
             // The smallest and the largest shapes of the profile obey the rules too.
-            checkDescriptions(
+            check_descriptions(
                 in, nbInputs, out, nbOutputs, [](auto const& tensor) { return tensor.desc.dims; });
-            checkDescriptions(in, nbInputs, out, nbOutputs,
+            check_descriptions(in, nbInputs, out, nbOutputs,
                 [](auto const& tensor) { return known(tensor.min, tensor); });
-            checkDescriptions(in, nbInputs, out, nbOutputs,
+            check_descriptions(in, nbInputs, out, nbOutputs,
                 [](auto const& tensor) { return known(tensor.max, tensor); });
         });
     }
@@ -107,19 +107,19 @@ public:
         return guard([&]
         {
             Signature const signature = self().signature();
-            requireCounts(signature, nbInputs, nbOutputs);
+            require_counts(signature, nbInputs, nbOutputs);
             for (int32_t i = 0; i < nbInputs; ++i)
             {
                 TensorSpec const& tensor = signature.at(i);
                 if (!obeys(tensor.type, inputTypes[i], inputTypes[0]))
                     throw Invalid(format("%s is %s, but must be %s", tensor.name,
-                        typeName(inputTypes[i]), ruleText(tensor.type)));
+                        type_name(inputTypes[i]), rule_text(tensor.type)));
             }
             for (int32_t i = 0; i < nbOutputs; ++i)
             {
                 TypeRule const rule = signature.outputs[static_cast<size_t>(i)].type;
                 outputTypes[i] =
-                    rule == TypeRule::kACTIVATION ? inputTypes[0] : nvinfer1::DataType::kINT32;
+                    rule == TypeRule::kActivation ? inputTypes[0] : nvinfer1::DataType::kINT32;
             }
         });
     }
@@ -138,7 +138,7 @@ public:
         guard([&]
         {
             Signature const signature = self().signature();
-            requireCounts(signature, nbInputs, nbOutputs);
+            require_counts(signature, nbInputs, nbOutputs);
             nvinfer1::PluginTensorDesc const& tensor = inOut[position].desc;
             supported = tensor.format == nvinfer1::TensorFormat::kLINEAR
                 && obeys(signature.at(position).type, tensor.type, inOut[0].desc.type);
@@ -160,8 +160,8 @@ public:
     {
         return guard([&]
         {
-            requireCounts(self().signature(), nbInputs, nbOutputs);
-            checkDescriptions(
+            require_counts(self().signature(), nbInputs, nbOutputs);
+            check_descriptions(
                 in, nbInputs, out, nbOutputs, [](auto const& tensor) { return tensor.dims; });
             static_cast<Plugin&>(*this).prepare(in);
         });
@@ -176,18 +176,18 @@ public:
     {
         guard([&]
         {
-            mFields = writeFields(static_cast<Plugin&>(*this).attributes());
-            mCollection.nbFields = static_cast<int32_t>(mFields.size());
-            mCollection.fields = mFields.data();
+            fields_ = write_fields(static_cast<Plugin&>(*this).attributes());
+            collection_.nbFields = static_cast<int32_t>(fields_.size());
+            collection_.fields = fields_.data();
         });
-        return &mCollection;
+        return &collection_;
     }
 
 protected:
     template <typename Body>
     int32_t guard(Body&& body) const noexcept
     {
-        return guarded(Plugin::kNAME, mLayer.c_str(), std::forward<Body>(body));
+        return guarded(Plugin::kName, layer_.c_str(), std::forward<Body>(body));
     }
 
 private:
@@ -210,20 +210,20 @@ private:
     }
 
     template <typename Tensor, typename GetDims>
-    void checkDescriptions(Tensor const* in, int32_t nbInputs, Tensor const* out, int32_t nbOutputs,
-        GetDims getDims) const
+    void check_descriptions(Tensor const* in, int32_t nbInputs, Tensor const* out,
+        int32_t nbOutputs, GetDims get_dims) const
     {
         std::vector<nvinfer1::Dims> inputs, outputs;
         for (int32_t i = 0; i < nbInputs; ++i)
-            inputs.push_back(getDims(in[i]));
+            inputs.push_back(get_dims(in[i]));
         for (int32_t i = 0; i < nbOutputs; ++i)
-            outputs.push_back(getDims(out[i]));
-        self().checkShapes(inputs.data(), outputs.data());
+            outputs.push_back(get_dims(out[i]));
+        self().check_shapes(inputs.data(), outputs.data());
     }
 
-    std::string mLayer;
-    std::vector<nvinfer1::PluginField> mFields;
-    nvinfer1::PluginFieldCollection mCollection{};
+    std::string layer_;
+    std::vector<nvinfer1::PluginField> fields_;
+    nvinfer1::PluginFieldCollection collection_{};
 };
 
 template <typename Plugin>
@@ -235,11 +235,11 @@ public:
     {
         char const* const name = layer != nullptr ? layer : "";
         Plugin* plugin = nullptr;
-        int32_t const status = guarded(Plugin::kNAME, name, [&]
+        int32_t const status = guarded(Plugin::kName, name, [&]
         {
             plugin = new Plugin(name);
-            readFields(fields, plugin->attributes());
-            plugin->checkAttributes();
+            read_fields(fields, plugin->attributes());
+            plugin->check_attributes();
         });
         if (status == 0)
             return plugin;
@@ -249,26 +249,26 @@ public:
 
     nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override
     {
-        return mNames.get();
+        return names_.get();
     }
 
     nvinfer1::AsciiChar const* getPluginName() const noexcept override
     {
-        return Plugin::kNAME;
+        return Plugin::kName;
     }
 
     nvinfer1::AsciiChar const* getPluginVersion() const noexcept override
     {
-        return kVERSION;
+        return kVersion;
     }
 
     nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override
     {
-        return kNAMESPACE;
+        return kNamespace;
     }
 
 private:
-    FieldNames const mNames{Plugin("").attributes()};
+    FieldNames const names_{Plugin("").attributes()};
 };
 
 } // namespace river::trt

@@ -19,19 +19,19 @@ bool obeys(TypeRule rule, DataType type, DataType first)
 {
     switch (rule)
     {
-    case TypeRule::kACTIVATION:
+    case TypeRule::kActivation:
         return type == first && (type == DataType::kHALF || type == DataType::kBF16);
-    case TypeRule::kHALF:
+    case TypeRule::kHalf:
         return type == DataType::kHALF;
-    case TypeRule::kFLOAT:
+    case TypeRule::kFloat:
         return type == DataType::kFLOAT;
-    case TypeRule::kINT32:
+    case TypeRule::kInt32:
         return type == DataType::kINT32;
     }
     return false;
 }
 
-char const* typeName(DataType type)
+char const* type_name(DataType type)
 {
     switch (type)
     {
@@ -56,23 +56,23 @@ char const* typeName(DataType type)
     }
 }
 
-char const* ruleText(TypeRule rule)
+char const* rule_text(TypeRule rule)
 {
     switch (rule)
     {
-    case TypeRule::kACTIVATION:
+    case TypeRule::kActivation:
         return "float16 or bfloat16, the same as the first input";
-    case TypeRule::kHALF:
+    case TypeRule::kHalf:
         return "float16";
-    case TypeRule::kFLOAT:
+    case TypeRule::kFloat:
         return "float32";
-    case TypeRule::kINT32:
+    case TypeRule::kInt32:
         return "int32";
     }
     return "";
 }
 
-std::string shapeText(Dims const& dims)
+std::string shape_text(Dims const& dims)
 {
     std::string text = "[";
     for (int32_t i = 0; i < dims.nbDims; ++i)
@@ -80,7 +80,7 @@ std::string shapeText(Dims const& dims)
     return text + "]";
 }
 
-void requireCounts(Signature const& signature, int32_t nbInputs, int32_t nbOutputs)
+void require_counts(Signature const& signature, int32_t nbInputs, int32_t nbOutputs)
 {
     auto const inputs = static_cast<int32_t>(signature.inputs.size());
     auto const outputs = static_cast<int32_t>(signature.outputs.size());
@@ -93,7 +93,7 @@ void requireCounts(Signature const& signature, int32_t nbInputs, int32_t nbOutpu
         int(nbInputs), int(nbOutputs), int(inputs), int(outputs), names.c_str()));
 }
 
-void requireShape(char const* tensor, Dims const& dims, std::vector<int64_t> const& expected,
+void require_shape(char const* tensor, Dims const& dims, std::vector<int64_t> const& expected,
     std::string const& why)
 {
     bool same = dims.nbDims == static_cast<int32_t>(expected.size());
@@ -105,31 +105,31 @@ void requireShape(char const* tensor, Dims const& dims, std::vector<int64_t> con
         same = same && (dims.d[i] == expected[i] || dims.d[i] == -1 || expected[i] == -1);
     }
     if (!same)
-        throw Invalid(format("%s is %s, but must be %s: %s", tensor, shapeText(dims).c_str(),
-            shapeText(wanted).c_str(), why.c_str()));
+        throw Invalid(format("%s is %s, but must be %s: %s", tensor, shape_text(dims).c_str(),
+            shape_text(wanted).c_str(), why.c_str()));
 }
 
-void requireRank(char const* tensor, Dims const& dims, int32_t rank, char const* axes)
+void require_rank(char const* tensor, Dims const& dims, int32_t rank, char const* axes)
 {
     if (dims.nbDims != rank)
         throw Invalid(format("%s is %s, but must have %d dimensions: %s", tensor,
-            shapeText(dims).c_str(), int(rank), axes));
+            shape_text(dims).c_str(), int(rank), axes));
 }
 
-void requireScalar(char const* tensor, Dims const& dims)
+void require_scalar(char const* tensor, Dims const& dims)
 {
     bool const one = dims.nbDims == 0 || (dims.nbDims == 1 && (dims.d[0] == 1 || dims.d[0] == -1));
     if (!one)
         throw Invalid(format(
-            "%s is %s, but must be one element: [] or [1]", tensor, shapeText(dims).c_str()));
+            "%s is %s, but must be one element: [] or [1]", tensor, shape_text(dims).c_str()));
 }
 
-int64_t requireStatic(char const* tensor, Dims const& dims, int32_t axis, char const* meaning)
+int64_t require_static(char const* tensor, Dims const& dims, int32_t axis, char const* meaning)
 {
     if (dims.d[axis] < 1)
         throw Invalid(
             format("%s is %s, but %s (dimension %d) must be known when the engine is built", tensor,
-                shapeText(dims).c_str(), meaning, int(axis)));
+                shape_text(dims).c_str(), meaning, int(axis)));
     return dims.d[axis];
 }
 

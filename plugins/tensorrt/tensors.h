@@ -13,10 +13,10 @@ namespace river::trt
 
 enum class TypeRule
 {
-    kACTIVATION, // float16 or bfloat16, one of them for all such tensors of the plugin
-    kHALF,       // float16 whatever the activations are: scales of the river bank
-    kFLOAT,
-    kINT32 // also flags and packed 4-bit weights: TensorRT excludes bool and uint8 from plugins
+    kActivation, // float16 or bfloat16, one of them for all such tensors of the plugin
+    kHalf,       // float16 whatever the activations are: scales of the river bank
+    kFloat,
+    kInt32 // also flags and packed 4-bit weights: TensorRT excludes bool and uint8 from plugins
 };
 
 struct TensorSpec
@@ -45,25 +45,25 @@ struct Signature
 // Whether a tensor of `type` obeys `rule`, given the type of the plugin's first input.
 bool obeys(TypeRule rule, nvinfer1::DataType type, nvinfer1::DataType first);
 
-char const* typeName(nvinfer1::DataType type);
-char const* ruleText(TypeRule rule);
-std::string shapeText(nvinfer1::Dims const& dims); // [-1, 8, 576]; -1 is a size not known yet
+char const* type_name(nvinfer1::DataType type);
+char const* rule_text(TypeRule rule);
+std::string shape_text(nvinfer1::Dims const& dims); // [-1, 8, 576]; -1 is a size not known yet
 
 // Throws Invalid unless the plugin has that many inputs and outputs.
-void requireCounts(Signature const& signature, int32_t nbInputs, int32_t nbOutputs);
+void require_counts(Signature const& signature, int32_t nbInputs, int32_t nbOutputs);
 
 // Throws Invalid unless `dims` is `expected`; -1 in either matches all. `why` completes the message.
-void requireShape(char const* tensor, nvinfer1::Dims const& dims,
+void require_shape(char const* tensor, nvinfer1::Dims const& dims,
     std::vector<int64_t> const& expected, std::string const& why);
 
 // Throws Invalid unless the tensor has `rank` dimensions.
-void requireRank(char const* tensor, nvinfer1::Dims const& dims, int32_t rank, char const* axes);
+void require_rank(char const* tensor, nvinfer1::Dims const& dims, int32_t rank, char const* axes);
 
 // Throws Invalid unless the tensor holds one element: [] or [1].
-void requireScalar(char const* tensor, nvinfer1::Dims const& dims);
+void require_scalar(char const* tensor, nvinfer1::Dims const& dims);
 
 // Throws Invalid unless the size is known when the engine is built.
-int64_t requireStatic(
+int64_t require_static(
     char const* tensor, nvinfer1::Dims const& dims, int32_t axis, char const* meaning);
 
 } // namespace river::trt

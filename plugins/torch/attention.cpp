@@ -35,7 +35,7 @@ Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& 
     checked(op, "v_cache", v_cache, type, {num_rows, num_kv_heads, capacity, head_dim}, device);
 
     AttentionParams p;
-    p.type = activationType(op, q);
+    p.type = activation_type(op, q);
     p.programmatic = programmatic;
     p.batch = narrow(op, "batch", batch);
     p.seq = narrow(op, "seq", seq);
@@ -86,10 +86,11 @@ Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& 
     p.k_cache = k_cache.mutable_data_ptr();
     p.v_cache = v_cache.mutable_data_ptr();
     p.out = out.mutable_data_ptr();
-    Tensor const workspace = workspaceOr(op, given_workspace, attention_workspace_bytes(p), device);
+    Tensor const workspace =
+        workspace_or(op, given_workspace, attention_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
-    requireLaunched(op, launch_attention(p, currentStream(device)), explain_attention(p));
+    require_launched(op, launch_attention(p, current_stream(device)), explain_attention(p));
     return out;
 }
 

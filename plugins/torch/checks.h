@@ -29,7 +29,7 @@ inline constexpr c10::DeviceType kDEVICE = c10::DeviceType::CUDA;
 #define RIVER_DISPATCH CUDA
 #endif
 
-inline cudaStream_t currentStream(c10::Device device)
+inline cudaStream_t current_stream(c10::Device device)
 {
 #if defined(RIVER_CPU_SHIM)
     static_cast<void>(device);
@@ -43,7 +43,7 @@ inline cudaStream_t currentStream(c10::Device device)
 #endif
 }
 
-inline DataType activationType(char const* op, at::Tensor const& x)
+inline DataType activation_type(char const* op, at::Tensor const& x)
 {
     TORCH_CHECK(x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16, op,
         ": activations are ", x.scalar_type(), "; the kernels take float16 and bfloat16");
@@ -87,7 +87,7 @@ inline at::Tensor scratch(size_t bytes, c10::Device device)
         {static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
 }
 
-inline at::Tensor zeroedScratch(size_t bytes, c10::Device device)
+inline at::Tensor zeroed_scratch(size_t bytes, c10::Device device)
 {
     return at::zeros(
         {static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
@@ -95,18 +95,18 @@ inline at::Tensor zeroedScratch(size_t bytes, c10::Device device)
 
 // The caller's workspace, zero before its first launch and left so by each; without one, zeros that
 // cost a clear on every call.
-inline at::Tensor workspaceOr(
+inline at::Tensor workspace_or(
     char const* op, OptionalTensor const& given, size_t bytes, c10::Device device)
 {
     if (!given.has_value())
-        return zeroedScratch(bytes, device);
+        return zeroed_scratch(bytes, device);
     checked(op, "workspace", *given, at::kByte, {-1}, device);
     TORCH_CHECK(static_cast<size_t>(given->numel()) >= bytes, op, ": workspace has ",
         given->numel(), " bytes, but ", bytes, " are needed");
     return *given;
 }
 
-inline void requireLaunched(char const* op, cudaError_t status, char const* explanation)
+inline void require_launched(char const* op, cudaError_t status, char const* explanation)
 {
     TORCH_CHECK(status != cudaErrorInvalidValue || explanation == nullptr, op, ": ", explanation);
     TORCH_CHECK(

@@ -19,7 +19,7 @@ void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& directi
 {
     auto const device = h_in.device();
     int64_t const batch = h_in.size(0), seq = h_in.size(1), hidden = h_in.size(2);
-    p.type = activationType(op, h_in);
+    p.type = activation_type(op, h_in);
     p.flag_type = FlagType::kBool;
     p.batch = narrow(op, "batch", batch);
     p.seq = narrow(op, "seq", seq);
@@ -37,13 +37,13 @@ void run(char const* op, GateParams p, Tensor const& h_in, Tensor const& directi
         checked(op, "exit_layer", exit_layer, at::kInt, {batch, seq}, device));
     p.exited_out = exited_out.mutable_data_ptr();
     p.exit_layer_out = static_cast<int32_t*>(exit_layer_out.mutable_data_ptr());
-    Tensor const workspace = workspaceOr(op, given_workspace, gate_workspace_bytes(p), device);
+    Tensor const workspace = workspace_or(op, given_workspace, gate_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
-    requireLaunched(op, launch_gate(p, currentStream(device)), explain_gate(p));
+    require_launched(op, launch_gate(p, current_stream(device)), explain_gate(p));
 }
 
-void requireRows(char const* op, Tensor const& h_in)
+void require_rows(char const* op, Tensor const& h_in)
 {
     TORCH_CHECK(
         h_in.dim() == 3, op, ": h_in is ", h_in.sizes(), ", but must be [batch, seq, hidden]");
@@ -54,14 +54,14 @@ std::tuple<Tensor, Tensor> gate(Tensor const& h_in, Tensor const& h_out, Tensor 
     Tensor const& use_direction, Tensor const& exited, Tensor const& exit_layer, Tensor const& tau,
     Tensor const& scope, int64_t layer)
 {
-    constexpr char const* kOP = "river_trt::gate";
+    constexpr char const* kOp = "river_trt::gate";
     c10::DeviceGuard const guard(h_in.device());
-    requireRows(kOP, h_in);
+    require_rows(kOp, h_in);
     Tensor exited_out = at::empty(exited.sizes(), exited.options());
     Tensor exit_layer_out = at::empty(exit_layer.sizes(), exit_layer.options());
     GateParams p;
-    p.delta = checked(kOP, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), h_in.device());
-    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
+    p.delta = checked(kOp, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), h_in.device());
+    run(kOp, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
         exit_layer_out, {});
     return {exited_out, exit_layer_out};
 }
@@ -72,22 +72,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_gate(Tensor const& h_in, Tensor c
     Tensor const& exit_layer, Tensor const& tau, Tensor const& pinned_next, Tensor const& scope,
     int64_t layer)
 {
-    constexpr char const* kOP = "river_trt_cuda::add_gate";
+    constexpr char const* kOp = "river_trt_cuda::add_gate";
     c10::DeviceGuard const guard(h_in.device());
-    requireRows(kOP, h_in);
+    require_rows(kOp, h_in);
     auto const device = h_in.device();
     Tensor h_out = at::empty(h_in.sizes(), h_in.options());
     Tensor exited_out = at::empty(exited.sizes(), exited.options());
     Tensor exit_layer_out = at::empty(exit_layer.sizes(), exit_layer.options());
     Tensor use_river = at::empty(exited.sizes(), exited.options());
     GateParams p;
-    p.residual = checked(kOP, "residual", residual, h_in.scalar_type(), h_in.sizes(), device);
-    p.delta = checked(kOP, "delta", delta, h_in.scalar_type(), h_in.sizes(), device);
+    p.residual = checked(kOp, "residual", residual, h_in.scalar_type(), h_in.sizes(), device);
+    p.delta = checked(kOp, "delta", delta, h_in.scalar_type(), h_in.sizes(), device);
     p.pinned_next =
-        static_cast<bool const*>(checked(kOP, "pinned_next", pinned_next, at::kBool, {}, device));
+        static_cast<bool const*>(checked(kOp, "pinned_next", pinned_next, at::kBool, {}, device));
     p.h_out = h_out.mutable_data_ptr();
     p.use_river_next = use_river.mutable_data_ptr();
-    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
+    run(kOp, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
         exit_layer_out, {});
     return {h_out, exited_out, exit_layer_out, use_river};
 }
@@ -100,24 +100,24 @@ std::tuple<Tensor, Tensor, Tensor> step_gate(Tensor const& h_in, Tensor const& h
     Tensor const& exit_layer, Tensor const& tau, Tensor const& pinned_next, Tensor const& scope,
     int64_t layer, OptionalTensor const& sum_squares, OptionalTensor const& workspace)
 {
-    constexpr char const* kOP = "river_trt_cuda::step_gate";
+    constexpr char const* kOp = "river_trt_cuda::step_gate";
     c10::DeviceGuard const guard(h_in.device());
-    requireRows(kOP, h_in);
+    require_rows(kOp, h_in);
     auto const device = h_in.device();
     Tensor exited_out = at::empty(exited.sizes(), exited.options());
     Tensor exit_layer_out = at::empty(exit_layer.sizes(), exit_layer.options());
     Tensor use_river = at::empty(exited.sizes(), exited.options());
     auto const rows = h_in.sizes().slice(0, 2);
-    checked(kOP, "sum_squares", sum_squares, at::kFloat, rows, device);
+    checked(kOp, "sum_squares", sum_squares, at::kFloat, rows, device);
     GateParams p;
     p.programmatic = true;
-    p.delta = checked(kOP, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), device);
+    p.delta = checked(kOp, "h_out", h_out, h_in.scalar_type(), h_in.sizes(), device);
     p.pinned_next =
-        static_cast<bool const*>(checked(kOP, "pinned_next", pinned_next, at::kBool, {}, device));
+        static_cast<bool const*>(checked(kOp, "pinned_next", pinned_next, at::kBool, {}, device));
     p.use_river_next = use_river.mutable_data_ptr();
     if (sum_squares.has_value())
         p.sum_squares = static_cast<float*>(sum_squares->mutable_data_ptr());
-    run(kOP, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
+    run(kOp, p, h_in, direction, use_direction, exited, exit_layer, tau, scope, layer, exited_out,
         exit_layer_out, workspace);
     return {exited_out, exit_layer_out, use_river};
 }

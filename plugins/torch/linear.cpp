@@ -37,7 +37,7 @@ struct Fused
     int64_t variant = -1;
 };
 
-void setRiver(
+void set_river(
     char const* op, LinearParams& p, River const& river, int64_t n, int64_t k, c10::Device device)
 {
     p.river.pre_scale = checked(op, "pre_scale", river.pre_scale, at::kHalf, {k}, device);
@@ -88,7 +88,7 @@ Tensor run(char const* op, Tensor const& x, OptionalTensor const& use_river,
     Tensor y = at::empty({batch, seq, fused.silu_mul ? n / 2 : n}, x.options());
 
     LinearParams p;
-    p.type = activationType(op, x);
+    p.type = activation_type(op, x);
     p.flag_type = FlagType::kBool;
     p.banks = use_river.has_value() ? Banks::kByFlag
         : weight.has_value()        ? Banks::kBackbone
@@ -101,7 +101,7 @@ Tensor run(char const* op, Tensor const& x, OptionalTensor const& use_river,
     p.use_river = checked(op, "use_river", use_river, at::kBool, {batch, seq}, device);
     p.weight = checked(op, "weight", weight, type, {n, k}, device);
     if (river.given())
-        setRiver(op, p, river, n, k, device);
+        set_river(op, p, river, n, k, device);
     p.bias = checked(op, "bias", bias, type, {n}, device);
     p.norm_weight = checked(op, "norm_weight", fused.norm_weight, type, {k}, device);
     p.norm_eps = static_cast<float>(fused.norm_eps);
@@ -125,7 +125,7 @@ Tensor run(char const* op, Tensor const& x, OptionalTensor const& use_river,
     Tensor const workspace = scratch(linear_workspace_bytes(p), device);
     p.workspace = workspace.mutable_data_ptr();
     p.workspace_bytes = static_cast<size_t>(workspace.numel());
-    requireLaunched(op, launch_linear(p, currentStream(device)), explain_linear(p));
+    require_launched(op, launch_linear(p, current_stream(device)), explain_linear(p));
     return y;
 }
 
@@ -169,8 +169,9 @@ Tensor pack(
     bank.group_size = static_cast<int32_t>(group_size);
     int32_t const rows = narrow(op, "N", n), columns = narrow(op, "K", k);
     Tensor packed = scratch(packed_river_bytes(rows, columns, bank.group_size), device);
-    requireLaunched(op,
-        pack_river(bank, rows, columns, packed.mutable_data_ptr(), currentStream(device)), nullptr);
+    require_launched(op,
+        pack_river(bank, rows, columns, packed.mutable_data_ptr(), current_stream(device)),
+        nullptr);
     return packed;
 }
 

@@ -43,7 +43,7 @@ struct Register
     } while (false)
 
 template <typename A, typename B>
-void requireEqual(char const* file, int line, A const& actual, B const& expected)
+void require_equal(char const* file, int line, A const& actual, B const& expected)
 {
     if (!(actual == expected))
     {
@@ -53,7 +53,7 @@ void requireEqual(char const* file, int line, A const& actual, B const& expected
     }
 }
 
-#define REQUIRE_EQUAL(actual, expected) harness::requireEqual(__FILE__, __LINE__, actual, expected)
+#define REQUIRE_EQUAL(actual, expected) harness::require_equal(__FILE__, __LINE__, actual, expected)
 
 // Creators of the library under test, and its log.
 IPluginCreatorInterface* const* creators(int32_t& count);
@@ -61,12 +61,12 @@ IPluginCreatorV3One& creator(std::string const& name);
 host::Logger& logger();
 
 // The plugin made from these fields, or nullptr.
-std::unique_ptr<IPluginV3> tryCreate(std::string const& name, host::Fields fields);
+std::unique_ptr<IPluginV3> try_create(std::string const& name, host::Fields fields);
 // The same, and a failure of the case where it is refused.
 std::unique_ptr<IPluginV3> create(std::string const& name, host::Fields fields);
 
 // Runs `body`, which must log one line that holds every text of `parts`.
-void requireLogged(std::vector<std::string> const& parts, std::function<void()> const& body);
+void require_logged(std::vector<std::string> const& parts, std::function<void()> const& body);
 
 inline IPluginV3OneCore& core(IPluginV3& plugin)
 {

@@ -19,29 +19,29 @@ class Expression final : public IDimensionExpr, apiv::VDimensionExpr
 public:
     static Expression constant(int64_t value)
     {
-        return Expression(Kind::kCONSTANT, value);
+        return Expression(Kind::kConstant, value);
     }
     static Expression free(int64_t index)
     {
-        return Expression(Kind::kFREE, index);
+        return Expression(Kind::kFree, index);
     }
     static Expression operation(
         DimensionOperation op, Expression const& left, Expression const& right)
     {
-        Expression result(Kind::kOPERATION, 0);
-        result.mOperation = op;
-        result.mLeft = &left;
-        result.mRight = &right;
+        Expression result(Kind::kOperation, 0);
+        result.operation_ = op;
+        result.left_ = &left;
+        result.right_ = &right;
         return result;
     }
     Expression(Expression const& other) noexcept
         : IDimensionExpr()
         , apiv::VDimensionExpr()
-        , mKind(other.mKind)
-        , mValue(other.mValue)
-        , mOperation(other.mOperation)
-        , mLeft(other.mLeft)
-        , mRight(other.mRight)
+        , kind_(other.kind_)
+        , value_(other.value_)
+        , operation_(other.operation_)
+        , left_(other.left_)
+        , right_(other.right_)
     {
         mImpl = this;
     }
@@ -49,29 +49,29 @@ public:
 
     bool isConstant() const override
     {
-        return mKind == Kind::kCONSTANT;
+        return kind_ == Kind::kConstant;
     }
     int64_t getConstantValue() const override
     {
-        return mValue;
+        return value_;
     }
     bool isSizeTensor() const override
     {
         return false;
     }
-    int64_t at(std::vector<int64_t> const& freeDims) const
+    int64_t at(std::vector<int64_t> const& free_dims) const
     {
-        switch (mKind)
+        switch (kind_)
         {
-        case Kind::kCONSTANT:
-            return mValue;
-        case Kind::kFREE:
-            return freeDims.at(static_cast<size_t>(mValue));
-        case Kind::kOPERATION:
+        case Kind::kConstant:
+            return value_;
+        case Kind::kFree:
+            return free_dims.at(static_cast<size_t>(value_));
+        case Kind::kOperation:
             break;
         }
-        int64_t const left = mLeft->at(freeDims), right = mRight->at(freeDims);
-        switch (mOperation)
+        int64_t const left = left_->at(free_dims), right = right_->at(free_dims);
+        switch (operation_)
         {
         case DimensionOperation::kSUM:
             return left + right;
@@ -98,21 +98,21 @@ public:
 private:
     enum class Kind
     {
-        kCONSTANT,
-        kFREE,
-        kOPERATION
+        kConstant,
+        kFree,
+        kOperation
     };
     Expression(Kind kind, int64_t value)
-        : mKind(kind)
-        , mValue(value)
+        : kind_(kind)
+        , value_(value)
     {
         mImpl = this;
     }
-    Kind mKind;
-    int64_t mValue;
-    DimensionOperation mOperation{};
-    Expression const* mLeft{nullptr};
-    Expression const* mRight{nullptr};
+    Kind kind_;
+    int64_t value_;
+    DimensionOperation operation_{};
+    Expression const* left_{nullptr};
+    Expression const* right_{nullptr};
 };
 
 class ExpressionBuilder final : public IExprBuilder, apiv::VExprBuilder
@@ -152,17 +152,17 @@ public:
 private:
     Expression const* keep(Expression const& expression)
     {
-        mAll.push_back(std::make_unique<Expression>(expression));
-        return mAll.back().get();
+        all_.push_back(std::make_unique<Expression>(expression));
+        return all_.back().get();
     }
-    std::vector<std::unique_ptr<Expression>> mAll;
+    std::vector<std::unique_ptr<Expression>> all_;
 };
 
-inline std::vector<int64_t> evaluate(DimsExprs const& dims, std::vector<int64_t> const& freeDims)
+inline std::vector<int64_t> evaluate(DimsExprs const& dims, std::vector<int64_t> const& free_dims)
 {
     std::vector<int64_t> sizes;
     for (int32_t i = 0; i < dims.nbDims; ++i)
-        sizes.push_back(static_cast<Expression const*>(dims.d[i])->at(freeDims));
+        sizes.push_back(static_cast<Expression const*>(dims.d[i])->at(free_dims));
     return sizes;
 }
 
@@ -188,7 +188,7 @@ public:
     Logger logger;
 };
 
-inline Dims makeDims(std::vector<int64_t> const& sizes)
+inline Dims make_dims(std::vector<int64_t> const& sizes)
 {
     Dims dims{};
     dims.nbDims = static_cast<int32_t>(sizes.size());
@@ -200,7 +200,7 @@ inline PluginTensorDesc describe(
     std::vector<int64_t> const& sizes, DataType type, TensorFormat format = TensorFormat::kLINEAR)
 {
     PluginTensorDesc tensor{};
-    tensor.dims = makeDims(sizes);
+    tensor.dims = make_dims(sizes);
     tensor.type = type;
     tensor.format = format;
     tensor.scale = 1.0F;
@@ -218,43 +218,43 @@ class Fields
 public:
     Fields& add(char const* name, int32_t value)
     {
-        return addRaw(name, PluginFieldType::kINT32, &value, sizeof value, 1);
+        return add_raw(name, PluginFieldType::kINT32, &value, sizeof value, 1);
     }
     Fields& add(char const* name, int64_t value)
     {
-        return addRaw(name, PluginFieldType::kINT64, &value, sizeof value, 1);
+        return add_raw(name, PluginFieldType::kINT64, &value, sizeof value, 1);
     }
     Fields& add(char const* name, float value)
     {
-        return addRaw(name, PluginFieldType::kFLOAT32, &value, sizeof value, 1);
+        return add_raw(name, PluginFieldType::kFLOAT32, &value, sizeof value, 1);
     }
-    Fields& addRaw(
+    Fields& add_raw(
         char const* name, PluginFieldType type, void const* data, size_t bytes, int32_t length)
     {
         auto const* first = static_cast<char const*>(data);
-        mFields.push_back({name, std::vector<char>(first, first + bytes), type, length});
+        fields_.push_back({name, std::vector<char>(first, first + bytes), type, length});
         return *this;
     }
     // What an engine does with getFieldsToSerialize: a deep copy (a wrong length shows under ASan).
-    static Fields copyOf(PluginFieldCollection const& collection)
+    static Fields copy_of(PluginFieldCollection const& collection)
     {
         Fields copy;
         for (int32_t i = 0; i < collection.nbFields; ++i)
         {
             PluginField const& field = collection.fields[i];
             size_t const size = field.type == PluginFieldType::kINT64 ? 8 : 4;
-            copy.addRaw(field.name, field.type, field.data,
+            copy.add_raw(field.name, field.type, field.data,
                 size * static_cast<size_t>(field.length), field.length);
         }
         return copy;
     }
     PluginFieldCollection const* get()
     {
-        mViews.clear();
-        for (Field const& field : mFields)
-            mViews.emplace_back(field.name.c_str(), field.data.data(), field.type, field.length);
-        mCollection = {static_cast<int32_t>(mViews.size()), mViews.data()};
-        return &mCollection;
+        views_.clear();
+        for (Field const& field : fields_)
+            views_.emplace_back(field.name.c_str(), field.data.data(), field.type, field.length);
+        collection_ = {static_cast<int32_t>(views_.size()), views_.data()};
+        return &collection_;
     }
 
 private:
@@ -265,9 +265,9 @@ private:
         PluginFieldType type;
         int32_t length;
     };
-    std::vector<Field> mFields;
-    std::vector<PluginField> mViews;
-    PluginFieldCollection mCollection{};
+    std::vector<Field> fields_;
+    std::vector<PluginField> views_;
+    PluginFieldCollection collection_{};
 };
 
 } // namespace host

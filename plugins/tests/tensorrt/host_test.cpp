@@ -14,8 +14,8 @@ namespace
 using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
 using SetLoggerFinder = void (*)(ILoggerFinder*);
 
-GetCreators gGetCreators = nullptr;
-host::LoggerFinder gFinder;
+GetCreators g_get_creators = nullptr;
+host::LoggerFinder g_finder;
 
 void* symbol(void* library, char const* name)
 {
@@ -39,14 +39,14 @@ std::vector<Case>& cases()
 void fail(char const* file, int line, std::string const& text)
 {
     std::fprintf(stderr, "%s:%d: %s\n", file, line, text.c_str());
-    for (std::string const& logged : gFinder.logger.lines)
+    for (std::string const& logged : g_finder.logger.lines)
         std::fprintf(stderr, "  log: %s\n", logged.c_str());
     std::exit(1);
 }
 
 IPluginCreatorInterface* const* creators(int32_t& count)
 {
-    return gGetCreators(count);
+    return g_get_creators(count);
 }
 
 IPluginCreatorV3One& creator(std::string const& name)
@@ -64,10 +64,10 @@ IPluginCreatorV3One& creator(std::string const& name)
 
 host::Logger& logger()
 {
-    return gFinder.logger;
+    return g_finder.logger;
 }
 
-std::unique_ptr<IPluginV3> tryCreate(std::string const& name, host::Fields fields)
+std::unique_ptr<IPluginV3> try_create(std::string const& name, host::Fields fields)
 {
     return std::unique_ptr<IPluginV3>(
         creator(name).createPlugin("layers.3.x", fields.get(), TensorRTPhase::kBUILD));
@@ -75,12 +75,12 @@ std::unique_ptr<IPluginV3> tryCreate(std::string const& name, host::Fields field
 
 std::unique_ptr<IPluginV3> create(std::string const& name, host::Fields fields)
 {
-    std::unique_ptr<IPluginV3> plugin = tryCreate(name, std::move(fields));
+    std::unique_ptr<IPluginV3> plugin = try_create(name, std::move(fields));
     REQUIRE(plugin != nullptr);
     return plugin;
 }
 
-void requireLogged(std::vector<std::string> const& parts, std::function<void()> const& body)
+void require_logged(std::vector<std::string> const& parts, std::function<void()> const& body)
 {
     logger().lines.clear();
     body();
@@ -108,11 +108,11 @@ int main(int argc, char** argv)
         std::fprintf(stderr, "%s\n", dlerror());
         return 2;
     }
-    harness::gGetCreators =
+    harness::g_get_creators =
         reinterpret_cast<harness::GetCreators>(harness::symbol(library, "getCreators"));
-    auto const setFinder =
+    auto const set_finder =
         reinterpret_cast<harness::SetLoggerFinder>(harness::symbol(library, "setLoggerFinder"));
-    setFinder(&harness::gFinder);
+    set_finder(&harness::g_finder);
     for (harness::Case const& one : harness::cases())
     {
         if (argc == 2)

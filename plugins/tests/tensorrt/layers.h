@@ -23,11 +23,11 @@ struct Layer
     std::vector<Tensor> outputs;
     int32_t index{0}; // of a gate
 
-    int32_t numInputs() const
+    int32_t num_inputs() const
     {
         return static_cast<int32_t>(inputs.size());
     }
-    int32_t numOutputs() const
+    int32_t num_outputs() const
     {
         return static_cast<int32_t>(outputs.size());
     }
@@ -39,24 +39,24 @@ struct Layer
     }
 };
 
-inline constexpr int64_t kBATCH = -1, kSEQ = -2, kCAPACITY = -3;
+inline constexpr int64_t kBatch = -1, kSeq = -2, kCapacity = -3;
 
-inline constexpr int64_t kGROUP = 32, kLAYERS = 6, kHEADS = 6, kKV_HEADS = 2, kHEAD_DIM = 16;
-inline constexpr float kNORM_EPS = 1e-5F, kSCALE = 0.25F, kSOFTCAP = 30.0F;
-inline constexpr int32_t kWINDOW = 8; // of the attentions with q, k and v apart, as kSOFTCAP
+inline constexpr int64_t kGroup = 32, kLayers = 6, kHeads = 6, kKvHeads = 2, kHeadDim = 16;
+inline constexpr float kNormEps = 1e-5F, kScale = 0.25F, kSoftcap = 30.0F;
+inline constexpr int32_t kWindow = 8; // of the attentions with q, k and v apart, as kSoftcap
 
 // Every form the checks go over. K = 72 in groups of 32: the last group is part filled.
-std::vector<Layer> everyLayer(DataType activation);
+std::vector<Layer> every_layer(DataType activation);
 
 // The free sizes in the order of the constants above.
-std::vector<int64_t> resolve(std::vector<int64_t> sizes, std::vector<int64_t> const& freeSizes);
+std::vector<int64_t> resolve(std::vector<int64_t> sizes, std::vector<int64_t> const& free_sizes);
 
 // As descriptions at build time, free sizes -1 with a profile of smallest and largest.
-std::vector<DynamicPluginTensorDesc> buildDescriptions(std::vector<Tensor> const& tensors,
+std::vector<DynamicPluginTensorDesc> build_descriptions(std::vector<Tensor> const& tensors,
     std::vector<int64_t> const& smallest = {1, 1, 16},
     std::vector<int64_t> const& largest = {8, 64, 128});
 
-std::vector<PluginTensorDesc> runDescriptions(
-    std::vector<Tensor> const& tensors, std::vector<int64_t> const& freeSizes);
+std::vector<PluginTensorDesc> run_descriptions(
+    std::vector<Tensor> const& tensors, std::vector<int64_t> const& free_sizes);
 
 } // namespace layers

@@ -17,7 +17,7 @@ using nvinfer1::DataType;
 Results linear(Layer const&, Values const& v)
 {
     std::vector<int64_t> const x = v.sizes("x");
-    int64_t const rows = x[0] * x[1], k = x[2], groups = (k + layers::kGROUP - 1) / layers::kGROUP;
+    int64_t const rows = x[0] * x[1], k = x[2], groups = (k + layers::kGroup - 1) / layers::kGroup;
     int64_t const n = v.has("weight") ? v.sizes("weight")[0] : v.sizes("qweight")[0];
     bool const silu = v.sizes("y")[2] != n;
     std::vector<double> y;
@@ -36,7 +36,7 @@ Results linear(Layer const&, Values const& v)
             double& one = in[static_cast<size_t>(i)];
             if (v.has("norm_weight"))
                 one *= v.at("norm_weight", i)
-                    / std::sqrt(squares / static_cast<double>(k) + layers::kNORM_EPS);
+                    / std::sqrt(squares / static_cast<double>(k) + layers::kNormEps);
             if (river && v.has("pre_scale"))
                 one *= v.at("pre_scale", i);
         }
@@ -48,8 +48,8 @@ Results linear(Layer const&, Values const& v)
                 double weight = 0.0;
                 if (river)
                 {
-                    int64_t const group = j * groups + i / layers::kGROUP;
-                    int64_t const nibble = group * layers::kGROUP + i % layers::kGROUP;
+                    int64_t const group = j * groups + i / layers::kGroup;
+                    int64_t const nibble = group * layers::kGroup + i % layers::kGroup;
                     uint32_t const code = v.byte("qweight", nibble / 2) >> (nibble % 2 * 4) & 15U;
                     double const zero = v.has("zero_points") ? v.byte("zero_points", group) : 8.0;
                     weight = (code - zero) * v.at("scales", group);
@@ -112,7 +112,7 @@ Results gate(Layer const& layer, Values const& v)
     {
         bool const before = v.has("exited") && v.at("exited", row) != 0.0;
         bool const passed = score[static_cast<size_t>(row)] > v.at("tau", layer.index - 1);
-        double const old = v.has("exit_layer") ? v.at("exit_layer", row) : double(layers::kLAYERS);
+        double const old = v.has("exit_layer") ? v.at("exit_layer", row) : double(layers::kLayers);
         results["exited_out"].push_back(before || passed ? 1.0 : 0.0);
         results["exit_layer_out"].push_back(!before && passed ? layer.index : old);
         if (v.has("use_river"))
@@ -129,7 +129,7 @@ Results attention(Layer const&, Values const& v)
     bool const packed = v.has("qkv");
     int64_t const batch = v.sizes("out")[0], seq = v.sizes("out")[1],
                   capacity = v.sizes("k_cache")[2];
-    int64_t const d = layers::kHEAD_DIM, heads = layers::kHEADS, kvHeads = layers::kKV_HEADS;
+    int64_t const d = layers::kHeadDim, heads = layers::kHeads, kv_heads = layers::kKvHeads;
     // Part 0 is q, 1 is k, 2 is v.
     auto const part = [&](int64_t which, int64_t row, int64_t head, int64_t i)
     {
@@ -137,9 +137,9 @@ Results attention(Layer const&, Values const& v)
             return v.at(which == 0 ? "q"
                     : which == 1   ? "k"
                                    : "v",
-                (row * (which == 0 ? heads : kvHeads) + head) * d + i);
-        int64_t const first = which == 0 ? 0 : which == 1 ? heads : heads + kvHeads;
-        return v.at("qkv", (row * (heads + 2 * kvHeads) + first + head) * d + i);
+                (row * (which == 0 ? heads : kv_heads) + head) * d + i);
+        int64_t const first = which == 0 ? 0 : which == 1 ? heads : heads + kv_heads;
+        return v.at("qkv", (row * (heads + 2 * kv_heads) + first + head) * d + i);
     };
     auto const rotated = [&](int64_t which, int64_t row, int64_t head, int64_t i, int64_t position)
     {
@@ -160,12 +160,12 @@ Results attention(Layer const&, Values const& v)
     }
     auto const slot = [&](int64_t b, int64_t head, int64_t position, int64_t i)
     {
-        return static_cast<size_t>(((b * kvHeads + head) * capacity + position) * d + i);
+        return static_cast<size_t>(((b * kv_heads + head) * capacity + position) * d + i);
     };
     for (int64_t row = 0; row < batch * seq; ++row)
     {
         auto const position = static_cast<int64_t>(v.at("past_lengths", row / seq)) + row % seq;
-        for (int64_t head = 0; head < kvHeads; ++head)
+        for (int64_t head = 0; head < kv_heads; ++head)
         {
             for (int64_t i = 0; i < d; ++i)
             {
@@ -178,10 +178,10 @@ Results attention(Layer const&, Values const& v)
     {
         int64_t const b = row / seq,
                       position = static_cast<int64_t>(v.at("past_lengths", b)) + row % seq;
-        int64_t const first = packed ? 0 : std::max(int64_t{0}, position - layers::kWINDOW + 1);
+        int64_t const first = packed ? 0 : std::max(int64_t{0}, position - layers::kWindow + 1);
         for (int64_t head = 0; head < heads; ++head)
         {
-            int64_t const kv = head / (heads / kvHeads);
+            int64_t const kv = head / (heads / kv_heads);
             std::vector<double> sum(static_cast<size_t>(d), 0.0);
             double weights = 0.0;
             for (int64_t j = first; j <= position; ++j)
@@ -189,9 +189,9 @@ Results attention(Layer const&, Values const& v)
                 double score = 0.0;
                 for (int64_t i = 0; i < d; ++i)
                     score += rotated(0, row, head, i, position) * keys[slot(b, kv, j, i)];
-                score *= layers::kSCALE;
+                score *= layers::kScale;
                 if (!packed)
-                    score = layers::kSOFTCAP * std::tanh(score / layers::kSOFTCAP);
+                    score = layers::kSoftcap * std::tanh(score / layers::kSoftcap);
                 double const weight = std::exp(score);
                 weights += weight;
                 for (int64_t i = 0; i < d; ++i)
@@ -206,7 +206,7 @@ Results attention(Layer const&, Values const& v)
 
 } // namespace
 
-Values::Values(Layer const& layer, std::vector<int64_t> const& freeSizes, unsigned seed)
+Values::Values(Layer const& layer, std::vector<int64_t> const& free_sizes, unsigned seed)
 {
     std::mt19937 random(seed);
     std::normal_distribution<double> normal;
@@ -218,10 +218,10 @@ Values::Values(Layer const& layer, std::vector<int64_t> const& freeSizes, unsign
     for (layers::Tensor const& tensor : layer.all())
     {
         std::string const& name = tensor.name;
-        mSizes[name] = layers::resolve(tensor.sizes, freeSizes);
-        mTypes[name] = tensor.type;
-        mMemory[name].reset(std::aligned_alloc(256, (bytes(name) + 255) / 256 * 256));
-        std::memset(mMemory[name].get(), 0xFF, bytes(name)); // NaN, and no flag's or layer's value
+        sizes_[name] = layers::resolve(tensor.sizes, free_sizes);
+        types_[name] = tensor.type;
+        memory_[name].reset(std::aligned_alloc(256, (bytes(name) + 255) / 256 * 256));
+        std::memset(memory_[name].get(), 0xFF, bytes(name)); // NaN, and no flag's or layer's value
         if (name == "qweight" || name == "zero_points")
         {
             auto* const words = static_cast<uint32_t*>(memory(name));
@@ -236,7 +236,7 @@ Values::Values(Layer const& layer, std::vector<int64_t> const& freeSizes, unsign
         else if (name == "scope" || name == "use_directions")
             fill(name, [](int64_t) { return 0.0; });
         else if (name == "exit_layer")
-            fill(name, [](int64_t) { return double(layers::kLAYERS); });
+            fill(name, [](int64_t) { return double(layers::kLayers); });
         else if (tensor.type == DataType::kINT32)
             fill(name, [&](int64_t) { return double(random() % 2); });
         else if (name == "tau")
@@ -258,14 +258,14 @@ int64_t Values::count(std::string const& name) const
 
 size_t Values::bytes(std::string const& name) const
 {
-    bool const wide = mTypes.at(name) == DataType::kFLOAT || mTypes.at(name) == DataType::kINT32;
+    bool const wide = types_.at(name) == DataType::kFLOAT || types_.at(name) == DataType::kINT32;
     return static_cast<size_t>(count(name)) * (wide ? 4 : 2);
 }
 
 double Values::at(std::string const& name, int64_t i) const
 {
-    void const* const memory = mMemory.at(name).get();
-    switch (mTypes.at(name))
+    void const* const memory = memory_.at(name).get();
+    switch (types_.at(name))
     {
     case DataType::kFLOAT:
         return static_cast<float const*>(memory)[i];
@@ -280,9 +280,9 @@ double Values::at(std::string const& name, int64_t i) const
 
 void Values::set(std::string const& name, int64_t i, double value)
 {
-    void* const memory = mMemory.at(name).get();
+    void* const memory = memory_.at(name).get();
     auto const single = static_cast<float>(value);
-    switch (mTypes.at(name))
+    switch (types_.at(name))
     {
     case DataType::kFLOAT:
         static_cast<float*>(memory)[i] = single;

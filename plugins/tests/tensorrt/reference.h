@@ -11,26 +11,26 @@ namespace reference
 class Values
 {
 public:
-    Values(layers::Layer const& layer, std::vector<int64_t> const& freeSizes, unsigned seed);
+    Values(layers::Layer const& layer, std::vector<int64_t> const& free_sizes, unsigned seed);
 
     bool has(std::string const& name) const
     {
-        return mMemory.count(name) > 0;
+        return memory_.count(name) > 0;
     }
     void* memory(std::string const& name)
     {
-        return mMemory.at(name).get();
+        return memory_.at(name).get();
     }
     std::vector<int64_t> const& sizes(std::string const& name) const
     {
-        return mSizes.at(name);
+        return sizes_.at(name);
     }
     int64_t count(std::string const& name) const;
     double at(std::string const& name, int64_t i) const; // element i
     void set(std::string const& name, int64_t i, double value);
     uint32_t byte(std::string const& name, int64_t i) const // of a packed tensor
     {
-        return static_cast<unsigned char const*>(mMemory.at(name).get())[i];
+        return static_cast<unsigned char const*>(memory_.at(name).get())[i];
     }
     size_t bytes(std::string const& name) const;
 
@@ -43,9 +43,9 @@ private:
         }
     };
     std::map<std::string, std::unique_ptr<void, Free>>
-        mMemory; // exact sizes: ASan sees what lies beyond
-    std::map<std::string, std::vector<int64_t>> mSizes;
-    std::map<std::string, nvinfer1::DataType> mTypes;
+        memory_; // exact sizes: ASan sees what lies beyond
+    std::map<std::string, std::vector<int64_t>> sizes_;
+    std::map<std::string, nvinfer1::DataType> types_;
 };
 
 using Results = std::map<std::string, std::vector<double>>;

@@ -12,10 +12,10 @@ namespace
 
 constexpr int32_t kNUM_TYPES = 12, kNUM_FORMATS = 13;
 
-std::vector<Layer> layersOfBothTypes()
+std::vector<Layer> layers_of_both_types()
 {
-    std::vector<Layer> all = layers::everyLayer(DataType::kHALF);
-    for (Layer& layer : layers::everyLayer(DataType::kBF16))
+    std::vector<Layer> all = layers::every_layer(DataType::kHALF);
+    for (Layer& layer : layers::every_layer(DataType::kBF16))
         all.push_back(std::move(layer));
     return all;
 }
@@ -24,21 +24,21 @@ int32_t configure(
     IPluginV3& plugin, Layer const& layer, std::vector<DynamicPluginTensorDesc> const& all)
 {
     return build(plugin).configurePlugin(
-        all.data(), layer.numInputs(), all.data() + layer.numInputs(), layer.numOutputs());
+        all.data(), layer.num_inputs(), all.data() + layer.num_inputs(), layer.num_outputs());
 }
 
 } // namespace
 
 RIVER_CASE(output_types_follow_the_inputs)
 {
-    for (Layer& layer : layersOfBothTypes())
+    for (Layer& layer : layers_of_both_types())
     {
         auto const plugin = create(layer.plugin, layer.fields);
         std::vector<DataType> inputs, outputs(layer.outputs.size(), DataType::kUINT8);
         for (Tensor const& tensor : layer.inputs)
             inputs.push_back(tensor.type);
         REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(
-                          outputs.data(), layer.numOutputs(), inputs.data(), layer.numInputs()),
+                          outputs.data(), layer.num_outputs(), inputs.data(), layer.num_inputs()),
             0);
         for (size_t i = 0; i < outputs.size(); ++i)
             REQUIRE(outputs[i] == layer.outputs[i].type);
@@ -48,7 +48,7 @@ RIVER_CASE(output_types_follow_the_inputs)
 // Every input in every type: its own is taken; for another the message names the tensor.
 RIVER_CASE(a_wrong_input_type_is_named)
 {
-    for (Layer& layer : layersOfBothTypes())
+    for (Layer& layer : layers_of_both_types())
     {
         auto const plugin = create(layer.plugin, layer.fields);
         for (size_t wrong = 0; wrong < layer.inputs.size(); ++wrong)
@@ -64,7 +64,7 @@ RIVER_CASE(a_wrong_input_type_is_named)
                 auto const ask = [&]
                 {
                     REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(outputs.data(),
-                                      layer.numOutputs(), inputs.data(), layer.numInputs()),
+                                      layer.num_outputs(), inputs.data(), layer.num_inputs()),
                         -1);
                 };
                 // With another activation type in the first input it is the next one that does not match.
@@ -72,7 +72,7 @@ RIVER_CASE(a_wrong_input_type_is_named)
                     inputs[0] == DataType::kHALF || inputs[0] == DataType::kBF16;
                 if (wrong == 0 && activation)
                     continue;
-                requireLogged({layer.inputs[wrong].name + " is ", "but must be "}, ask);
+                require_logged({layer.inputs[wrong].name + " is ", "but must be "}, ask);
             }
         }
     }
@@ -80,16 +80,16 @@ RIVER_CASE(a_wrong_input_type_is_named)
 
 RIVER_CASE(a_wrong_number_of_tensors_is_named)
 {
-    for (Layer& layer : layers::everyLayer(DataType::kHALF))
+    for (Layer& layer : layers::every_layer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
         std::vector<DataType> inputs(layer.inputs.size() + 1, DataType::kHALF),
             outputs(layer.outputs.size());
         std::string const names = layer.inputs[0].name + ", " + layer.inputs[1].name;
-        requireLogged({"its attributes ask for " + std::to_string(layer.inputs.size()), names}, [&]
+        require_logged({"its attributes ask for " + std::to_string(layer.inputs.size()), names}, [&]
         {
-            REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(outputs.data(), layer.numOutputs(),
-                              inputs.data(), layer.numInputs() + 1),
+            REQUIRE_EQUAL(build(*plugin).getOutputDataTypes(outputs.data(), layer.num_outputs(),
+                              inputs.data(), layer.num_inputs() + 1),
                 -1);
         });
     }
@@ -97,21 +97,21 @@ RIVER_CASE(a_wrong_number_of_tensors_is_named)
 
 RIVER_CASE(output_shapes_keep_free_sizes_free)
 {
-    std::vector<int64_t> const freeSizes{5, 7, 64};
-    for (Layer& layer : layersOfBothTypes())
+    std::vector<int64_t> const free_sizes{5, 7, 64};
+    for (Layer& layer : layers_of_both_types())
     {
         auto const plugin = create(layer.plugin, layer.fields);
         host::ExpressionBuilder expressions;
         std::vector<DimsExprs> inputs, outputs(layer.outputs.size());
         for (Tensor const& tensor : layer.inputs)
             inputs.push_back(expressions.dims(tensor.sizes));
-        REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.numInputs(), nullptr, 0,
-                          outputs.data(), layer.numOutputs(), expressions),
+        REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.num_inputs(), nullptr, 0,
+                          outputs.data(), layer.num_outputs(), expressions),
             0);
         for (size_t i = 0; i < outputs.size(); ++i)
         {
-            REQUIRE(host::evaluate(outputs[i], freeSizes)
-                == layers::resolve(layer.outputs[i].sizes, freeSizes));
+            REQUIRE(host::evaluate(outputs[i], free_sizes)
+                == layers::resolve(layer.outputs[i].sizes, free_sizes));
             REQUIRE(!outputs[i].d[0]->isConstant());
         }
     }
@@ -119,7 +119,7 @@ RIVER_CASE(output_shapes_keep_free_sizes_free)
 
 RIVER_CASE(output_shapes_of_a_wrong_rank_are_refused)
 {
-    for (Layer& layer : layers::everyLayer(DataType::kHALF))
+    for (Layer& layer : layers::every_layer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
         host::ExpressionBuilder expressions;
@@ -127,10 +127,10 @@ RIVER_CASE(output_shapes_of_a_wrong_rank_are_refused)
         for (Tensor const& tensor : layer.inputs)
             inputs.push_back(expressions.dims(tensor.sizes));
         inputs[0].nbDims = 2;
-        requireLogged({" has 2 dimensions"}, [&]
+        require_logged({" has 2 dimensions"}, [&]
         {
-            REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.numInputs(), nullptr,
-                              0, outputs.data(), layer.numOutputs(), expressions),
+            REQUIRE_EQUAL(build(*plugin).getOutputShapes(inputs.data(), layer.num_inputs(), nullptr,
+                              0, outputs.data(), layer.num_outputs(), expressions),
                 -1);
         });
     }
@@ -139,11 +139,11 @@ RIVER_CASE(output_shapes_of_a_wrong_rank_are_refused)
 // Every position in every type and format, the others valid; positions behind it hold garbage.
 RIVER_CASE(exactly_the_documented_formats_are_supported)
 {
-    for (Layer& layer : layersOfBothTypes())
+    for (Layer& layer : layers_of_both_types())
     {
         auto const plugin = create(layer.plugin, layer.fields);
         std::vector<Tensor> const tensors = layer.all();
-        std::vector<DynamicPluginTensorDesc> const valid = layers::buildDescriptions(tensors);
+        std::vector<DynamicPluginTensorDesc> const valid = layers::build_descriptions(tensors);
         for (size_t position = 0; position < tensors.size(); ++position)
         {
             for (int32_t type = 0; type < kNUM_TYPES; ++type)
@@ -164,7 +164,7 @@ RIVER_CASE(exactly_the_documented_formats_are_supported)
                     expected = expected && asked[position].desc.format == TensorFormat::kLINEAR;
                     REQUIRE_EQUAL(
                         build(*plugin).supportsFormatCombination(static_cast<int32_t>(position),
-                            asked.data(), layer.numInputs(), layer.numOutputs()),
+                            asked.data(), layer.num_inputs(), layer.num_outputs()),
                         expected);
                 }
             }
@@ -174,13 +174,13 @@ RIVER_CASE(exactly_the_documented_formats_are_supported)
 
 RIVER_CASE(valid_layers_are_configured)
 {
-    for (Layer& layer : layersOfBothTypes())
+    for (Layer& layer : layers_of_both_types())
     {
         auto const plugin = create(layer.plugin, layer.fields);
-        REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(layer.all())), 0);
+        REQUIRE_EQUAL(configure(*plugin, layer, layers::build_descriptions(layer.all())), 0);
         // As the runtime does, with sizes known and constants' profiles empty.
         std::vector<DynamicPluginTensorDesc> fixed;
-        for (PluginTensorDesc const& tensor : layers::runDescriptions(layer.all(), {2, 3, 64}))
+        for (PluginTensorDesc const& tensor : layers::run_descriptions(layer.all(), {2, 3, 64}))
             fixed.push_back({tensor, Dims{}, Dims{}, Dims{}});
         REQUIRE_EQUAL(configure(*plugin, layer, fixed), 0);
     }
@@ -190,7 +190,7 @@ RIVER_CASE(valid_layers_are_configured)
 // a message that shows the shape of a tensor and the rule.
 RIVER_CASE(every_wrong_size_is_refused)
 {
-    for (Layer& layer : layers::everyLayer(DataType::kHALF))
+    for (Layer& layer : layers::every_layer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
         std::vector<Tensor> const tensors = layer.all();
@@ -204,17 +204,17 @@ RIVER_CASE(every_wrong_size_is_refused)
                     continue;
                 std::vector<Tensor> changed = tensors;
                 ++changed[wrong].sizes[axis];
-                requireLogged({" is [", ", but "}, [&] {
+                require_logged({" is [", ", but "}, [&] {
                     REQUIRE_EQUAL(
-                        configure(*plugin, layer, layers::buildDescriptions(changed)), -1);
+                        configure(*plugin, layer, layers::build_descriptions(changed)), -1);
                 });
             }
             std::vector<Tensor> changed = tensors;
             changed[wrong].sizes.push_back(1);
             if (changed[wrong].sizes.size() == 1)
                 continue; // [1] is as good a scalar as []
-            requireLogged({" is [", ", but "}, [&]
-            { REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(changed)), -1); });
+            require_logged({" is [", ", but "}, [&]
+            { REQUIRE_EQUAL(configure(*plugin, layer, layers::build_descriptions(changed)), -1); });
         }
     }
 }
@@ -222,7 +222,7 @@ RIVER_CASE(every_wrong_size_is_refused)
 // At run time every size is known: one that disagrees with another tensor's is refused too.
 RIVER_CASE(every_wrong_run_time_size_is_refused)
 {
-    for (Layer& layer : layers::everyLayer(DataType::kHALF))
+    for (Layer& layer : layers::every_layer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
         std::vector<Tensor> const tensors = layer.all();
@@ -232,12 +232,12 @@ RIVER_CASE(every_wrong_run_time_size_is_refused)
             {
                 if (tensors[wrong].name == "rotary_cos" && axis == 0)
                     continue;
-                std::vector<PluginTensorDesc> run = layers::runDescriptions(tensors, {2, 3, 64});
+                std::vector<PluginTensorDesc> run = layers::run_descriptions(tensors, {2, 3, 64});
                 ++run[wrong].dims.d[axis];
-                requireLogged({" is [", ", but "}, [&]
+                require_logged({" is [", ", but "}, [&]
                 {
-                    REQUIRE_EQUAL(runtime(*plugin).onShapeChange(run.data(), layer.numInputs(),
-                                      run.data() + layer.numInputs(), layer.numOutputs()),
+                    REQUIRE_EQUAL(runtime(*plugin).onShapeChange(run.data(), layer.num_inputs(),
+                                      run.data() + layer.num_inputs(), layer.num_outputs()),
                         -1);
                 });
             }
@@ -257,10 +257,10 @@ RIVER_CASE(messages_name_the_tensor_the_value_and_the_rule)
             if (tensor.name == name)
                 tensor.sizes = sizes;
         }
-        requireLogged(parts, [&]
-        { REQUIRE_EQUAL(configure(*plugin, layer, layers::buildDescriptions(tensors)), -1); });
+        require_logged(parts, [&]
+        { REQUIRE_EQUAL(configure(*plugin, layer, layers::build_descriptions(tensors)), -1); });
     };
-    std::vector<Layer> all = layers::everyLayer(DataType::kHALF);
+    std::vector<Layer> all = layers::every_layer(DataType::kHALF);
     expect(all[0], "qweight", {48, 9},
         {"RiverLinear 'layers.3.x': qweight is [48, 9], but must be [48, 12]: N = 48, K = 72, "
          "groups of 32"});
@@ -280,14 +280,14 @@ RIVER_CASE(messages_name_the_tensor_the_value_and_the_rule)
 
 RIVER_CASE(too_many_rows_in_a_profile_are_refused)
 {
-    std::vector<Layer> all = layers::everyLayer(DataType::kHALF);
+    std::vector<Layer> all = layers::every_layer(DataType::kHALF);
     for (size_t const i : {size_t{0}, size_t{5}})
     {
         auto const plugin = create(all[i].plugin, all[i].fields);
-        requireLogged({"is [8, 8193, ", "batch * seq must be at most 65536"}, [&]
+        require_logged({"is [8, 8193, ", "batch * seq must be at most 65536"}, [&]
         {
             auto const tensors =
-                layers::buildDescriptions(all[i].all(), {1, 1, 16}, {8, 8193, 128});
+                layers::build_descriptions(all[i].all(), {1, 1, 16}, {8, 8193, 128});
             REQUIRE_EQUAL(configure(*plugin, all[i], tensors), -1);
         });
     }
@@ -295,10 +295,10 @@ RIVER_CASE(too_many_rows_in_a_profile_are_refused)
 
 RIVER_CASE(caches_are_aliased_and_nothing_else_is)
 {
-    for (Layer& layer : layers::everyLayer(DataType::kHALF))
+    for (Layer& layer : layers::every_layer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
-        for (int32_t i = 0; i < layer.numOutputs(); ++i)
+        for (int32_t i = 0; i < layer.num_outputs(); ++i)
         {
             int32_t const input = build(*plugin).getAliasedInput(i);
             std::string const name = layer.outputs[static_cast<size_t>(i)].name;
@@ -313,14 +313,14 @@ RIVER_CASE(caches_are_aliased_and_nothing_else_is)
 
 RIVER_CASE(workspace_grows_with_the_profile_and_covers_smaller_shapes)
 {
-    for (Layer& layer : layers::everyLayer(DataType::kHALF))
+    for (Layer& layer : layers::every_layer(DataType::kHALF))
     {
         auto const plugin = create(layer.plugin, layer.fields);
         auto const bytes = [&](std::vector<int64_t> const& largest)
         {
-            auto const all = layers::buildDescriptions(layer.all(), {1, 1, 16}, largest);
-            return build(*plugin).getWorkspaceSize(
-                all.data(), layer.numInputs(), all.data() + layer.numInputs(), layer.numOutputs());
+            auto const all = layers::build_descriptions(layer.all(), {1, 1, 16}, largest);
+            return build(*plugin).getWorkspaceSize(all.data(), layer.num_inputs(),
+                all.data() + layer.num_inputs(), layer.num_outputs());
         };
         size_t const most = bytes({8, 64, 4096});
         for (int64_t batch = 1; batch <= 8; ++batch)

@@ -17,10 +17,10 @@ double tolerance(DataType activation)
 }
 
 void run(
-    IPluginV3& plugin, Layer const& layer, Values& values, std::vector<int64_t> const& freeSizes)
+    IPluginV3& plugin, Layer const& layer, Values& values, std::vector<int64_t> const& free_sizes)
 {
-    auto const inputs = layers::runDescriptions(layer.inputs, freeSizes);
-    auto const outputs = layers::runDescriptions(layer.outputs, freeSizes);
+    auto const inputs = layers::run_descriptions(layer.inputs, free_sizes);
+    auto const outputs = layers::run_descriptions(layer.outputs, free_sizes);
     std::vector<void const*> in;
     std::vector<void*> out;
     for (layers::Tensor const& tensor : layer.inputs)
@@ -28,20 +28,20 @@ void run(
     for (layers::Tensor const& tensor : layer.outputs)
         out.push_back(values.memory(tensor.name));
     // What getWorkspaceSize asks for and no byte more.
-    auto const all = layers::buildDescriptions(layer.all(), freeSizes, freeSizes);
+    auto const all = layers::build_descriptions(layer.all(), free_sizes, free_sizes);
     size_t const bytes = build(plugin).getWorkspaceSize(
-        all.data(), layer.numInputs(), all.data() + layer.numInputs(), layer.numOutputs());
+        all.data(), layer.num_inputs(), all.data() + layer.num_inputs(), layer.num_outputs());
     std::unique_ptr<void, void (*)(void*)> const workspace(
         bytes > 0 ? std::aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr, std::free);
     REQUIRE_EQUAL(runtime(plugin).onShapeChange(
-                      inputs.data(), layer.numInputs(), outputs.data(), layer.numOutputs()),
+                      inputs.data(), layer.num_inputs(), outputs.data(), layer.num_outputs()),
         0);
     REQUIRE_EQUAL(runtime(plugin).enqueue(inputs.data(), outputs.data(), in.data(), out.data(),
                       workspace.get(), nullptr),
         0);
 }
 
-void requireResults(Layer const& layer, Values const& values, reference::Results const& expected)
+void require_results(Layer const& layer, Values const& values, reference::Results const& expected)
 {
     REQUIRE_EQUAL(expected.size(), layer.outputs.size());
     for (layers::Tensor const& tensor : layer.outputs)
@@ -65,17 +65,17 @@ void requireResults(Layer const& layer, Values const& values, reference::Results
     }
 }
 
-void runAndCompare(DataType activation, std::vector<int64_t> const& freeSizes)
+void run_and_compare(DataType activation, std::vector<int64_t> const& free_sizes)
 {
     unsigned seed = 1;
-    for (Layer& layer : layers::everyLayer(activation))
+    for (Layer& layer : layers::every_layer(activation))
     {
         auto const plugin = create(layer.plugin, layer.fields);
         std::unique_ptr<IPluginV3> const attached(runtime(*plugin).attachToContext(nullptr));
-        Values values(layer, freeSizes, ++seed);
+        Values values(layer, free_sizes, ++seed);
         auto const expected = reference::compute(layer, values);
-        run(*attached, layer, values, freeSizes);
-        requireResults(layer, values, expected);
+        run(*attached, layer, values, free_sizes);
+        require_results(layer, values, expected);
     }
 }
 
@@ -83,49 +83,49 @@ void runAndCompare(DataType activation, std::vector<int64_t> const& freeSizes)
 
 RIVER_CASE(decode_of_one_token_in_half)
 {
-    runAndCompare(DataType::kHALF, {1, 1, 64});
+    run_and_compare(DataType::kHALF, {1, 1, 64});
 }
 
 RIVER_CASE(decode_of_a_batch_in_half)
 {
-    runAndCompare(DataType::kHALF, {4, 1, 64});
+    run_and_compare(DataType::kHALF, {4, 1, 64});
 }
 
 RIVER_CASE(decode_of_a_batch_in_bfloat16)
 {
-    runAndCompare(DataType::kBF16, {3, 2, 64});
+    run_and_compare(DataType::kBF16, {3, 2, 64});
 }
 
 RIVER_CASE(more_rows_than_a_decode_step_in_half)
 {
-    runAndCompare(DataType::kHALF, {2, 11, 64});
+    run_and_compare(DataType::kHALF, {2, 11, 64});
 }
 
 RIVER_CASE(more_rows_than_a_decode_step_in_bfloat16)
 {
-    runAndCompare(DataType::kBF16, {1, 13, 64});
+    run_and_compare(DataType::kBF16, {1, 13, 64});
 }
 
 // Both scopes over rows, and the direction in place of the block's input.
 RIVER_CASE(gates_read_scope_and_direction_on_the_device)
 {
-    std::vector<int64_t> const freeSizes{3, 4, 16};
+    std::vector<int64_t> const free_sizes{3, 4, 16};
     for (int32_t scope = 0; scope < 3; ++scope)
     {
         for (int32_t direction = 0; direction < 2; ++direction)
         {
-            Layer layer = layers::everyLayer(DataType::kHALF)[6];
+            Layer layer = layers::every_layer(DataType::kHALF)[6];
             REQUIRE_EQUAL(layer.plugin, "RiverGate");
             auto const plugin = create(layer.plugin, layer.fields);
-            Values values(layer, freeSizes, 40U + static_cast<unsigned>(scope));
+            Values values(layer, free_sizes, 40U + static_cast<unsigned>(scope));
             values.set("scope", 0, scope);
             values.set("use_directions", 0, direction);
             if (scope > 0)
                 values.set(
                     "tau", layer.index - 1, -0.1); // low enough for some sequences to pass whole
             auto const expected = reference::compute(layer, values);
-            run(*plugin, layer, values, freeSizes);
-            requireResults(layer, values, expected);
+            run(*plugin, layer, values, free_sizes);
+            require_results(layer, values, expected);
         }
     }
 }
@@ -133,21 +133,21 @@ RIVER_CASE(gates_read_scope_and_direction_on_the_device)
 // Caches bound to one address: updated in place, not one byte of other slots touched.
 RIVER_CASE(caches_in_place)
 {
-    std::vector<int64_t> const freeSizes{2, 1, 64};
-    Layer layer = layers::everyLayer(DataType::kHALF)[8];
+    std::vector<int64_t> const free_sizes{2, 1, 64};
+    Layer layer = layers::every_layer(DataType::kHALF)[8];
     REQUIRE_EQUAL(layer.plugin, "RiverAttention");
     auto const plugin = create(layer.plugin, layer.fields);
-    Values values(layer, freeSizes, 7);
+    Values values(layer, free_sizes, 7);
     auto const expected = reference::compute(layer, values);
-    auto const inputs = layers::runDescriptions(layer.inputs, freeSizes);
-    auto const outputs = layers::runDescriptions(layer.outputs, freeSizes);
+    auto const inputs = layers::run_descriptions(layer.inputs, free_sizes);
+    auto const outputs = layers::run_descriptions(layer.outputs, free_sizes);
     std::vector<void const*> in;
     for (layers::Tensor const& tensor : layer.inputs)
         in.push_back(values.memory(tensor.name));
     std::vector<void*> out{
         values.memory("out"), values.memory("k_cache"), values.memory("v_cache")};
     REQUIRE_EQUAL(runtime(*plugin).onShapeChange(
-                      inputs.data(), layer.numInputs(), outputs.data(), layer.numOutputs()),
+                      inputs.data(), layer.num_inputs(), outputs.data(), layer.num_outputs()),
         0);
     REQUIRE_EQUAL(runtime(*plugin).enqueue(
                       inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr),
@@ -157,7 +157,7 @@ RIVER_CASE(caches_in_place)
         std::memcpy(
             values.memory(std::string(name) + "_out"), values.memory(name), values.bytes(name));
     }
-    requireResults(layer, values, expected);
+    require_results(layer, values, expected);
 }
 
 // Shapes change between launches of one context: the plugin's own memory is made ready again.
@@ -165,18 +165,18 @@ RIVER_CASE(shapes_change_between_launches)
 {
     for (size_t const which : {size_t{6}, size_t{8}})
     {
-        Layer layer = layers::everyLayer(DataType::kHALF)[which];
+        Layer layer = layers::every_layer(DataType::kHALF)[which];
         auto const plugin = create(layer.plugin, layer.fields);
         unsigned seed = 90;
-        for (std::vector<int64_t> const& freeSizes : std::vector<std::vector<int64_t>>{
+        for (std::vector<int64_t> const& free_sizes : std::vector<std::vector<int64_t>>{
                  {1, 9, 64}, {1, 1, 64}, {1, 1, 64}, {5, 1, 64}, {2, 3, 64}, {1, 1, 64}})
         {
-            Values values(layer, freeSizes, ++seed);
+            Values values(layer, free_sizes, ++seed);
             if (values.has("scope"))
                 values.set("scope", 0, double(seed % 3));
             auto const expected = reference::compute(layer, values);
-            run(*plugin, layer, values, freeSizes);
-            requireResults(layer, values, expected);
+            run(*plugin, layer, values, free_sizes);
+            require_results(layer, values, expected);
         }
     }
 }
@@ -185,17 +185,17 @@ RIVER_CASE(shapes_change_between_launches)
 // nothing waits for the device or allocates (cuda_host.cpp then refuses both).
 RIVER_CASE(no_step_waits_for_the_device)
 {
-    Layer layer = layers::everyLayer(DataType::kHALF)[6];
+    Layer layer = layers::every_layer(DataType::kHALF)[6];
     REQUIRE_EQUAL(layer.plugin, "RiverGate");
     auto const plugin = create(layer.plugin, layer.fields);
     unsigned seed = 190;
     for (int64_t const tokens : {9, 1, 17, 40, 2, 300, 1})
     {
-        std::vector<int64_t> const freeSizes{1, tokens, 64};
-        Values values(layer, freeSizes, ++seed);
+        std::vector<int64_t> const free_sizes{1, tokens, 64};
+        Values values(layer, free_sizes, ++seed);
         auto const expected = reference::compute(layer, values);
-        run(*plugin, layer, values, freeSizes);
-        requireResults(layer, values, expected);
+        run(*plugin, layer, values, free_sizes);
+        require_results(layer, values, expected);
         setenv("RIVER_REFUSE_WAITS", "1", 1);
     }
     unsetenv("RIVER_REFUSE_WAITS");
@@ -203,19 +203,19 @@ RIVER_CASE(no_step_waits_for_the_device)
 
 RIVER_CASE(a_launch_without_prepared_shapes_is_an_error)
 {
-    std::vector<int64_t> const freeSizes{1, 1, 64};
-    Layer layer = layers::everyLayer(DataType::kHALF)[6]; // RiverGate
+    std::vector<int64_t> const free_sizes{1, 1, 64};
+    Layer layer = layers::every_layer(DataType::kHALF)[6]; // RiverGate
     auto const plugin = create(layer.plugin, layer.fields);
-    Values values(layer, freeSizes, 3);
-    auto const inputs = layers::runDescriptions(layer.inputs, freeSizes);
-    auto const outputs = layers::runDescriptions(layer.outputs, freeSizes);
+    Values values(layer, free_sizes, 3);
+    auto const inputs = layers::run_descriptions(layer.inputs, free_sizes);
+    auto const outputs = layers::run_descriptions(layer.outputs, free_sizes);
     std::vector<void const*> in;
     std::vector<void*> out;
     for (layers::Tensor const& tensor : layer.inputs)
         in.push_back(values.memory(tensor.name));
     for (layers::Tensor const& tensor : layer.outputs)
         out.push_back(values.memory(tensor.name));
-    requireLogged({"RiverGate 'layers.3.x': ", "workspace"}, [&]
+    require_logged({"RiverGate 'layers.3.x': ", "workspace"}, [&]
     {
         REQUIRE_EQUAL(runtime(*plugin).enqueue(
                           inputs.data(), outputs.data(), in.data(), out.data(), nullptr, nullptr),
