@@ -180,9 +180,9 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     longer = river_trt.GenerationConfig(
         max_new_tokens=4 * new_tokens, ignore_eos=True, tau=np.inf, top_p=0.9, temperature=1.0
     )
-    for name, config in (("greedy", config), ("sampled", longer)):
-        engine.generate([prompt], config)  # records what it needs
-        (timed,) = engine.generate([prompt], config)
+    for name, way in (("greedy", config), ("sampled", longer)):
+        engine.generate([prompt], way)  # records what it needs
+        (timed,) = engine.generate([prompt], way)
         steps = max(1, len(timed.token_ids) - 1)
         arrays[f"ms {name}"] = np.array(1000 * timed.decode_seconds / steps)
     np.savez(folder / "ran.npz", **arrays)
