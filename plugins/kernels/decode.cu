@@ -2,6 +2,8 @@
 #include "decode.h"
 
 #include <algorithm>
+#include <mutex>
+#include <vector>
 
 #include "decode_table.cuh"
 
@@ -127,10 +129,32 @@ bool make_plan(LinearParams const& p, Variant const& v, Plan& plan)
     return true;
 }
 
+// What was measured on this process's card; few entries, read at every launch.
+struct Tuned
+{
+    int32_t n, k, group_size, rows, variant;
+    bool int8_activations;
+};
+std::mutex tuned_mutex;
+std::vector<Tuned> tuned;
+
+Tuned* find_tuned(int32_t n, int32_t k, int32_t group_size, int32_t rows, bool int8_activations)
+{
+    for (Tuned& t : tuned)
+        if (t.n == n && t.k == k && t.group_size == group_size && t.rows == rows
+            && t.int8_activations == int8_activations)
+            return &t;
+    return nullptr;
+}
+
 // Without a measurement: what was best, or near it, on an H200. Eight deep warps have the most bytes
 // under way for their instructions; exact activations and more rows take more instructions.
 int default_variant(LinearParams const& p)
 {
+    std::lock_guard const lock(tuned_mutex);
+    if (Tuned const* const found =
+            find_tuned(p.n, p.k, p.river.group_size, p.rows, p.river.int8_activations))
+        return found->variant;
     return p.rows == 1 && (p.river.int8_activations || p.banks == Banks::kBackbone) ? 1 : 0;
 }
 
@@ -164,6 +188,20 @@ char const* linear_variant_name(int variant)
 int32_t linear_version()
 {
     return 100 * kPackedVersion + 1;
+}
+
+bool set_linear_variant(
+    int32_t n, int32_t k, int32_t group_size, int32_t rows, bool int8_activations, int32_t variant)
+{
+    if (variant < 0 || variant >= kVariantCount)
+        return false;
+    std::lock_guard const lock(tuned_mutex);
+    Tuned const entry{n, k, group_size, rows, variant, int8_activations};
+    if (Tuned* const found = find_tuned(n, k, group_size, rows, int8_activations))
+        *found = entry;
+    else
+        tuned.push_back(entry);
+    return true;
 }
 
 bool linear_variant_fits(LinearParams const& p, int variant)

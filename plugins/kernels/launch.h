@@ -134,6 +134,10 @@ int linear_variants();
 char const* linear_variant_name(int variant);
 // Whether `variant` can run p on this device (shared memory).
 bool linear_variant_fits(LinearParams const& p, int variant);
+// From now on `variant` is the default of this shape in this process; false: there is no such one.
+// Where it does not fit a launch, another is taken.
+bool set_linear_variant(
+    int32_t n, int32_t k, int32_t group_size, int32_t rows, bool int8_activations, int32_t variant);
 int32_t linear_version(); // of kernels and packed layout: what a measurement is worth
 
 // Bytes of a packed bank; 0 where the group size cannot be packed. pack_river reads qweight, scales

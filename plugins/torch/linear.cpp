@@ -193,6 +193,17 @@ Tensor packed_linear(Tensor const& x, OptionalTensor const& use_river, OptionalT
             variant});
 }
 
+// A measured variant of packed_linear for a shape: what its variant -1 then means in this process.
+void set_variant(
+    int64_t n, int64_t k, int64_t group_size, int64_t rows, bool int8_activations, int64_t variant)
+{
+    char const* const op = "river_trt_cuda::set_linear_variant";
+    bool const known = set_linear_variant(narrow(op, "N", n), narrow(op, "K", k),
+        narrow(op, "group_size", group_size), narrow(op, "rows", rows), int8_activations,
+        narrow(op, "variant", variant));
+    TORCH_CHECK(known, op, ": variant is ", variant, ", but there are ", linear_variants());
+}
+
 std::vector<std::string> linear_variants_names()
 {
     std::vector<std::string> names;
@@ -218,6 +229,9 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
                 "float norm_eps, bool silu_mul, Tensor? residual, bool int8_activations, "
                 "bool flags_early, Tensor? sum_squares, Tensor(a!)? sum_squares_out, "
                 "int variant) -> Tensor");
+    library.def("set_linear_variant(int n, int k, int group_size, int rows, "
+                "bool int8_activations, int variant) -> ()",
+        set_variant);
     library.def("linear_variants() -> str[]", linear_variants_names);
     library.def("linear_version() -> int", [] { return static_cast<int64_t>(linear_version()); });
 }

@@ -10,7 +10,7 @@ h --+-- fused_linear(norm, qkv) -- attention -- fused_linear(o, + h) --+-- fused
     |                                       fused_linear(down, + h) -- h' -- gate(h, h') -- exited
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +73,27 @@ class Layer:
     packed: dict[str, Tensor]  # the river bank in the kernel's layout, uint8
     input_norm: Tensor  # [hidden]
     post_norm: Tensor
+
+
+def milliseconds(work: Callable[[], None]) -> float:
+    """Of a CUDA graph of the work: the best of four replays."""
+    stream = torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()  # what the work reads comes from another stream
+    with torch.cuda.stream(stream):
+        work()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            work()
+    times = []
+    for _ in range(5):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return min(times[1:])
 
 
 class Stack(torch.nn.Module):
@@ -142,6 +163,38 @@ class Stack(torch.nn.Module):
                 *(squares, self.gate_workspace),
             )
         return self._logits(h), exit_layer
+
+    def tune(self, rows: int) -> dict[str, str]:
+        """The fastest variant of each linear over all layers' weights, by CUDA graphs.
+
+        A variant serves both banks; the river's time counts for two, as most layers run it.
+        """
+        names = torch.ops.river_trt_cuda.linear_variants()
+        for name in self.shape.linears:
+            costs = [self._cost(name, rows, variant) for variant in range(len(names))]
+            self.variants[name] = costs.index(min(costs))
+        return {name: names[variant] for name, variant in self.variants.items()}
+
+    def _cost(self, name: str, rows: int, variant: int) -> float:
+        n, k = self.shape.linears[name]
+        x = torch.randn(rows, 1, k, device=self.device_name).bfloat16()
+        added = torch.zeros(rows, 1, n, device=self.device_name).bfloat16()
+        residual = None if name in ("qkv", "gate_up") else added
+        self.variants[name] = variant
+        cost = 0.0
+        for river, weight in ((True, 2.0), (False, 1.0)):
+            flags = torch.full((rows, 1), river, device=self.device_name)
+
+            def all_layers(flags: Tensor = flags) -> None:
+                for layer in self.layers:
+                    norm = layer.input_norm if residual is None else None
+                    self._linear(layer, name, x, flags, norm, name == "gate_up", residual)
+
+            try:
+                cost += weight * milliseconds(all_layers)
+            except RuntimeError:  # does not fit the device's shared memory
+                return float("inf")
+        return cost
 
     def backbone_step(
         self, ids: Tensor, past_lengths: Tensor, caches: Sequence[Tensor]

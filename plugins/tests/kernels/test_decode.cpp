@@ -270,6 +270,18 @@ void a_bank_without_packing_is_refused_for_groups_of_32()
     check(pack_river(bank, 64, 64, nullptr, nullptr) == cudaErrorInvalidValue, "pack of 32");
 }
 
+// A tuned variant is taken for its shape alone, and gives what any other gives.
+void a_tuned_variant_becomes_the_default()
+{
+    check(!set_linear_variant(48, 192, 64, 1, false, linear_variants()), "no such variant");
+    for (int variant = 0; variant < linear_variants(); ++variant)
+    {
+        check(set_linear_variant(48, 192, 64, 1, false, variant), "a variant");
+        run_case<__half>({.n = 48, .k = 192, .banks = Banks::kRiver});
+        run_case<__half>({.rows = 2, .n = 48, .k = 192, .banks = Banks::kRiver});
+    }
+}
+
 void bad_parameters_are_refused_with_a_reason()
 {
     struct
@@ -318,6 +330,7 @@ int main(int argc, char** argv)
     the_other_bank_is_not_touched<__half>(true, Banks::kRiver, false);
     eight_bit_activations_are_close_to_exact_ones();
     a_bank_without_packing_is_refused_for_groups_of_32();
+    a_tuned_variant_becomes_the_default();
     bad_parameters_are_refused_with_a_reason();
     if (full)
         every_variant_for_all_rows_and_groups();
