@@ -212,7 +212,7 @@ class Engine:
     def forward(
         self, token_ids: np.ndarray, policy: ExitPolicy | None = None, **options: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`stepper.forward`, by the engine's own policy where none is given."""
+        """`stepper.forward` of ids [batch, seq], by the engine's own policy where none is given."""
         return self.stepper.forward(token_ids, policy or self.policy, **options)
 
     def read_cache(self, row: int, length: int) -> np.ndarray:

@@ -76,6 +76,7 @@ def write_engine_dir(out: Path, force: bool = False) -> Iterator[Path]:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json; the files that it lists are there by then."""
     (directory / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
 
 
@@ -90,6 +91,7 @@ def hash_files(directory: Path) -> dict[str, FileInfo]:
 
 
 def sha256(path: Path) -> str:
+    """Of a file, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -107,7 +109,10 @@ def read_engine_dir(path: Path, verify: bool = True) -> Manifest:
 
 
 def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
-    """The gate's directions, float32 [L, hidden]; None for the similarity gate."""
+    """The gate's directions, float32 [L, hidden]; None for the similarity gate.
+
+    Raises EngineError for a file that cannot be read or is of another size.
+    """
     name = manifest.policy.directions_file
     if name is None:
         return None

@@ -30,6 +30,8 @@ _one_at_a_time = (
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
+    """A file that is held open, so that its name may come to mean another one."""
+
     path: Path
     descriptor: int
     identity: Identity  # when it was opened

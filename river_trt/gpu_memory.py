@@ -58,4 +58,5 @@ def check_fits(needed: GpuMemory, free: int, rows: int, cache_length: int) -> No
 
 
 def gigabytes(count: int) -> str:
+    """Of so many bytes, for people: 1.2."""
     return f"{count / 1e9:.1f}"

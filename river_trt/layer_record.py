@@ -28,6 +28,8 @@ class CacheSlot:
 
 @dataclass(frozen=True, slots=True)
 class NetworkLayer:
+    """A layer as TensorRT's network has it."""
+
     name: str
     type: str  # TensorRT's layer type; for a plugin its name
     precision: str  # of its first output
@@ -51,10 +53,12 @@ class LayerRecord:
     layers: tuple[NetworkLayer, ...]
 
     def to_json(self) -> str:
+        """The text of layers.json."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "LayerRecord":
+        """The inverse of to_json; raises EngineError for a text that is no record."""
         try:
             data: dict[str, Any] = parse_json(text)
             slots = tuple(CacheSlot(**slot) for slot in data["cache_slots"])

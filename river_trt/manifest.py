@@ -29,6 +29,8 @@ RiverInputs = Literal["int8", "float32", "float16", "bfloat16"]  # what the rive
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
+    """The model that the engine was built from, and the hash of its config.json."""
+
     name: str
     family: str
     config_sha256: str
@@ -41,6 +43,8 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
+    """What runs the engine, and the versions and hardware that it is bound to."""
+
     name: str
     version: str  # of the library the engine was built for
     target: str
@@ -54,6 +58,8 @@ class BackendInfo:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionInfo:
+    """Number types: of the backbone, the LM head, the cache, and of what the river multiplies."""
+
     backbone: str
     lm_head_bits: int
     kv_cache: str
@@ -62,6 +68,8 @@ class PrecisionInfo:
 
 @dataclass(frozen=True, slots=True)
 class RiverInfo:
+    """How the 4-bit bank was made."""
+
     quantiser: str
     bits: int
     group_size: int
@@ -86,6 +94,7 @@ class PolicyInfo:
         directions_file: str | None = None,
         calibration: str | None = None,
     ) -> "PolicyInfo":
+        """directions_file: given for a policy that has directions, and only then."""
         assert (directions_file is None) == (policy.directions is None)
         pinned = tuple(int(layer) + 1 for layer in np.flatnonzero(policy.pinned))
         return cls(policy.gate, tuple(policy.tau.tolist()), pinned, directions_file, calibration)
@@ -150,13 +159,18 @@ class TextInfo:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
+    """Size in bytes and SHA-256, as hex."""
+
     size: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of manifest.json. `files` lists every other file of the engine directory."""
+    """The content of manifest.json. `files` lists every other file of the engine directory.
+
+    Raises EngineError for values that contradict each other or are out of all bounds.
+    """
 
     river_trt_version: str
     created: str
@@ -203,6 +217,7 @@ class Manifest:
         return self.backend.kernels == "native" and self.precision.lm_head_bits < 16
 
     def to_json(self) -> str:
+        """The text of manifest.json."""
         return json.dumps(_encode(self), indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -216,6 +231,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Manifest":
+        """From parsed JSON; raises EngineError on anything it does not know exactly."""
         # The schema comes first: other keys of another schema are no error of this file.
         version = data.get("schema_version") if isinstance(data, dict) else None
         if type(version) is int and version > SCHEMA_VERSION:

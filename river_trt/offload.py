@@ -96,7 +96,10 @@ def plan_offload(manifest: Manifest, budget: int, rows: int = 1) -> OffloadPlan:
 
 
 def mean_cost(plan: OffloadPlan, card: Card, exit_counts: Sequence[int]) -> TokenCost:
-    """Over a distribution of exit layers: exit_counts[l - 1] tokens exited after layer l."""
+    """Over a distribution of exit layers: exit_counts[l - 1] tokens exited after layer l.
+
+    Raises RiverError for counts that are not one a layer, or none.
+    """
     layers = plan.manifest.model.shape.num_layers
     if len(exit_counts) != layers or sum(exit_counts) < 1 or min(exit_counts) < 0:
         raise RiverError(f"exit counts must be {layers} numbers of at least 0, not all 0")

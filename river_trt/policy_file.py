@@ -29,6 +29,7 @@ class PolicyFile:
     policy: ExitPolicy
 
     def write(self, path: Path) -> None:
+        """Replace the file, whole or not at all. RiverError where it cannot be written."""
         policy = self.policy
         directions = None
         if policy.directions is not None:

@@ -23,6 +23,8 @@ FAILED = ctypes.c_void_p(-1).value
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
+    """A range of memory that a file is mapped to; sizes in bytes."""
+
     start: int
     size: int
     protection: int

@@ -47,7 +47,10 @@ def row_generator(seed: int | None, index: int) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """The tokens that may come next, ascending, and their weights, float64, of any sum above 0."""
+    """The tokens that may come next, [n], ascending, and their weights, float64 [n].
+
+    The weights are of any sum above 0.
+    """
 
     token_ids: np.ndarray
     weights: np.ndarray
@@ -60,7 +63,7 @@ class Distribution:
 
     def probabilities(
         self,
-        token_ids: np.ndarray,  # any
+        token_ids: np.ndarray,  # [n], any of the vocabulary
     ) -> np.ndarray:
         """float64, of each of the tokens."""
         places = np.searchsorted(self.token_ids, token_ids).clip(max=len(self.token_ids) - 1)
@@ -133,7 +136,10 @@ def lead(logits: np.ndarray, best: int) -> float:
 
 
 def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
-    """Repetition penalty (CTRL, arXiv:1909.05858): seen tokens' logits move towards minus."""
+    """Repetition penalty (CTRL, arXiv:1909.05858): seen tokens' logits move towards minus.
+
+    logits: [vocab] float32, left as it is; seen: [vocab] bool.
+    """
     out = logits.copy()
     values = out[seen]
     factor = np.float32(min(max(penalty, TINY), LARGEST))
@@ -145,7 +151,7 @@ def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray
 
 
 def keep_top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Token ids, ascending, of the k best scores and of ties with the k-th."""
+    """Token ids, ascending, of the k best of scores [vocab] and of ties with the k-th; 0: all."""
     if k == 0 or k >= len(scores):
         return np.arange(len(scores))
     kth = np.partition(scores, -k)[-k]
@@ -153,7 +159,10 @@ def keep_top_k(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(scores: np.ndarray, candidates: np.ndarray, p: float) -> np.ndarray:
-    """The smallest set of best candidates whose probabilities add up to p; at least one."""
+    """The smallest set of best candidates whose probabilities add up to p; at least one.
+
+    scores: [vocab] float32; candidates: [n] token ids, ascending, as the result.
+    """
     if p == 1.0:
         return candidates
     weights = np.exp(scores[candidates])
@@ -168,7 +177,10 @@ def keep_top_p(scores: np.ndarray, candidates: np.ndarray, p: float) -> np.ndarr
 
 
 def keep_min_p(scores: np.ndarray, candidates: np.ndarray, min_p: float) -> np.ndarray:
-    """Candidates at least min_p times as likely as the best one."""
+    """Candidates at least min_p times as likely as the best one.
+
+    scores: [vocab] float32; candidates: [n] token ids, ascending, as the result.
+    """
     if min_p == 0.0:
         return candidates
     kept = scores[candidates]

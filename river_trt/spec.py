@@ -65,11 +65,12 @@ def cache_names(num_layers: int, suffix: str = "") -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExitPolicy:
-    """When a token leaves the backbone (design: tau and pinned are run-time inputs).
+    """When a token leaves the backbone (design, section 2: tau and pinned are run-time inputs).
 
     tau: float32 [L]; +inf forbids an exit after that layer, -inf forces one.
     pinned: bool [L]; a pinned layer always runs the backbone bank.
     directions: float32 [L, hidden] for the direction gate, None for the similarity gate.
+    Raises RiverError for arrays of other types or lengths, and for a tau that is no number.
     """
 
     tau: np.ndarray

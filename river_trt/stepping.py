@@ -104,6 +104,7 @@ class Stepper:
         """A copy of a row's K and V, float32 [L, 2, num_kv_heads, length, head_dim].
 
         K is stored with its rotary angle. What the row holds is of the last `forward` over it.
+        Raises RiverError for a row or a length that the cache has not.
         """
         if not (0 <= row < self.max_batch_size and 0 <= length <= self.max_seq_len):
             raise RiverError(

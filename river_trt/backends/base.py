@@ -118,6 +118,7 @@ class Draws:
 
     @classmethod
     def greedy(cls, rows: int, *, wants_leads: bool = False) -> "Draws":
+        """Every row takes its best token."""
         zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)
         return cls(
             zeros, np.zeros(rows, np.int32), ones, zeros, ones, np.zeros(rows), None, wants_leads

@@ -23,7 +23,8 @@ class PolicyBuffers:
     ) -> None:
         """places: arrays to use for some of the inputs, zeroed here.
 
-        Of the shapes in river_trt.spec; an engine without a boolean type has its flags as int32.
+        Each of its shape in river_trt.spec (tau [L], directions [L, hidden], ...); an engine
+        without a boolean type has its flags as int32.
         """
         arrays = {
             "tau": np.zeros(num_layers, np.float32),

@@ -53,7 +53,10 @@ def is_checkpoint(directory: Path) -> bool:
 
 
 def load_plugin() -> None:
-    """Register RiverLinear and RiverGate with TensorRT, for a build or before an engine opens."""
+    """Register RiverLinear and RiverGate with TensorRT, for a build or before an engine opens.
+
+    Raises EngineError where TensorRT refuses the library, RiverError where none was built.
+    """
     import tensorrt as trt  # tensorrt_llm brings it
 
     registry = trt.get_plugin_registry()

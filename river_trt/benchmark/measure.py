@@ -22,7 +22,10 @@ Groups = Sequence[list[Prompt]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What each round runs: all prompts, in groups of `batch`, greedily to new_tokens."""
+    """What each round runs: all prompts, in groups of `batch`, greedily to new_tokens.
+
+    Raises RiverError for a number that is too small.
+    """
 
     new_tokens: int = 128
     rounds: int = 5

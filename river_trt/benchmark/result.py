@@ -37,6 +37,8 @@ class BenchEngine:
 
 @dataclass(frozen=True, slots=True)
 class ArmQuality:
+    """How near a contestant is to the baseline, token by token of a text."""
+
     kl: float  # nats, from the first engine's full depth
     agreement: float  # 0..1
 
@@ -51,12 +53,15 @@ class BenchCase:
     summaries: tuple[ArmSummary, ...]
 
     def title(self) -> str:
+        """For people: the batch, and the context where it was set."""
         context = "" if self.context is None else f", prompts of {self.context} tokens"
         return f"batch {self.plan.batch}{context}"
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
+    """All that a benchmark measured, and of what."""
+
     engines: tuple[BenchEngine, ...]
     arms: Mapping[str, tuple[int, Arm]]  # name of a contestant to its engine and mode
     cases: tuple[BenchCase, ...]
@@ -75,6 +80,7 @@ class BenchResult:
         peers: Sequence[Peer],
         missing: Sequence[str],
     ) -> "BenchResult":
+        """Of the contestants, with each engine once; bandwidth in bytes/s."""
         engines = list({id(c.engine): c for c in contestants}.values())
         places = {id(c.engine): place for place, c in enumerate(engines)}
         return cls(
@@ -101,6 +107,7 @@ class BenchResult:
         return mixed_loss(summary, ends[FULL_DEPTH.name], ends["all river"])
 
     def to_json(self) -> dict[str, Any]:
+        """What `bench --json` writes; numbers that JSON has not are null."""
         return {
             "engines": [_finite(asdict(engine)) for engine in self.engines],
             "bandwidth": self.bandwidth,

@@ -9,12 +9,15 @@ from river_trt.benchmark.measure import Round
 
 @dataclass(frozen=True, slots=True)
 class Spread:
+    """Of one figure over the rounds, in its own unit."""
+
     median: float
     least: float
     most: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
         return cls(median(values), min(values), max(values))
 
 

@@ -24,7 +24,7 @@ class Answers(Protocol):
         ...
 
     def lead(self, row: Row, place: int, index: int, seen: np.ndarray | None) -> float:
-        """How far the best logit lies above the next one."""
+        """How far the best logit lies above the next one; seen: [vocab] bool."""
         ...
 
 

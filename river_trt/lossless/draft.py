@@ -81,6 +81,7 @@ class Draft:
         self.gaps.clear()
 
     def speculation(self) -> Speculation:
+        """What a result tells of it."""
         return Speculation(
             np.array(self.drafted, np.int32),
             np.array(self.accepted, np.int32),

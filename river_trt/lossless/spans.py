@@ -21,6 +21,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Span:
+    """Neighbouring places that run the same number of tokens in one step."""
+
     first: int
     end: int  # of the places
     tokens: int  # of each

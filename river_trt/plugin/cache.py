@@ -41,12 +41,15 @@ class LibraryInfo:
 
 @dataclass(frozen=True, slots=True)
 class Library:
+    """A compiled library of the cache."""
+
     path: Path
     info: LibraryInfo
     sha256: str
 
 
 def cache_directory() -> Path:
+    """Where plugin libraries are kept, a folder each."""
     return user_cache() / "plugin"
 
 

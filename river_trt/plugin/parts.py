@@ -10,6 +10,8 @@ from river_trt.plugin.headers import Headers, find_tensorrt_headers, find_torch_
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """One of the libraries that plugins/ is compiled to."""
+
     name: str
     target: str  # of CMake; the library is lib<target>.so
     folders: tuple[str, ...]  # of plugins/ that it is compiled from
@@ -45,6 +47,7 @@ PARTS = {
 
 
 def find_part(name: str) -> Part:
+    """By name; RiverError lists the parts there are."""
     if name not in PARTS:
         raise RiverError(f"unknown part {name!r}; the plugin's parts are {', '.join(PARTS)}")
     return PARTS[name]

@@ -130,6 +130,7 @@ class Scheduler:
             return bool(self._waiting or self._running)
 
     def metrics(self) -> ServingMetrics:
+        """What it has done so far; from any thread."""
         with self._lock:
             counts: dict[str, Any] = dict(self._counts)
             counts |= {"running": len(self._running), "waiting": len(self._waiting)}

@@ -27,6 +27,7 @@ class ChatOptions:
     add_generation_prompt: the text ends where the assistant begins to speak.
     continue_final_message: the text ends within the last message, which the model continues.
     arguments: what else the template knows, such as {"enable_thinking": False}; JSON values.
+    Raises RiverError for a value of another type.
     """
 
     template: str | None = None
@@ -84,7 +85,10 @@ def plain_messages(messages: Any) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """JSON values, rebuilt: a template never sees an object with methods of its own."""
+    """JSON values, rebuilt: a template never sees an object with methods of its own.
+
+    Raises RiverError for what JSON has not, or is nested too deeply.
+    """
     try:
         return _plain(value)
     except RecursionError as error:

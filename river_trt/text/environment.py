@@ -40,6 +40,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Jinja's hook; raises SecurityError for a result that would be too large."""
         if _size(operator, left, right) > LARGEST_RESULT:
             raise jinja2.exceptions.SecurityError(f"`{operator}` would make something too large")
         return super().call_binop(context, operator, left, right)
@@ -67,6 +68,7 @@ class GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012  (as Jinja declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
+        """Jinja's hook for the tag."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         block = nodes.CallBlock(self.call_method("_text"), [], [], body)

@@ -20,6 +20,7 @@ INVALID, REFUSED = "invalid", "refused"
 
 
 def main() -> None:
+    """Answer requests from stdin, a line each, until it ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))

@@ -22,6 +22,7 @@ def template_file(name: str) -> str:
 
 
 def is_template(file: str) -> bool:
+    """Whether a file of an engine directory, named from there, is a chat template."""
     in_folder = file.startswith(f"{MORE_TEMPLATES}/") and file.endswith(".jinja")
     return file == CHAT_TEMPLATE_FILE or in_folder
 

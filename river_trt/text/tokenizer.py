@@ -46,7 +46,7 @@ class Tokenizer:
 
     @classmethod
     def from_engine_dir(cls, directory: Path, manifest: Manifest) -> "Tokenizer | None":
-        """The engine's tokenizer; None when it takes token ids only."""
+        """The engine's tokenizer; None when it takes token ids only. EngineError for a bad file."""
         model = manifest.model
         if not model.has_tokenizer:
             return None

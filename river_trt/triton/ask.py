@@ -45,7 +45,7 @@ class Ask:
 
 def read_ask(
     layout: Layout,
-    tensors: Mapping[str, np.ndarray],  # by input name, as Triton hands them over
+    tensors: Mapping[str, np.ndarray],  # by input name, [n] or [1, n]
     parameters: str,  # JSON: what generate was given beyond the inputs
 ) -> Ask:
     """Raises RiverError with the name of the field that is wrong."""

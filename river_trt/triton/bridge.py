@@ -46,6 +46,8 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    """A request that got no ticket, and why."""
+
     sender: Any
     error: RiverError
 

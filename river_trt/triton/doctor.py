@@ -39,6 +39,7 @@ def require_healthy(python: Path | None = None) -> Installation:
 
 
 def problems(checks: list[Check]) -> Iterator[str]:
+    """A sentence for each check that failed."""
     return (f"{check.name}: {check.problem}" for check in checks if check.problem)
 
 

@@ -19,6 +19,8 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Output:
+    """A response's tensor; kind is Triton's name of its type."""
+
     name: str
     kind: str
 

@@ -37,7 +37,8 @@ ADMIN_HEADER = "river-trt-admin"
 class ServerOptions:
     """Ports of 0 are chosen free. log: where the server's output goes, None for ours. python: the
     environment that has tritonserver, None for ours. admin_key: what requests to ADMIN_APIS must
-    have in the header ADMIN_HEADER; None makes one up."""
+    have in the header ADMIN_HEADER; None makes one up. Raises RiverError for a
+    port or key out of range, or a folder that is no model repository."""
 
     repository: Path
     host: str = LOOPBACK
@@ -117,7 +118,7 @@ class LocalServer:
     def wait_until_ready(self, timeout: float) -> None:
         """Until the server answers and every model has been tried; its models may be unavailable.
 
-        Raises RiverError when it ends or does not answer in time.
+        timeout: seconds. Raises RiverError when it ends or does not answer in time.
         """
         assert self._process is not None
         deadline = time.monotonic() + timeout
@@ -173,6 +174,7 @@ class LocalServer:
         self._files.close()
 
     def shared_memory(self) -> Iterable[Path]:
+        """Segments that the server has left or still uses."""
         return list(SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
 
     def _command(self, backends: Path) -> list[str]:

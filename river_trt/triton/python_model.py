@@ -24,6 +24,7 @@ class TritonPythonModel:
     """Loads the engine, hands requests to the bridge's thread."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        """Triton's entry: load the engine. Raises TritonModelException with one sentence."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._pb: Any = import_module("triton_python_backend_utils")
         self._name, self._config = args["model_name"], json.loads(args["model_config"])
@@ -48,10 +49,12 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> None:
+        """Triton's entry: take requests; each is answered later, from the bridge's thread."""
         for request in requests:
             self._bridge.put(request)
 
     def finalize(self) -> None:
+        """Triton's entry: end all requests and the bridge."""
         self._bridge.close()
         if self._bridge.failure is not None:
             self._leave_the_reason(self._bridge.failure)

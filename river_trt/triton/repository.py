@@ -51,7 +51,10 @@ exec river-trt triton serve --repo "$(dirname "${BASH_SOURCE[0]}")" "$@"
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """settings.engine is the engine directory to export."""
+    """settings.engine is the engine directory to export.
+
+    Raises RiverError for a name, a choice or GPUs that are not offered.
+    """
 
     settings: ModelSettings
     out: Path

@@ -38,7 +38,7 @@ def check_engine(manifest: Manifest, gpu: int = 0) -> torch.device:
 
 
 def check_version(built_for: str, installed: str) -> None:
-    """Compiled code calls torch's own functions: another minor version may not have them."""
+    """EngineError for another minor version of torch: its functions may be others."""
     if _minor(installed) != _minor(built_for):
         minor = ".".join(_minor(built_for))
         raise EngineError(
@@ -48,6 +48,7 @@ def check_version(built_for: str, installed: str) -> None:
 
 
 def check_cpu(backend: BackendInfo) -> None:
+    """EngineError where this processor is not what the engine has code for."""
     found = torch.backends.cpu.get_cpu_capability()
     if backend.compute_capability != X86_LEVEL or found not in X86_CAPABILITIES:
         raise EngineError(
@@ -57,6 +58,7 @@ def check_cpu(backend: BackendInfo) -> None:
 
 
 def check_gpu(backend: BackendInfo, number: int) -> torch.device:
+    """The GPU of that number; EngineError where it is not of the engine's compute capability."""
     wanted = backend.compute_capability
     device = numbered_gpu(number, f"the engine needs a GPU of compute capability {wanted}")
     found = compute_capability(device)

@@ -21,6 +21,8 @@ FOREIGN = {
 
 @dataclass(slots=True)
 class Node:
+    """An operator: what the rules look at, and no more."""
+
     op_type: str = ""
     domain: str = ""
     inputs: list[str] = field(default_factory=list)
@@ -32,6 +34,8 @@ class Node:
 
 @dataclass(slots=True)
 class Tensor:
+    """An initializer or a constant; its values are not read."""
+
     name: str = ""
     data_type: int = 0
     shape: list[int] = field(default_factory=list)
@@ -41,6 +45,8 @@ class Tensor:
 
 @dataclass(slots=True)
 class Graph:
+    """The main graph, or a branch of a conditional."""
+
     nodes: list[Node] = field(default_factory=list)
     initializers: list[Tensor] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -53,6 +59,7 @@ class Graph:
                 yield from branch.all_nodes()
 
     def all_initializers(self) -> Iterator[Tensor]:
+        """Those of its branches too."""
         yield from self.initializers
         for node in self.nodes:
             for branch in node.branches:

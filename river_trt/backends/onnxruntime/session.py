@@ -92,7 +92,7 @@ def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions
 
 
 def check_version(built_for: str, installed: str) -> None:
-    """A newer onnxruntime runs older graphs, an older one may not know their operators."""
+    """EngineError for an onnxruntime older than the engine's: it may not know the operators."""
     if _major_minor(installed) < _major_minor(built_for):
         raise EngineError(
             f"the engine was built for onnxruntime {built_for} but {installed} is installed; "
@@ -101,7 +101,7 @@ def check_version(built_for: str, installed: str) -> None:
 
 
 def check_abi(built_for: int | None) -> None:
-    """The operators and the layout of weights are those of one version of the kernels."""
+    """EngineError for kernels of another version: operators and weight layout are one's own."""
     if built_for != ABI_VERSION:
         raise EngineError(
             f"the engine was built for version {built_for} of the native kernels but this "
@@ -118,7 +118,10 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 class OrtSession:
-    """The Session of a model.onnx, and its cache: [rows, num_kv_heads, T, head_dim] each."""
+    """The Session of a model.onnx, and its cache: [rows, num_kv_heads, T, head_dim] each.
+
+    Raises RiverError where the cache does not fit memory, EngineError where ONNX Runtime fails.
+    """
 
     def __init__(
         self,

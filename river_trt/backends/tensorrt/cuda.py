@@ -60,6 +60,7 @@ class Cuda:
         return ".".join(map(str, numbers))
 
     def free_memory(self) -> int:
+        """Bytes of the GPU that nobody holds."""
         return int(self._call("asking the GPU's memory", "cudaMemGetInfo")[0])
 
     def allocate(self, size: int, what: str) -> int:
@@ -83,18 +84,22 @@ class Cuda:
         return host_bytes(int(pointer), size)
 
     def stream(self) -> Any:
+        """A new one, which does not wait for the default stream."""
         (stream,) = self._call(
             "creating a stream", "cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking
         )
         return stream
 
     def synchronise(self, stream: Any) -> None:
+        """Wait for all that was enqueued; raises CUDA's error of any of it."""
         self._call("running the engine", "cudaStreamSynchronize", stream)
 
     def upload(self, device: int, host: np.ndarray, stream: Any) -> None:
+        """Enqueue a copy of the array [any shape], all of it, to device memory."""
         self._copy("HostToDevice", device, host.ctypes.data, host.nbytes, stream)
 
     def download(self, host: np.ndarray, device: int, stream: Any) -> None:
+        """Enqueue a copy of device memory into the array [any shape], all of it."""
         self._copy("DeviceToHost", host.ctypes.data, device, host.nbytes, stream)
 
     def copy_rows(
@@ -106,9 +111,11 @@ class Cuda:
         self._call("moving a cache row", "cudaMemcpy2DAsync", *arguments)
 
     def clear(self, pointer: int, size: int, stream: Any) -> None:
+        """Enqueue zeros over `size` bytes."""
         self._call("clearing memory", "cudaMemsetAsync", pointer, 0, size, stream)
 
     def begin_capture(self, stream: Any) -> None:
+        """What this thread enqueues from here on is recorded, not run."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("capturing a CUDA graph", "cudaStreamBeginCapture", stream, mode)
 
@@ -124,6 +131,7 @@ class Cuda:
         self._runtime.cudaStreamEndCapture(stream)
 
     def launch(self, graph: Any, stream: Any) -> None:
+        """Enqueue a graph that `end_capture` gave."""
         self._call("launching a CUDA graph", "cudaGraphLaunch", graph, stream)
 
     def _copy(self, kind: str, target: int, source: int, size: int, stream: Any) -> None:

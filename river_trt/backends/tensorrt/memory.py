@@ -83,4 +83,5 @@ class CachePlan:
 
 
 def align(size: int) -> int:
+    """Bytes, rounded up to where the next tensor may begin."""
     return -(-size // ALIGNMENT) * ALIGNMENT

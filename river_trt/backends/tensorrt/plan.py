@@ -56,6 +56,7 @@ class TensorSpec:
         return tuple(next(chosen) if size == -1 else size for size in self.shape)
 
     def num_bytes(self, step: StepShape) -> int:
+        """Of this tensor in a step of that shape."""
         return int(np.prod(self.resolve(step), dtype=np.int64)) * self.dtype.itemsize
 
 
@@ -69,6 +70,7 @@ class ProfileLimits:
     most_slots: int
 
     def takes(self, step: StepShape) -> bool:
+        """Whether a step of that shape may run by this profile."""
         pairs = (
             (self.least.batch, step.batch, self.most.batch),
             (self.least.seq, step.seq, self.most.seq),
@@ -132,7 +134,10 @@ class EngineSpec:
             )
 
     def cache_slots(self, wanted: int) -> int:
-        """Slots of a cache row: as many as wanted, or what the engine was built with."""
+        """Slots of a cache row: as many as wanted, or what the engine was built with.
+
+        Raises RiverError where more are wanted than it has.
+        """
         slots = self.tensors["k_cache.0"].shape[2]
         most = slots if slots != -1 else min(profile.most_slots for profile in self.profiles)
         if wanted > most:

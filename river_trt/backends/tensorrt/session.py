@@ -186,7 +186,7 @@ def stream_weights(engine: Any, free_bytes: int) -> bool:
 
 
 def widen(values: np.ndarray, tensor: TensorSpec) -> np.ndarray:
-    """Cache values as float32; bfloat16 is the upper half of one."""
+    """Cache values [any shape] as float32; bfloat16 is the upper half of one."""
     if tensor.is_bfloat16:
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)

@@ -68,7 +68,7 @@ def check_memory(manifest: Manifest, options: SessionOptions, device: torch.devi
 
 
 def find_device(manifest: Manifest, number: int) -> torch.device:
-    """The GPU of that number, where this torch has it and is new enough."""
+    """The GPU of that number; EngineError where it is none, or torch too old for the engine."""
     backend = manifest.backend
     if (backend.target, manifest.precision.kv_cache) != ("cuda", "bfloat16"):
         raise EngineError(

@@ -66,7 +66,10 @@ class _Step:
 
 
 class Program:
-    """The calls over these weights; `program(inputs)` returns the outputs."""
+    """The calls over these weights; `program(inputs)` returns the outputs.
+
+    Shapes are those that the program was recorded with: [rows, seq, ...].
+    """
 
     def __init__(self, text: str, weights: dict[str, torch.Tensor]) -> None:
         """Replaces in `weights` what is prepared by what comes of it, one after the other.

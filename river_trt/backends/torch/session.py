@@ -55,7 +55,8 @@ class TorchSession:
 
     With a recorder, steps of few tokens a row are recorded once for each kind and replayed; other
     steps run as they are. A program with the input `cache_rows` is given the whole caches, one row
-    more than asked for, on which the rows work that only fill a bucket.
+    more than asked for, on which the rows work that only fill a bucket. Raises RiverError where the
+    caches do not fit memory.
     """
 
     def __init__(

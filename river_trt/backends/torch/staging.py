@@ -51,7 +51,7 @@ class Staging:
             self.device[name] = values.view(field.shape)
 
     def send(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the arrays, each into the first rows of its field, and copy all to the device."""
+        """Write arrays, each [n, ...] into the first n rows of its field; copy all to the GPU."""
         for name, array in arrays.items():
             self.host[name][: len(array)] = array
         if self._device is not self._host:

@@ -23,6 +23,8 @@ ALIGNMENT = 64  # of each tensor in memory; the file has none
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
+    """Where a tensor lies in the file. Raises ValueError for a size that is not its own."""
+
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int  # in the file
