@@ -5,6 +5,7 @@ cache, as a model's layers do.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,15 +72,19 @@ def measure(case: LinearCase, variant: int) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    times = []
+    times: list[float] = []
     for _ in range(REPLAYS + 1):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (_event() for _ in range(2))
         begin.record()
         graph.replay()
         end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end))
-    return 1000 * min(times[1:]) / max(MIN_LAUNCHES, copies)
+    return 1000.0 * min(times[1:]) / max(MIN_LAUNCHES, copies)
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def random_bank(case: LinearCase) -> Tensor:
