@@ -84,8 +84,8 @@ MUTANTS = {
         "fmaf(factor * s.y, about.y, kIntegerMagicValue)", "kIntegerMagicValue"
     ),
     "high nibbles stay sixteen times too large": _decode("(1.F / factor)", "1.F"),
-    "a packed bank leaves the sums of the other's rows": _decode(
-        "if (writes && (rows_of_bank >> of_row & 1U) != 0)", "if (writes)"
+    "a backbone by flag leaves the sums of the river's rows": _decode(
+        "if (of_row < kRows && (rows_of_bank >> of_row & 1U) != 0)", "if (of_row < kRows)"
     ),
     "x is multiplied before it is there": _decode(
         "XForm::kExact>(d, b, rms);\n            __syncthreads();", "XForm::kExact>(d, b, rms);"
