@@ -157,5 +157,8 @@ MUTANTS = {
         "d < half ? -p.rotary_sin[angle] : p", "d < half ? p.rotary_sin[angle] : p"
     ),
     "slots beyond the cache are written": _append("if (slot >= usable_slots(p))", "if (slot < 0)"),
+    "a row of the cache is taken for another": _append(
+        "p.cache_rows == nullptr ? b : p.cache_rows[b]", "b"
+    ),
     "a division rounds down twice": _append("(power + divisor - 1) / divisor", "power / divisor"),
 }
