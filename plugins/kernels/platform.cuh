@@ -154,8 +154,10 @@ __device__ __forceinline__ T load_shared_by_blocks(T const* p)
     return __ldcg(p);
 }
 
-// Programmatic dependent launch. Every kernel of this folder waits before it touches memory that
-// an earlier kernel may write, and its own end waits for its threads: so the order is transitive.
+// Programmatic dependent launch. Every kernel of this folder waits for its predecessor before it
+// touches what any kernel before it may write, and only then lets its successor start. So when a
+// kernel starts, all but its predecessor are complete: what they wrote may be read at once, and
+// weights, which nobody writes, too.
 __device__ __forceinline__ void wait_for_predecessor()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -22,6 +22,7 @@ from river_trt.cli import (
     plugin,
     run,
     triton,
+    tune,
     verify,
 )
 from river_trt.cli.command import join_negative_tau, make_parser
@@ -48,6 +49,7 @@ COMMANDS = (
     calibrate.COMMAND,
     plugin.COMMAND,
     triton.COMMAND,
+    tune.COMMAND,
     verify.COMMAND,
 )
 # Bad input, and a fault of our own; then two as a shell reports the signals.

@@ -252,7 +252,12 @@ def check_step_gate(device: str) -> list[str]:
         workspace = torch.zeros(1024, dtype=torch.uint8, device=device)
         for pinned in (False, True):
             pin = torch.tensor(pinned, device=device)
-            got = torch.ops.river_trt_cuda.step_gate(*args[:7], pin, *args[7:], None, workspace)
+            squares = torch.empty(3, 4, device=device)
+            got = torch.ops.river_trt_cuda.step_gate(*args[:7], pin, *args[7:], squares, workspace)
+            h_out = args[1]
+            assert isinstance(h_out, Tensor)
+            if not torch.allclose(squares, h_out.float().square().sum(-1)):
+                problems.append(f"step_gate: the sum of squares is off, scope {scope}")
             wanted = (exited, exit_layer, exited & ~pin)
             if not all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True)):
                 problems.append(f"step_gate differs, scope {scope}, pinned {pinned}")

@@ -303,6 +303,16 @@ def needed_bytes(shape: Shape, plan: Plan) -> int:
     return layers + 2 * shape.head_bytes() + caches
 
 
+def tune(stack: Stack, batch: int) -> list[str]:
+    """Prints the chosen variants; a problem here leaves the default ones and the figures."""
+    try:
+        print(f"{stack.shape.name}, batch {batch}: {stack.tune(batch)}", flush=True)
+    except Exception:
+        stack.variants = dict.fromkeys(stack.variants, -1)
+        return [f"{stack.shape.name}: tuning: {traceback.format_exc()[-800:]}"]
+    return []
+
+
 def measure_all(
     device: str, seconds: float, plan: Plan
 ) -> tuple[list[Record], list[str], list[str]]:
@@ -324,7 +334,7 @@ def measure_all(
             try:
                 stack = Stack(shape, batch, plan.context + SLACK, device)
                 if gpu:
-                    print(f"{shape.name}, batch {batch}: {stack.tune(batch)}", flush=True)
+                    problems += tune(stack, batch)
                 bench = Bench(stack, batch, plan, record, gpu)
                 with torch.inference_mode():
                     records += bench.measure(deadline)

@@ -177,6 +177,14 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     together = [result.token_ids for result in engine.generate(prompts, config)]
     alone = [engine.generate([one], config)[0].token_ids for one in prompts]
     arrays["together"], arrays["alone"] = np.array(together), np.array(alone)
+    longer = river_trt.GenerationConfig(
+        max_new_tokens=4 * new_tokens, ignore_eos=True, tau=np.inf, top_p=0.9, temperature=1.0
+    )
+    for name, way in (("greedy", config), ("sampled", longer)):
+        engine.generate([prompt], way)  # records what it needs
+        (timed,) = engine.generate([prompt], way)
+        steps = max(1, len(timed.token_ids) - 1)
+        arrays[f"ms {name}"] = np.array(1000 * timed.decode_seconds / steps)
     np.savez(folder / "ran.npz", **arrays)
     (folder / "ran.json").write_text(json.dumps({"build": built, "run": said}))
 
@@ -217,6 +225,8 @@ def check(folder: Path) -> dict[str, Any]:
         modes[f"head of {bits} bits"] = f"relative error {error:.1e}"
         if not error < TOLERANCE:
             problems.append(f"head of {bits} bits: {error:.1e}")
+    for name in ("greedy", "sampled"):
+        modes[f"a step at full depth, {name}"] = f"{float(ran[f'ms {name}']):.2f} ms, host and all"
     rows = (ran["together"] == ran["alone"]).all(axis=1)
     modes["three rows together"] = f"{int(rows.sum())} of {len(rows)} texts as alone"
     has_gpu = torch.cuda.is_available()

@@ -30,6 +30,7 @@ PROGRAMS = {
     "graph": TESTS / "gpu" / "test_graph.cu",
     "roofline": TESTS / "gpu" / "roofline.cu",
     "decode_variants": TESTS / "gpu" / "decode_variants.cu",
+    "attention_variants": TESTS / "gpu" / "attention_variants.cu",
 }
 ARCHITECTURES = ("80", "90")
 SANITIZERS = ("memcheck", "racecheck")

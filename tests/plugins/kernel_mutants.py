@@ -22,6 +22,11 @@ def _prefill(old: str, new: str) -> Mutant:
     return Mutant("linear_prefill.cuh", old, new, "linear_prefill.cu", "linear_prefill")
 
 
+def _decode(old: str, new: str) -> Mutant:
+    """In what depends on T: the other type's object keeps its own."""
+    return Mutant("decode.cuh", old, new, "decode_half.cu", "decode")
+
+
 def _gate(old: str, new: str) -> Mutant:
     return Mutant("gate.cuh", old, new, "gate.cu", "gate")
 
@@ -72,6 +77,22 @@ MUTANTS = {
     ),
     "prefill dequantises the high code first": _prefill(
         "words[word] >> (4 * e)", "words[word] >> (4 * (e ^ 1))"
+    ),
+    "every chunk has the same x": _decode("active && g % kSpan == j", "active"),
+    "the scale of another chunk": _decode("lane / 4 * 4 + chunk / 2;", "lane / 4 * 4 + chunk % 4;"),
+    "the zero point of int8 is lost": _decode(
+        "fmaf(factor * s.y, about.y, kIntegerMagicValue)", "kIntegerMagicValue"
+    ),
+    "high nibbles stay sixteen times too large": _decode("(1.F / factor)", "1.F"),
+    "a backbone by flag leaves the sums of the river's rows": _decode(
+        "if (of_row < kRows && (rows_of_bank >> of_row & 1U) != 0)", "if (of_row < kRows)"
+    ),
+    "x is multiplied before it is there": _decode(
+        "XForm::kExact>(d, b, rms);\n            __syncthreads();", "XForm::kExact>(d, b, rms);"
+    ),
+    "tiles are added before they are there": _decode("__syncthreads();\n    finish<", "finish<"),
+    "the sum of squares is of another number": _decode(
+        "square = value * value;", "square = value;"
     ),
     "an exit is forgotten": _gate("before.exited || passed;", "passed;"),
     "the exit layer moves up": _gate("passed && !before.exited ? p.layer", "passed ? p.layer"),
@@ -136,5 +157,8 @@ MUTANTS = {
         "d < half ? -p.rotary_sin[angle] : p", "d < half ? p.rotary_sin[angle] : p"
     ),
     "slots beyond the cache are written": _append("if (slot >= usable_slots(p))", "if (slot < 0)"),
+    "a row of the cache is taken for another": _append(
+        "p.cache_rows == nullptr ? b : p.cache_rows[b]", "b"
+    ),
     "a division rounds down twice": _append("(power + divisor - 1) / divisor", "power / divisor"),
 }

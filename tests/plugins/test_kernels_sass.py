@@ -187,7 +187,7 @@ def test_weights_pass_the_first_cache_by(kernels):
 
 
 def test_the_packed_banks_loop_is_short(kernels):
-    """A chunk is 32 codes a lane: the dialect's layout takes about 200 instructions for them."""
+    """A chunk is 32 codes a lane: the dialect's layout takes 115 to 230 instructions."""
     of_one_row = [
         k for k in kernels["sm_90"] if k.name == "decode_kernel" and "Li1ELb1" in k.mangled
     ]

@@ -24,6 +24,7 @@ struct AttentionShape
     int window = 0;
     double softcap = 0.0;
     bool packed_qkv = true; // q, k and v are parts of one tensor
+    bool scattered = false; // sequences in any rows of larger caches
     Merge merge = Merge::kChosen;
     int splits = 0;
     int queries = 0;
@@ -48,7 +49,7 @@ public:
     AttentionShape const shape;
     int const tokens;
     AttentionParams params;
-    Memory qkv, k_cache, v_cache, lengths, cos, sin, out;
+    Memory qkv, k_cache, v_cache, lengths, rows, cos, sin, out;
     std::unique_ptr<Memory> workspace;
 
     explicit AttentionCase(AttentionShape const& s)
@@ -58,6 +59,7 @@ public:
         , k_cache(2UL * cache_size(s))
         , v_cache(2UL * cache_size(s))
         , lengths(4UL * s.batch)
+        , rows(4UL * s.batch)
         , cos(4UL * s.capacity * s.rotary_dim / 2)
         , sin(4UL * s.capacity * s.rotary_dim / 2)
         , out(2UL * tokens * s.num_heads * s.head_dim)
@@ -70,6 +72,7 @@ public:
         for (int b = 0; b < s.batch; ++b)
         {
             lengths.as<int32_t>()[b] = past(b);
+            rows.as<int32_t>()[b] = row(b);
             for (int head = 0; head < s.num_kv_heads; ++head)
                 for (int i = 0; i < past(b) * s.head_dim; ++i)
                 {
@@ -104,13 +107,19 @@ public:
     }
 
 private:
+    int row(int b) const // of the caches; the first two are nobody's where rows are scattered
+    {
+        return shape.scattered ? shape.batch + 1 - b : b;
+    }
     static size_t cache_size(AttentionShape const& s)
     {
-        return static_cast<size_t>(s.batch) * s.num_kv_heads * s.capacity * s.head_dim;
+        return static_cast<size_t>(s.batch + (s.scattered ? 2 : 0)) * s.num_kv_heads * s.capacity
+            * s.head_dim;
     }
     size_t slot(int b, int head, int position) const
     {
-        return ((static_cast<size_t>(b) * shape.num_kv_heads + head) * shape.capacity + position)
+        return ((static_cast<size_t>(row(b)) * shape.num_kv_heads + head) * shape.capacity
+                   + position)
             * shape.head_dim;
     }
 
@@ -237,6 +246,8 @@ private:
                             || std::memcmp(k_cache.as<char>() + at, before.data() + at, bytes)
                                 == 0);
                 }
+        size_t const others = shape.scattered ? 2 * slot(shape.batch - 1, 0, 0) : 0;
+        kept = kept && std::memcmp(k_cache.as<char>(), before.data(), others) == 0;
         check(relative_error(got, expected) <= 1e-3, name + ": new slots of the caches");
         check(kept, name + ": other slots must stay as they were");
     }
@@ -272,6 +283,7 @@ private:
         params.k_cache = k_cache.as<void>();
         params.v_cache = v_cache.as<void>();
         params.past_lengths = lengths.as<int32_t>();
+        params.cache_rows = s.scattered ? rows.as<int32_t>() : nullptr;
         params.rotary_cos = cos.as<float>();
         params.rotary_sin = sin.as<float>();
         params.out = out.as<void>();
@@ -312,6 +324,8 @@ void past_lengths_of_each_row()
 {
     run_both({.batch = 5, .past = {0, 1, 63, 15, 32}});
     run_both({.batch = 3, .seq = 3, .past = {0, 61, 17}});
+    for (int seq : {1, 12})
+        run_case<__half>({.batch = 3, .seq = seq, .past = {0, 40, 17}, .scattered = true});
 }
 
 void long_caches_are_split_and_added_up(bool full)

@@ -11,6 +11,8 @@ from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.program import Program
 from river_trt.backends.torch.schemas import withdraw_operators
 from river_trt.backends.torch.session import EXTRA_INPUTS, WEIGHTS_FILE, ChoosingSession
+from river_trt.backends.torch.tuner import linear_cases
+from river_trt.backends.torch.tuning import use_tuned
 from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
 from river_trt.gpu_memory import check_fits, gpu_memory
@@ -19,6 +21,7 @@ from river_trt.spec import POLICY_INPUTS, STEP_INPUTS
 
 PROGRAM_FILE = "program.json"
 LEAST_TORCH = (2, 11)
+TUNED_ROWS = range(1, 9)  # beyond, a step is computed as a prefill
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> ChoosingSession:
@@ -36,6 +39,9 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     weights = read_weights(directory / WEIGHTS_FILE, device)
     text = (directory / manifest.engine_file).read_text(encoding="utf-8")
     program = Program(text, weights)
+    if device.type == "cuda":
+        with current(device):
+            use_tuned(case for rows in TUNED_ROWS for case in linear_cases(text, rows))
 
     @torch.no_grad()
     def run(inputs: list[torch.Tensor]) -> Outputs:

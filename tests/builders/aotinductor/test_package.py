@@ -193,7 +193,7 @@ def test_another_gpu_is_refused(pair, monkeypatch):
 
 BAD_OPTIONS = {
     "no GPU": ({"recipe": "cuda"}, "sees no GPU on this machine"),
-    "kernels": ({"kernels": "native"}, "an option of the backend onnxruntime"),
+    "kernels": ({"kernels": "native"}, "kernels is an option of onnxruntime"),
     "head": ({"lm_head_bits": 16}, "an LM head of 4, 8, 32 bits, not 16"),
 }
 
