@@ -22,10 +22,10 @@ namespace river::torch_ops
 
 // The tests build these sources for the CPU shim of plugins/tests/kernels, where tensors are the host's.
 #if defined(RIVER_CPU_SHIM)
-inline constexpr c10::DeviceType kDEVICE = c10::DeviceType::CPU;
+inline constexpr c10::DeviceType kDevice = c10::DeviceType::CPU;
 #define RIVER_DISPATCH CPU
 #else
-inline constexpr c10::DeviceType kDEVICE = c10::DeviceType::CUDA;
+inline constexpr c10::DeviceType kDevice = c10::DeviceType::CUDA;
 #define RIVER_DISPATCH CUDA
 #endif
 

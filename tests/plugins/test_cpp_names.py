@@ -12,11 +12,13 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".h", ".cc", ".cpp", ".cu", ".cuh")
 )
-# TensorRT's: a member of its interfaces, and what it looks up in a library of plugins.
-THEIRS = {"mImpl", "getCreators", "setLoggerFinder", "findLogger"}
+# TensorRT's: a member of its interfaces, and what it looks up in a library of plugins; CUDA's.
+THEIRS = {"mImpl", "getCreators", "setLoggerFinder", "findLogger", "atomicAdd"}
 FORBIDDEN = {
     "members are name_": re.compile(r"\b(m[A-Z]\w*)\b"),
-    "constants are kName": re.compile(r"\bconstexpr [\w:<>\s]*?\b(k[A-Z]{2,}\w*|[A-Z]{2,}\w*) *[={]"),
+    "constants are kName": re.compile(
+        r"\bconstexpr [\w:<>\s]*?\b(k[A-Z]{2,}\w*|[A-Z]{2,}\w*) *[={]"
+    ),
     "functions are snake_case": re.compile(r"^[\w:<>&*]+(?: const)?[ &*]+([a-z]+[A-Z]\w*)\(", re.M),
     "types are PascalCase": re.compile(r"^(?:struct|class|enum class) ([a-z]\w*)", re.M),
 }

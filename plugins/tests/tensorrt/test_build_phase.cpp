@@ -10,7 +10,7 @@ using layers::Tensor;
 namespace
 {
 
-constexpr int32_t kNUM_TYPES = 12, kNUM_FORMATS = 13;
+constexpr int32_t kNumTypes = 12, kNumFormats = 13;
 
 std::vector<Layer> layers_of_both_types()
 {
@@ -53,7 +53,7 @@ RIVER_CASE(a_wrong_input_type_is_named)
         auto const plugin = create(layer.plugin, layer.fields);
         for (size_t wrong = 0; wrong < layer.inputs.size(); ++wrong)
         {
-            for (int32_t type = 0; type < kNUM_TYPES; ++type)
+            for (int32_t type = 0; type < kNumTypes; ++type)
             {
                 std::vector<DataType> inputs, outputs(layer.outputs.size());
                 for (Tensor const& tensor : layer.inputs)
@@ -146,9 +146,9 @@ RIVER_CASE(exactly_the_documented_formats_are_supported)
         std::vector<DynamicPluginTensorDesc> const valid = layers::build_descriptions(tensors);
         for (size_t position = 0; position < tensors.size(); ++position)
         {
-            for (int32_t type = 0; type < kNUM_TYPES; ++type)
+            for (int32_t type = 0; type < kNumTypes; ++type)
             {
-                for (int32_t format = 0; format < kNUM_FORMATS; ++format)
+                for (int32_t format = 0; format < kNumFormats; ++format)
                 {
                     std::vector<DynamicPluginTensorDesc> asked(valid.size());
                     std::memset(
