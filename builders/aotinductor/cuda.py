@@ -6,11 +6,11 @@ The linear's kernel takes in what stands around it, so that a layer is few launc
     linear -- add(residual)        fused_linear(residual)
     linear -- chunk -- silu, mul   fused_linear(silu_mul)
 
-and the gate gives the next layer its flags:
+In a recorded program the gate gives the next layer its flags:
 
     gate -- exited -- and(not pinned)    step_gate(pinned_next)
 
-A recorded program has inputs beyond river_trt.spec's: what its operators work in, and which cache
+It has inputs beyond river_trt.spec's: what its operators work in, and which cache
 row each row of a step has. Its river banks are packed when it is loaded (plugins/kernels/packed.h):
 
     qweight, scales, zero_points -- pack -- packed_linear
@@ -114,22 +114,25 @@ class CudaDevice:
             _fuse_norm(node)
             if not _fuse_silu(graph, node):
                 _fuse_residual(graph, node)
-        inputs: dict[str, fx.Node | None] = dict.fromkeys(EXTRA_INPUTS)
         if self.is_recorded:
-            last = graph.find_nodes(op="placeholder")[-1]
-            for name in EXTRA_INPUTS:
-                with graph.inserting_after(last):
-                    inputs[name] = last = graph.placeholder(name)
+            self._finish_recorded(graph)
+
+    def _finish_recorded(self, graph: fx.Graph) -> None:
+        """What Inductor does not take: operators that change optional arguments."""
+        inputs: dict[str, fx.Node] = {}
+        last = graph.find_nodes(op="placeholder")[-1]
+        for name in EXTRA_INPUTS:
+            with graph.inserting_after(last):
+                inputs[name] = last = graph.placeholder(name)
         ops = torch.ops.river_trt_cuda
         for node in graph.find_nodes(op="call_function", target=ops.gate.default):
             _fuse_flags(graph, node, inputs["gate_workspace"])
-        if self.is_recorded:
-            extra = (inputs["attention_workspace"], inputs["cache_rows"])
-            for node in graph.find_nodes(op="call_function", target=ops.attention.default):
-                node.args = (*node.args, *extra)
-            graph.eliminate_dead_code()
-            for node in graph.find_nodes(op="call_function", target=_target()):
-                _use_packed(graph, node, self.rounds)
+        extra = (inputs["attention_workspace"], inputs["cache_rows"])
+        for node in graph.find_nodes(op="call_function", target=ops.attention.default):
+            node.args = (*node.args, *extra)
+        graph.eliminate_dead_code()
+        for node in graph.find_nodes(op="call_function", target=_target()):
+            _use_packed(graph, node, self.rounds)
 
     def buffer_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if name.startswith("rotary_") else self.activation
@@ -241,7 +244,7 @@ def _fuse_silu(graph: fx.Graph, node: fx.Node) -> bool:
     return True
 
 
-def _fuse_flags(graph: fx.Graph, gate: fx.Node, workspace: fx.Node | None) -> None:
+def _fuse_flags(graph: fx.Graph, gate: fx.Node, workspace: fx.Node) -> None:
     """gate(...) to step_gate(...), which also says who uses the river in the next layer."""
     *args, tau, scope, layer = gate.args
     (pinned,) = (node for node in graph.find_nodes(op="placeholder") if node.target == "pinned")

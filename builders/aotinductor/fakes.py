@@ -22,6 +22,7 @@ def register_fakes(device: str) -> None:
         return
     torch.library.register_fake(f"{namespace}::linear", _row_linear)
     torch.library.register_fake(f"{namespace}::fused_linear", _fused_linear)
+    torch.library.register_fake(f"{namespace}::packed_linear", _packed_linear)
     torch.library.register_fake(f"{namespace}::add_gate", _add_gate)
     torch.library.register_fake(f"{namespace}::step_gate", _step_gate)
 
@@ -71,6 +72,28 @@ def _fused_linear(
     bank = qweight if weight is None else weight
     assert bank is not None
     return x.new_empty((*x.shape[:-1], bank.shape[0] // (2 if silu_mul else 1)))
+
+
+def _packed_linear(
+    x: Tensor,
+    use_river: Tensor | None,
+    weight: Tensor | None,
+    packed: Tensor,
+    n: int,
+    group_size: int,
+    pre_scale: Tensor | None,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_eps: float,
+    silu_mul: bool,
+    residual: Tensor | None,
+    int8_activations: bool,
+    flags_early: bool,
+    sum_squares: Tensor | None,
+    sum_squares_out: Tensor | None,
+    variant: int,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], n // (2 if silu_mul else 1)))
 
 
 def _attention(

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +19,61 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from builders.aotinductor.fakes import register_fakes
 from tests.gpu.decode_bench import host_record, load_record
-from tests.gpu.decode_stack import Shape, Stack
+from tests.gpu.decode_stack import NORM_EPS, Shape, Stack
 
 SHAPE = Shape("small", 3, 256, 4, 2, 64, 512, 128)
 BATCH, CAPACITY, PAST = 2, 32, 5
 INF = float("inf")
 TOLERANCE = 2e-2  # of bfloat16 logits: Inductor rounds the last norm at other places
+
+
+class PackagedStack(Stack):
+    """The stack over the operators of an aotinductor engine: those that Inductor takes."""
+
+    def __init__(self, *args: Any) -> None:
+        self.dialect: list[tuple[Tensor, Tensor, Tensor]] = []  # of all linears
+        super().__init__(*args)
+        self.attention_workspace = None  # a package cannot change its constants
+
+    def river_step(
+        self, ids: Tensor, past: Tensor, tau: Tensor, exited: Tensor, caches: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        h = torch.nn.functional.embedding(ids, self.embedding)
+        exit_layer = torch.full_like(ids, self.shape.num_layers, dtype=torch.int32)
+        for index, layer in enumerate(self.layers):
+            h_in = h
+            qkv = self._fused(index, "qkv", h, exited, layer.input_norm)
+            attended = self._attend(qkv, index, past, caches)
+            h = self._fused(index, "o", attended, exited, residual=h)
+            active = self._fused(index, "gate_up", h, exited, layer.post_norm, True)
+            h = self._fused(index, "down", active, exited, residual=h)
+            exited, exit_layer = torch.ops.river_trt_cuda.gate(
+                *(h_in, h, self.direction, self.no, exited, exit_layer),
+                *(tau[index], self.token_scope, index + 1),
+            )
+        return self._logits(h), exit_layer
+
+    def _fused(
+        self,
+        index: int,
+        name: str,
+        x: Tensor,
+        exited: Tensor,
+        norm: Tensor | None = None,
+        silu_mul: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        names = list(self.shape.linears)
+        river = self.dialect[len(names) * index + names.index(name)]
+        y: Tensor = torch.ops.river_trt_cuda.fused_linear(
+            *(x, exited, self.layers[index].weight[name], *river, None, None),
+            *(norm, NORM_EPS, silu_mul, residual),
+        )
+        return y
+
+    def _river(self, n: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        self.dialect.append(super()._river(n, k))
+        return self.dialect[-1]
 
 
 class RiverStep(torch.nn.Module):
@@ -65,7 +115,7 @@ def check_operators(library: str, device: str) -> int:
     register_fakes("cuda")
     problems: list[str] = []
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        stack = Stack(SHAPE, BATCH, CAPACITY, device)
+        stack = PackagedStack(SHAPE, BATCH, CAPACITY, device)
         ids = torch.randint(SHAPE.vocab_size, (BATCH, 1), device=device)
         past = torch.full((BATCH,), PAST, dtype=torch.int32, device=device)
         tau = torch.full((SHAPE.num_layers,), INF, device=device)
