@@ -160,10 +160,12 @@ struct BackboneBankPath
     __device__ __forceinline__ static void load(
         DecodeParams const& d, Cursor const& c, char* slot, int piece)
     {
-        bool const valid = 32 * (piece / 2) < c.valid;
-        char const* const from = c.at + (piece % 2 != 0 ? c.other : 0) + 64 * (piece / 2);
-        if (c.left > 0) // zeros beyond k
-            copy_async_or_zero(slot, valid ? from : static_cast<char const*>(d.p.weight), valid);
+        if (c.left < 1)
+            return;
+        int64_t const offset = (piece % 2 != 0 ? c.other : 0) + 64 * (piece / 2);
+        bool const valid = 32 * (piece / 2) < c.valid; // else zeros: beyond k
+        copy_async_or_zero(
+            slot, valid ? c.at + offset : static_cast<char const*>(d.p.weight), valid);
     }
 };
 

@@ -42,7 +42,7 @@ KERNEL_BOUNDS = {
     "dequantise_packed_kernel": Bounds(2, 64, 1),
     "pack_kernel": Bounds(1, 128, 0),
     # x, the norm and pre_scale; a panel of the backbone alone has 8 steps. Weights come by copies.
-    "decode_kernel": Bounds(32, 128, 3, 8, max_stack_bytes=32),
+    "decode_kernel": Bounds(32, 128, 3, 8, max_stack_bytes=64),
     "epilogue_kernel": Bounds(2, 64, 0),
     "gate_kernel": Bounds(2, 64, 4),
     "append_kernel": Bounds(2, 64, 1),
