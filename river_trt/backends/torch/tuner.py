@@ -56,6 +56,8 @@ def linear_cases(program: str, rows: int) -> list[LinearCase]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
+    """The fastest variant of a case, and how long it takes."""
+
     variant: str
     microseconds: float
 

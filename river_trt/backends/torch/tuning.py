@@ -88,6 +88,7 @@ def _event() -> Any:
 
 
 def random_bank(case: LinearCase) -> Tensor:
+    """A packed bank of the case's shape on the GPU: any codes, one scale."""
     groups = -(-case.k // case.group_size)
     size = (case.n, groups, case.group_size // 2)
     codes = torch.randint(256, size, dtype=torch.uint8, device="cuda")
