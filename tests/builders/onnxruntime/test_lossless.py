@@ -68,7 +68,7 @@ def test_cache_is_that_of_full_depth_after_any_pattern(engine, monkeypatch, seed
     tokens = int(random.integers(20, 60))
     full = texts(engine, "full", tokens)
 
-    def extend(row, logits):
+    def extend(row, answers, place):
         draft = row.draft
         known = full[row.index].token_ids
         at = len(row.token_ids) + len(draft.token_ids)
