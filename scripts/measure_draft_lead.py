@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = Table("lead, logits", "tokens", "accepted")
     rows = zip(itertools.pairwise(EDGES), by_lead(leads, accepted), strict=True)
     for (low, high), (share, right) in rows:
-        table.add_row(f"{low:g} to {high:g}", f"{share:.0%}", f"{right:.0%}")
+        accepted_share = f"{right:.0%}" if share else ""
+        table.add_row(f"{low:g} to {high:g}", f"{share:.0%}", accepted_share)
     table.add_row("all", str(len(leads)), f"{accepted.mean():.1%}")
     Console().print(table)
     return 0
