@@ -27,7 +27,11 @@ class Parser(argparse.ArgumentParser):
         raise RiverError(f"{message}; see `{self.prog} --help`")
 
 
-def make_parser(prog: str, version: str, about: str, commands: Sequence[Command]) -> Parser:
+def make_parser(
+    prog: str, version: str, about: str, commands: Sequence[Command], arguments: Sequence[str]
+) -> Parser:
+    """Only the command that `arguments` name gets its options: those of a build import builders."""
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog=prog, description=about, formatter_class=raw, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{prog} {version}")
@@ -41,7 +45,8 @@ def make_parser(prog: str, version: str, about: str, commands: Sequence[Command]
             formatter_class=raw,
             allow_abbrev=False,
         )
-        command.add_arguments(subparser)
+        if command.name == named:
+            command.add_arguments(subparser)
         subparser.add_argument(
             "--debug", action="store_true", help="print the traceback of a fault of river-trt"
         )

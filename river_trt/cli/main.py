@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(argv: Sequence[str]) -> int:
-    parser = make_parser("river-trt", river_trt.__version__, ABOUT, COMMANDS)
+    parser = make_parser("river-trt", river_trt.__version__, ABOUT, COMMANDS, argv)
     try:
         args = parser.parse_args(join_negative_tau(argv))
     except SystemExit as done:  # --help and --version

@@ -105,7 +105,7 @@ def test_engine_without_a_tokenizer_takes_ids(capsys, make_directory, refused):
 
 
 def test_option_defaults_are_the_dataclass_s():
-    parser = make_parser("river-trt", "0", "", [run.COMMAND])
+    parser = make_parser("river-trt", "0", "", [run.COMMAND], ["run"])
     args = parser.parse_args(["run", "--prompt", "a"])
     assert run.generation_config(args) == GenerationConfig()
 
