@@ -22,13 +22,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from hostile_requests import hostile_kinds, hostile_requests
-from soak_triton import Plan, memory, send_request
-from temporary_server import temporary_server
 
 from river_trt.errors import RiverError
 from river_trt.triton.local_server import LocalServer
 from river_trt.triton.settings import ModelSettings
+from scripts.hostile_requests import hostile_kinds, hostile_requests
+from scripts.soak_triton import Plan, memory, send_request
+from scripts.temporary_server import temporary_server
 
 
 def good_requests(

@@ -18,10 +18,11 @@ def manifest(engine_directory):
     """Four layers, layer 4 pinned, a cache of 64 slots."""
     found = read_engine_dir(engine_directory)
     shape = dataclasses.replace(found.model.shape, num_layers=4, vocab_size=10, max_seq_len=64)
+    info = dataclasses.replace(found.model, shape=shape, eos_token_ids=(2,), bos_token_id=1)
     policy = dataclasses.replace(found.policy, tau=(0.5,) * 4, pinned=(4,))
     return dataclasses.replace(
         found,
-        model=dataclasses.replace(found.model, shape=shape),
+        model=info,
         policy=policy,
         draft=dataclasses.replace(found.draft, pinned=()),
         bytes_per_layer=COUNTS,
