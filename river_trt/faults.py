@@ -1,6 +1,7 @@
 """What becomes of an exception that nobody foresaw: an answer, and a traceback in the log."""
 
 import logging
+import traceback
 
 from river_trt.errors import EngineError, RiverError
 
@@ -22,8 +23,14 @@ def contained(error: BaseException) -> RiverError:
         raise error
     if isinstance(error, RiverError):
         return error
-    _log.error("an internal error ended a request, the others go on", exc_info=error)
+    log_fault(logging.ERROR, "an internal error ended a request, the others go on", error)
     return InternalError(f"an internal error ended this request: {describe(error)}")
+
+
+def log_fault(level: int, what: str, error: BaseException) -> None:
+    """`what` and the traceback, in characters that every log takes: a request may hold others."""
+    trace = "".join(traceback.format_exception(error))
+    _log.log(level, "%s\n%s", what, trace.encode("utf-8", "backslashreplace").decode())
 
 
 def row_failure(error: BaseException) -> EngineError:

@@ -4,11 +4,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from river_trt.faults import describe
+from river_trt.faults import describe, log_fault
 from river_trt.serving.request import Delivery, Request
 from river_trt.serving.scheduler import Scheduler, Ticket
-
-_log = logging.getLogger("river_trt")
 
 
 class Worker:
@@ -51,6 +49,6 @@ class Worker:
                 self._receive(self.scheduler.step())
         except BaseException as error:  # a step ends its own rows' errors: this one is a bug
             self.failure = reason = f"the server's worker died: {describe(error)}"
-            _log.critical("%s", reason, exc_info=error)
+            log_fault(logging.CRITICAL, reason, error)
         finally:  # whatever happens, nobody waits for ever
             self._receive(self.scheduler.close(reason))

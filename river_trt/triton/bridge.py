@@ -16,7 +16,7 @@ import numpy as np
 
 from river_trt.engine import Engine
 from river_trt.errors import EngineError, PromptError, RiverError
-from river_trt.faults import InternalError, contained, describe
+from river_trt.faults import InternalError, contained, describe, log_fault
 from river_trt.serving.errors import RejectedError, ServerClosedError
 from river_trt.serving.request import Delivery, Request
 from river_trt.serving.scheduler import Ticket
@@ -30,8 +30,6 @@ READERS = 2  # threads that read and tokenise long requests
 SHORT_REQUEST = 4096  # bytes of all strings; what takes no longer than a change of threads
 LONGEST_MESSAGE = 1000  # characters of an error
 UNLOADED = "the model is being unloaded"
-
-_log = logging.getLogger("river_trt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,7 @@ class Bridge:
                 self._metrics.report(self._scheduler.metrics())
         except BaseException as error:  # no request's: a bug
             self.failure = f"the model's worker died: {describe(error)}"
-            _log.critical("%s", self.failure, exc_info=error)
+            log_fault(logging.CRITICAL, self.failure, error)
         self._end(self.failure or UNLOADED)
         if self.failure is not None:
             self._on_death(self.failure)
