@@ -304,7 +304,8 @@ def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     for key in value:
         if key not in hints:
-            raise EngineError(f"manifest.json: unknown key {prefix}{key}; {REBUILD}")
+            shown = key if key.isidentifier() else json.dumps(key)[:60]
+            raise EngineError(f"manifest.json: unknown key {prefix}{shown}; {REBUILD}")
     for known in dataclasses.fields(kind):
         if known.name not in value:
             raise EngineError(f"manifest.json: {prefix}{known.name} is missing; {REBUILD}")
