@@ -78,6 +78,7 @@ def test_every_field() -> None:
         "final_softcap": None,
         "query_scaling": None,
         "fixed_rope_positions": None,
+        "needs_bfloat16": False,
     }
     assert config.linear_shapes["qkv"] == (128, 32)
     assert config.linear_shapes["o"] == (32, 64)
