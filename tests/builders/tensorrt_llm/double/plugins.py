@@ -18,7 +18,7 @@ import torch
 from builders import dialect  # noqa: F401 (registers torch.ops.river_trt)
 
 SOURCES = Path(__file__).parents[4] / "plugins" / "tensorrt"
-ACTIVATION, INT32, HALF, FLOAT = "kACTIVATION", "kINT32", "kHALF", "kFLOAT"
+ACTIVATION, INT32, HALF, FLOAT = "kActivation", "kInt32", "kHalf", "kFloat"
 TYPES = {
     ACTIVATION: (trt.float16, trt.bfloat16),
     INT32: (trt.int32,),
@@ -189,14 +189,14 @@ FILES = {"RiverLinear": "linear_plugin.cpp", "RiverGate": "gate_plugin.cpp"}
 def source_fields(kind: str) -> dict[str, str]:
     """Field names of the C++ plugin, with their kinds."""
     text = (SOURCES / FILES[kind]).read_text()
-    text = text[text.index("::attributes()") : text.index("::checkAttributes()")]
+    text = text[text.index("::attributes()") : text.index("::check_attributes()")]
     return dict(re.findall(r'\{"(\w+)", (?:Attribute::Kind::)?(k\w+),', text))
 
 
 def source_inputs(kind: str) -> list[tuple[str, str]]:
     """The C++ plugin's inputs in order: names and type rules."""
     text = (SOURCES / FILES[kind]).read_text()
-    text = text[text.index("::signature() const\n{") : text.index("::checkShapes(")]
+    text = text[text.index("::signature() const\n{") : text.index("::check_shapes(")]
     lines = [line for line in text.splitlines() if "tensors.outputs" not in line]
     rule = r'(?:inputs\{\{|add\([^"]*)"(\w+)", TypeRule::(k\w+)'
     return re.findall(rule, "\n".join(lines))
@@ -222,7 +222,7 @@ class Creator:
 
     def create_plugin(self, name: str, collection, phase):
         assert phase == trt.TensorRTPhase.BUILD
-        kinds = {np.dtype(np.int32): "kINT", np.dtype(np.float32): "kFLOAT"}
+        kinds = {np.dtype(np.int32): "kInt", np.dtype(np.float32): "kFloat"}
         known = source_fields(self.kind)
         for field in collection:
             if known.get(field.name) != kinds[field.data.dtype]:
