@@ -187,7 +187,10 @@ def test_weights_pass_the_first_cache_by(kernels):
 
 
 def test_the_packed_banks_loop_is_short(kernels):
-    """A chunk is 32 codes a lane: the dialect's layout takes 115 to 230 instructions."""
+    """A chunk is 32 codes a lane: the dialect's layout takes 115 to 230 instructions.
+
+    Half of that is the bound; warps that read neighbouring places need more for their addresses.
+    """
     of_one_row = [
         k for k in kernels["sm_90"] if k.name == "decode_kernel" and "Li1ELb1" in k.mangled
     ]
@@ -195,7 +198,7 @@ def test_the_packed_banks_loop_is_short(kernels):
     for kernel in of_one_row:
         (loop,) = (part for part in tensor_loops(kernel.sass) if "IMMA" in part)
         chunks = loop.count(" IMMA.") / 2
-        assert len(loop.splitlines()) / chunks <= 36, kernel.mangled
+        assert len(loop.splitlines()) / chunks <= 115 / 2, kernel.mangled
         assert len(re.findall(r"LDGSTS\.E\.BYPASS\.LTC128B\.128", loop)) >= chunks - 1
 
 
