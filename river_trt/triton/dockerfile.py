@@ -110,13 +110,10 @@ def _torch(manifest: Manifest) -> ServerImage:
 
 
 def _tensorrt(manifest: Manifest) -> ServerImage:
-    packages = (f"tensorrt-cu13=={manifest.backend.version}", "cuda-python>=13")
-    return ServerImage(TRITON_IMAGE, True, packages, needs_plugin=manifest.backend.mode == "plugin")
-
-
-def _tensorrt_rtx(manifest: Manifest) -> ServerImage:
-    packages = (f"tensorrt-rtx-cu13=={manifest.backend.version}", "cuda-python>=13")
-    return ServerImage(TRITON_IMAGE, True, packages, needs_plugin=manifest.backend.mode == "plugin")
+    """Both libraries: a backend is called as its package is, less the CUDA version."""
+    backend = manifest.backend
+    packages = (f"{backend.name}-cu13=={backend.version}", "cuda-python>=13")
+    return ServerImage(TRITON_IMAGE, True, packages, needs_plugin=backend.mode == "plugin")
 
 
 def _tensorrt_llm(manifest: Manifest) -> ServerImage:
@@ -130,6 +127,6 @@ IMAGES: dict[str, Callable[[Manifest], ServerImage]] = {
     "aotinductor": _torch,
     "torch": _torch,
     "tensorrt": _tensorrt,
-    "tensorrt-rtx": _tensorrt_rtx,
+    "tensorrt-rtx": _tensorrt,
     "tensorrt-llm": _tensorrt_llm,
 }
