@@ -100,7 +100,7 @@ struct Kernels
     // rows.
     void (*dense)(
         DensePanels const& weight, size_t panels, float const* const* x, size_t rows, float* y);
-    // The same with rounded rows, at most kMaxRows: integer products within a group, float32 across groups.
+    // The same with rounded rows, at most `most_rounded`: integer products within a group, float32 across groups.
     void (*rounded)(
         QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y);
     // The same with float32 rows: the codes are widened.
@@ -116,12 +116,17 @@ struct Kernels
     void (*attend)(Queries& queries, CachedRows k, CachedRows v, size_t dim);
     // To half precision, to nearest even; beyond its range, its largest number.
     void (*narrow)(float const* x, size_t size, uint16_t* out);
+    size_t most_rounded = kMaxRows;
 };
 
 extern Kernels const kPortable;
 #if defined(__x86_64__)
 extern Kernels const kAvx2;
 extern Kernels const kAvx512;
+extern Kernels const kAmx;
+
+// Whether this processor has AMX, and the system lets this process use it.
+bool has_amx();
 #endif
 
 // The best table that this processor runs.

@@ -452,6 +452,52 @@ void test_attend(Kernels const& kernels)
     }
 }
 
+#if defined(__x86_64__)
+// Many rows at a time equal the same rows by another table, to the bit.
+void test_tiles(Kernels const& many, Kernels const& few)
+{
+    for (int bits : {4, 8})
+    {
+        for (size_t group_size : {32, 64, 128})
+        {
+            for (bool symmetric : {false, true})
+            {
+                size_t const inputs = 3 * group_size - 20, panels = 3;
+                Quantised const weight(inputs, panels, group_size, bits, symmetric, false);
+                size_t const width = 3 * group_size, most = many.most_rounded;
+                auto const x = normals(most * inputs);
+                std::vector<int8_t> codes(2 * most * width);
+                std::vector<float> scales(most * 3), sums(most * 3);
+                for (size_t gap : {0, 1, 20}) // uneven from the row on
+                {
+                    std::vector<RoundedRow> rows;
+                    for (size_t r = 0; r < most; ++r)
+                    {
+                        size_t const place = (r + (gap != 0 && r >= gap)) * width;
+                        few.round_row(x.data() + r * inputs, inputs, group_size,
+                            codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r);
+                        rows.push_back(
+                            {codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r});
+                    }
+                    for (size_t count : {size_t{15}, size_t{16}, size_t{39}, most})
+                    {
+                        std::vector<float> y(count * panels * kPanel, NAN), alone(panels * kPanel);
+                        many.rounded(weight.view(), panels, rows.data(), count, y.data());
+                        for (size_t r = 0; r < count; ++r)
+                        {
+                            few.rounded(weight.view(), panels, &rows[r], 1, alone.data());
+                            expect(std::equal(
+                                       alone.begin(), alone.end(), y.begin() + r * panels * kPanel),
+                                "tiles: a row alone differs");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+#endif
+
 void test_all(Kernels const& kernels)
 {
     test_dense(kernels, false);
@@ -471,7 +517,12 @@ int main()
     test_widen_half();
     test_all(kPortable);
 #if defined(__x86_64__)
-    if (&kernels() == &kAvx512)
+    if (&kernels() == &kAmx)
+    {
+        test_all(kAvx512);
+        test_tiles(kAmx, kAvx512);
+    }
+    if (&kernels() == &kAmx || &kernels() == &kAvx512)
         test_all(kAvx2);
 #endif
     if (&kernels() != &kPortable)
