@@ -42,6 +42,7 @@ SHIM_SIZES = SIZES | {
     "head_dim": 32,
 }
 HEAD_BITS = (8, 4)
+TOO_MANY_ROWS = 500_000  # of 2 MiB of cache each, on a GPU
 TAU_FILE = "middle_tau.json"
 NEW_TOKENS = {True: 24, False: 6}  # whether it is on a GPU
 TOLERANCE = 0.05  # of bfloat16 logits against float32 ones
@@ -152,6 +153,7 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     said = json.loads(run_cli(cli, command))
     print("run", flush=True)
 
+    refused = refusal(engine_dir) if torch.cuda.is_available() else None
     engine = river_trt.load(engine_dir, max_seq_len=128)
     arrays: dict[str, np.ndarray] = {"pinned": engine.policy.pinned}
     text = np.array([[*prompt, *said["token_ids"]]])
@@ -186,7 +188,21 @@ def run_engine(folder: Path, new_tokens: int) -> None:
         steps = max(1, len(timed.token_ids) - 1)
         arrays[f"ms {name}"] = np.array(1000 * timed.decode_seconds / steps)
     np.savez(folder / "ran.npz", **arrays)
-    (folder / "ran.json").write_text(json.dumps({"build": built, "run": said}))
+    facts = {"build": built, "run": said, "refusal": refused}
+    (folder / "ran.json").write_text(json.dumps(facts))
+
+
+def refusal(engine_dir: Path) -> str:
+    """What loading says where the cache does not fit the GPU; nothing may be loaded by then."""
+    import river_trt
+
+    before = torch.cuda.memory_allocated()
+    try:
+        river_trt.load(engine_dir, max_batch_size=TOO_MANY_ROWS)
+    except river_trt.RiverError as error:
+        taken = torch.cuda.memory_allocated() - before
+        return f"{error} ({taken} bytes loaded by then)"
+    return "was not refused"
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -232,6 +248,10 @@ def check(folder: Path) -> dict[str, Any]:
     has_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if has_gpu else "cpu"
     facts = json.loads((folder / "ran.json").read_text())
+    if facts["refusal"] is not None:
+        modes["too large a cache"] = facts["refusal"]
+        if not facts["refusal"].endswith("(0 bytes loaded by then)"):
+            problems.append(f"too large a cache: {facts['refusal']}")
     return facts | {
         "device": device,
         "torch": torch.__version__,

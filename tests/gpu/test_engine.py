@@ -20,3 +20,14 @@ def test_an_engine_is_built_and_run_by_the_cli_as_on_a_gpu(tmp_path):
     assert {"tau inf", "tau 0.97", "tau -inf", "lossless"} <= report["modes"].keys()
     assert report["build"]["manifest"]["backend"]["name"] == "torch"
     assert report["modes"]["three rows together"] == "3 of 3 texts as alone"
+
+
+def test_the_speed_of_an_engine_is_measured_through_the_cli_and_generate(tmp_path):
+    library = native.build("river_shim_torch") / "tests/torch/libriver_shim_torch.so"
+    script = Path(__file__).with_name("engine_bench.py")
+    command = [sys.executable, script, "--out", tmp_path, "--library", library]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = json.loads((tmp_path / "speed.json").read_text())["records"]
+    assert {record["backbone_layers"] for record in records} == {1.0, 3.0}
+    assert len((tmp_path / "speed.md").read_text().splitlines()) == 4 + len(records)
