@@ -1,6 +1,7 @@
 """Opening an engine of the backend torch."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             use_tuned(case for rows in TUNED_ROWS for case in linear_cases(text, rows))
 
     @torch.no_grad()
-    def run(inputs: list[torch.Tensor]) -> Outputs:
+    def run(inputs: list[Any]) -> Outputs:
         return program(inputs)
 
     shape = manifest.model.shape
