@@ -276,18 +276,23 @@ def _fuse_flags(graph: fx.Graph, gate: fx.Node, workspace: fx.Node) -> None:
 
 
 def _use_packed(graph: fx.Graph, node: fx.Node, rounds: bool) -> None:
-    """fused_linear(... qweight, scales, zero_points ...) to packed_linear over their pack."""
+    """fused_linear(... qweight, scales, zero_points ...) to packed_linear over their pack.
+
+    Of the backbone alone too: one kernel, so that a token on it rounds as in the plain model.
+    """
     bank = node.meta[BANK]
     x, use_river, weight, qweight, scales, zero_points, pre_scale, bias, *rest = node.args
     norm_weight, norm_eps, silu_mul, residual = rest
     # Of silu_mul the two halves must each be whole tiles.
-    if qweight is None or not bank.is_packable or (silu_mul and bank.n % (2 * TILE)):
+    if not bank.is_packable or (silu_mul and bank.n % (2 * TILE)):
         return
     # The gate of the layer before ran just before qkv, and two launches before the others.
     flags_early = not bank.path.endswith(MODULES["qkv"])
     ops = torch.ops.river_trt_cuda
     with graph.inserting_before(node):
-        packed = graph.call_function(ops.pack.default, (qweight, scales, zero_points, bank.k))
+        packed = None
+        if qweight is not None:
+            packed = graph.call_function(ops.pack.default, (qweight, scales, zero_points, bank.k))
         args = (
             *(x, use_river, weight, packed, bank.n, bank.group_size, pre_scale, bias),
             *(norm_weight, norm_eps, silu_mul, residual, rounds, flags_early, None, None),
