@@ -13,6 +13,8 @@ from torch import Tensor
 from river_trt.backends.base import Draws
 from river_trt.sampling import LARGEST, TINY
 
+PART = 256  # of a running sum
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -149,7 +151,7 @@ def _filtered(scores: Tensor, draws: dict[str, Tensor]) -> Tensor:
     kth = ordered.gather(-1, last.expand(*scores.shape[:2], 1))
     weights = ordered.exp()
     kept = torch.where(ordered >= kth, weights, 0.0)  # ties with the k-th stay
-    sums = kept.double().cumsum(-1)
+    sums = _running_sums(kept)
     top_p = draws["top_p"].double()[:, None, None]
     before = sums - kept.double()  # a token stays while those before it have not reached p
     reached = before >= top_p * sums[..., -1:]
@@ -159,12 +161,25 @@ def _filtered(scores: Tensor, draws: dict[str, Tensor]) -> Tensor:
     return torch.zeros_like(kept).scatter(-1, tokens, kept)
 
 
+def _running_sums(weights: Tensor) -> Tensor:
+    """float64, over the last axis: part by part, since a GPU adds up one row of a whole vocabulary
+    in a single block.
+    """
+    vocab = weights.shape[-1]
+    padded = torch.nn.functional.pad(weights.double(), (0, -vocab % PART))
+    parts = padded.view(*padded.shape[:-1], -1, PART).cumsum(-1)
+    ends = parts[..., -1].cumsum(-1)
+    before = torch.nn.functional.pad(ends[..., :-1], (1, 0))
+    sums: Tensor = (parts + before[..., None]).flatten(-2)[..., :vocab]
+    return sums
+
+
 def _draw(
     weights: Tensor,  # [rows, num_logits, vocab]
     uniform: Tensor,  # [rows, num_logits or 1]
 ) -> Tensor:
     """[rows, num_logits]: the first token at which the weights' sum passes its share."""
-    sums = weights.double().cumsum(-1)
+    sums = _running_sums(weights)
     total = sums[..., -1:]
     drawn = (sums <= uniform[..., None] * total).sum(-1)
     last = (sums < total).sum(-1)  # of those with a weight, should a product be rounded up
