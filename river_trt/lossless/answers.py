@@ -30,7 +30,7 @@ class Answers(Protocol):
         ...
 
     def lead(self, row: Row, place: int, seen: np.ndarray | None) -> float:
-        """How far the best logit of a draft step lies above the next one."""
+        """How far the best logit of a draft step lies above the next one; seen: [vocab] bool."""
         ...
 
     def verified(self, row: Row, place: int, index: int) -> int:
