@@ -149,10 +149,11 @@ Tuned* find_tuned(int32_t n, int32_t k, int32_t group_size, int32_t rows, bool i
 
 // Without a measurement: what was best, or near it, on an H200. Eight deep warps have the most bytes
 // under way for their instructions; exact activations and more rows take more instructions. A plain
-// linear takes what the same linear takes with flags and 8-bit activations: one order of sums.
+// linear takes what the same linear takes with flags: one order of sums; where nothing is said of the
+// river, with 8-bit activations.
 int default_variant(LinearParams const& p)
 {
-    bool const plain = p.banks == Banks::kBackbone;
+    bool const plain = p.banks == Banks::kBackbone && p.river.group_size == 0;
     std::lock_guard const lock(tuned_mutex);
     for (Tuned const& t : tuned)
         if (t.n == p.n && t.k == p.k && t.rows == p.rows

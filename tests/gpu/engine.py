@@ -42,6 +42,8 @@ SHIM_SIZES = SIZES | {
     "head_dim": 32,
 }
 HEAD_BITS = (8, 4)
+PLAIN_STEPS = ((1, 1), (1, 3), (2, 1), (2, 8), (4, 1), (4, 2), (8, 1))  # rows, tokens of each
+TOO_MANY_ROWS = 500_000  # of 2 MiB of cache each, on a GPU
 TAU_FILE = "middle_tau.json"
 NEW_TOKENS = {True: 24, False: 6}  # whether it is on a GPU
 TOLERANCE = 0.05  # of bfloat16 logits against float32 ones
@@ -152,6 +154,7 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     said = json.loads(run_cli(cli, command))
     print("run", flush=True)
 
+    refused = refusal(engine_dir) if torch.cuda.is_available() else None
     engine = river_trt.load(engine_dir, max_seq_len=128)
     arrays: dict[str, np.ndarray] = {"pinned": engine.policy.pinned}
     text = np.array([[*prompt, *said["token_ids"]]])
@@ -165,6 +168,10 @@ def run_engine(folder: Path, new_tokens: int) -> None:
         arrays[f"{name} tokens"] = np.array(result.token_ids)
         arrays[f"{name} exits"] = result.exit_layers
         print(name, flush=True)
+    plain_dir = folder / "engine-plain"
+    command = [plain_dir if part == engine_dir else part for part in build]
+    run_cli(cli, [*command, "--banks", "backbone"])
+    compare_plain(engine, river_trt.load(plain_dir, max_seq_len=128), text, new_tokens, arrays)
     for bits in HEAD_BITS:
         small = folder / f"engine-head-{bits}"
         command = [small if part == engine_dir else part for part in build]
@@ -186,7 +193,52 @@ def run_engine(folder: Path, new_tokens: int) -> None:
         steps = max(1, len(timed.token_ids) - 1)
         arrays[f"ms {name}"] = np.array(1000 * timed.decode_seconds / steps)
     np.savez(folder / "ran.npz", **arrays)
-    (folder / "ran.json").write_text(json.dumps({"build": built, "run": said}))
+    facts = {"build": built, "run": said, "refusal": refused}
+    (folder / "ran.json").write_text(json.dumps(facts))
+
+
+def compare_plain(
+    engine: Any, plain: Any, text: np.ndarray, new_tokens: int, arrays: dict[str, np.ndarray]
+) -> None:
+    """At tau inf the engine is the plain model, to the bit: in one pass, and in steps of each kind.
+
+    A step of S tokens of R rows is another kernel, or another instance of it, for each R and S.
+    """
+    from river_trt.spec import ExitPolicy
+
+    policy = ExitPolicy.full_depth(engine.num_layers)
+    for rows, seq in PLAIN_STEPS:
+        length = text.shape[1] - seq
+        ids = np.repeat(text, rows, axis=0)
+        ids[:, 0] += np.arange(rows)
+        both = []
+        for one in (engine, plain):
+            one.forward(ids[:, :length], policy)
+            logits, _ = one.forward(ids[:, length:], policy, past_length=length)
+            both.append(logits)
+        arrays[f"plain {rows}x{seq}"] = np.array(np.array_equal(*both))
+    config = {"max_new_tokens": new_tokens, "ignore_eos": True, "temperature": 0.0}
+    import river_trt
+
+    prompts = [text[0, :5].tolist(), text[0, :9].tolist()]
+    texts = [
+        [r.token_ids for r in one.generate(prompts, river_trt.GenerationConfig(**config, **way))]
+        for one, way in ((engine, {"tau": np.inf}), (plain, {}), (engine, {"mode": "full"}))
+    ]
+    arrays["plain texts"] = np.array(texts[0] == texts[1] == texts[2])
+
+
+def refusal(engine_dir: Path) -> str:
+    """What loading says where the cache does not fit the GPU; nothing may be loaded by then."""
+    import river_trt
+
+    before = torch.cuda.memory_allocated()
+    try:
+        river_trt.load(engine_dir, max_batch_size=TOO_MANY_ROWS)
+    except river_trt.RiverError as error:
+        taken = torch.cuda.memory_allocated() - before
+        return f"{error} ({taken} bytes loaded by then)"
+    return "was not refused"
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -227,11 +279,21 @@ def check(folder: Path) -> dict[str, Any]:
             problems.append(f"head of {bits} bits: {error:.1e}")
     for name in ("greedy", "sampled"):
         modes[f"a step at full depth, {name}"] = f"{float(ran[f'ms {name}']):.2f} ms, host and all"
+    kinds = [name.removeprefix("plain ") for name in ran.files if name.startswith("plain ")]
+    unlike = [kind for kind in kinds if not ran[f"plain {kind}"]]
+    modes["tau inf and the plain model, bit for bit"] = (
+        f"{len(kinds) - len(unlike)} of {len(kinds)} alike ({', '.join(kinds)})"
+    )
+    problems += [f"at tau inf {kind} is not the plain model's, to the bit" for kind in unlike]
     rows = (ran["together"] == ran["alone"]).all(axis=1)
     modes["three rows together"] = f"{int(rows.sum())} of {len(rows)} texts as alone"
     has_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if has_gpu else "cpu"
     facts = json.loads((folder / "ran.json").read_text())
+    if facts["refusal"] is not None:
+        modes["too large a cache"] = facts["refusal"]
+        if not facts["refusal"].endswith("(0 bytes loaded by then)"):
+            problems.append(f"too large a cache: {facts['refusal']}")
     return facts | {
         "device": device,
         "torch": torch.__version__,

@@ -12,7 +12,7 @@ Any other name is a weight. The file is data, from wherever an engine came: only
 OPERATORS are called, all of which compute on the tensors that they are given.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -103,7 +103,7 @@ class Program:
             raise EngineError(f"no call of the program takes the weight {unused[0]}; {REBUILD}")
         self._steps = _with_deaths(steps, {*range(len(weights)), *self._inputs, *self._outputs})
 
-    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    def __call__(self, inputs: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
         values = self._values.copy()
         for slot, tensor in zip(self._inputs, inputs, strict=True):
             values[slot] = tensor

@@ -1,7 +1,7 @@
 """The Session of a program of torch: caches on its device, written in place by its operators."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,21 @@ from river_trt.gpu_memory import WORKSPACES
 from river_trt.spec import STEP_INPUTS, GateScope, ModelShape
 
 WEIGHTS_FILE = "weights.safetensors"
-# Runs the program on its inputs (river_trt.spec, flat) and returns logits and exit_layer.
-Program = Callable[[list[torch.Tensor]], Outputs]
+# Runs the program on its inputs (river_trt.spec, flat; the extra ones may be absent) and returns
+# logits and exit_layer.
+Program = Callable[[list[Any]], Outputs]
 # A recording serves every number of rows up to its own; one more row is the padding's.
 BUCKETS = (1, 2, 4, 8, 16, 32)
 LONGEST_SPAN = 8  # tokens a row of a step that is recorded: longer ones are prefill
 MOST_RECORDINGS = 32  # the one used longest ago makes room
-# What a program may take behind its caches: which row of them each row of a step has, and memory
-# that its operators work in, zero at first (their launches never overlap, so one is enough).
+# What a program may take behind its caches: which row of them each row of a step has, memory that
+# its operators work in, zero at first (their launches never overlap, so one is enough), and sums of
+# squares, which a kernel leaves to the next one's norm: parts of a token's sum.
 CACHE_ROWS = "cache_rows"
-EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS)
+O_SQUARES, GATE_SQUARES, QKV_SQUARES = "o_squares", "gate_squares", "qkv_squares"
+SQUARES_PARTS = 256  # of the linear's kernel; the gate's are whole
+MOST_SQUARES = 8  # tokens of a step, over all rows: a longer one's norms measure for themselves
+EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS, O_SQUARES, GATE_SQUARES, QKV_SQUARES)
 DRAWS = {
     "temperature": np.float32,
     "top_k": np.int32,
@@ -74,10 +79,13 @@ class TorchSession:
         self._device, self._recorder = device, recorder
         self._shape, self._cache_length = shape, options.cache_length
         self._takes_cache_rows = CACHE_ROWS in extra_inputs
-        self._extra_inputs = {
-            name: torch.zeros(WORKSPACES.get(name, 0), dtype=torch.uint8, device=device)
-            for name in extra_inputs
+        self._extra_names = extra_inputs
+        self._workspaces = {
+            name: torch.zeros(size, dtype=torch.uint8, device=device)
+            for name, size in WORKSPACES.items()
+            if name in extra_inputs
         }
+        self._squares = [torch.zeros(MOST_SQUARES * n, device=device) for n in (SQUARES_PARTS, 1)]
         self._rows = options.max_batch_size + options.spare_rows
         size = (
             self._rows + int(self._takes_cache_rows),
@@ -124,7 +132,9 @@ class TorchSession:
         runner = self._runners.pop(kind, None)
         if runner is None:
             runner = _Runner(kind, self._shape, self._device)
-            runner.bind(self._policy_inputs, self._caches_of(kind), self._extra_inputs)
+            extra = self._workspaces | self._squares_of(kind)
+            names = self._extra_names
+            runner.bind(self._policy_inputs, self._caches_of(kind), names, extra)
         is_decode = step.seq <= LONGEST_SPAN
         if is_decode:
             self._runners[kind] = runner  # the last used one is last
@@ -147,6 +157,18 @@ class TorchSession:
         if kind.first_row is None:
             return self.caches
         return [cache[kind.first_row : kind.first_row + kind.rows] for cache in self.caches]
+
+    def _squares_of(self, kind: Kind) -> dict[str, torch.Tensor | None]:
+        """The gate writes what the next layer's qkv reads: one memory, two shapes."""
+        count = kind.rows * kind.seq
+        if count > MOST_SQUARES:
+            return dict.fromkeys((O_SQUARES, GATE_SQUARES, QKV_SQUARES))
+        parts, whole = self._squares
+        return {
+            O_SQUARES: parts[: count * SQUARES_PARTS].view(count, SQUARES_PARTS),
+            GATE_SQUARES: whole[:count].view(kind.rows, kind.seq),
+            QKV_SQUARES: whole[:count].view(count, 1),
+        }
 
 
 class _Runner:
@@ -172,7 +194,7 @@ class _Runner:
                 self._seen = torch.zeros(size, dtype=torch.bool, device=device)
         self.kind = kind
         self._given, self._results = Staging(fields, device), Staging(results, device)
-        self._inputs: list[torch.Tensor] = []
+        self._inputs: list[Any] = []
         self._recording: Recording | None = None
         self.outputs: Outputs = []  # logits, of a kind that does not choose
 
@@ -195,12 +217,13 @@ class _Runner:
         self,
         policy: dict[str, torch.Tensor],
         caches: list[torch.Tensor],
-        extra: dict[str, torch.Tensor],
+        extra_names: Sequence[str],
+        extra: Mapping[str, torch.Tensor | None],
     ) -> None:
         """The inputs in the order of river_trt.spec, the extra ones last."""
         given = self._given.device
         step = [given[name] for name in STEP_INPUTS]
-        rest = [given.get(name, tensor) for name, tensor in extra.items()]
+        rest = [given[name] if name in given else extra[name] for name in extra_names]
         self._inputs = [*step, *policy.values(), *caches, *rest]
 
     def run(

@@ -7,6 +7,7 @@ of no number is measured again.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,15 @@ class LinearCase:
         activations = "int8" if self.int8_activations else "exact"
         return f"{self.n}x{self.k} g{self.group_size} rows {self.rows} {activations}"
 
+    @classmethod
+    def from_key(cls, key: str) -> "LinearCase | None":
+        """None for what is no key."""
+        match = re.fullmatch(r"(\d{1,9})x(\d{1,9}) g(\d{1,3}) rows (\d) (int8|exact)", key)
+        if match is None:
+            return None
+        n, k, group_size, rows = map(int, match.groups()[:4])
+        return cls(n, k, group_size, rows, match[5] == "int8")
+
 
 def linear_cases(program: str, rows: int) -> list[LinearCase]:
     """The packed banks that a recorded program multiplies, each shape once.
@@ -47,7 +57,7 @@ def linear_cases(program: str, rows: int) -> list[LinearCase]:
         cases = [
             LinearCase(args[4], columns[args[3]["of"]], args[5], rows, args[12])
             for call in document["calls"]
-            if call["op"] == PACKED_LINEAR and (args := call["args"])
+            if call["op"] == PACKED_LINEAR and (args := call["args"])[3] is not None
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise EngineError(f"the engine's program is damaged ({error}); {REBUILD}") from error
@@ -105,13 +115,13 @@ class TunedVariants:
             self._write(choices)
         return {case: self.variants.index(choices[case.key].variant) for case in wanted}
 
-    def known(self, cases: Iterable[LinearCase]) -> dict[LinearCase, int]:
-        """The variant's number of the cases that the cache has."""
+    def known(self) -> dict[LinearCase, int]:
+        """The variant's number of every case that the cache has."""
         choices = self.read()
         return {
-            case: self.variants.index(choices[case.key].variant)
-            for case in cases
-            if case.key in choices
+            case: self.variants.index(choice.variant)
+            for key, choice in choices.items()
+            if (case := LinearCase.from_key(key)) is not None
         }
 
     @property

@@ -28,9 +28,13 @@ def tune(cases: Iterable[LinearCase]) -> dict[LinearCase, str]:
     return {case: names[variant] for case, variant in choices.items()}
 
 
-def use_tuned(cases: Iterable[LinearCase]) -> None:
-    """Set what the cache holds for this card; measures nothing."""
-    _set(_tuned().known(cases))
+def use_tuned() -> None:
+    """Set all that the cache holds for this card; measures nothing.
+
+    Not an engine's own shapes alone: engines of one model, with a river and without, add up in one
+    order then.
+    """
+    _set(_tuned().known())
 
 
 def _tuned() -> TunedVariants:
