@@ -24,7 +24,7 @@ def test_an_engine_is_built_and_run_by_the_cli_as_on_a_gpu(tmp_path):
     takes = [(call["name"], {"of": "o_squares"} in call["args"]) for call in program["calls"]]
     assert [name for name, given in takes if given] == [
         f"layers.{layer}.{module}"
-        for layer in (1, 2)
+        for layer in range(3)
         for module in ("self_attn.o_proj", "mlp.gate_up_proj")
     ], "no norm of the MLP measures what o has seen"
     gates = [call["name"] for call in program["calls"] if {"of": "qkv_squares"} in call["args"]]
