@@ -10,6 +10,8 @@ WORKSPACES = {"attention_workspace": 64 << 20, "gate_workspace": 1 << 20}  # byt
 # its qkv, its MLP's both halves and a few hidden states.
 HIDDEN_STATES = 16
 BYTES_PER_LOGIT = 48  # logits, scores, weights and their sums in float64, as sampling needs them
+LOGITS_OF_A_ROW = 6  # of a lossless verification of as many tokens as are drafted by default
+KEPT_BYTES = 4 * 8  # a logit's, of the distributions that drafted tokens were drawn from
 GRAPHS = 256 << 20  # recordings, and what the libraries keep
 PREFILL_CHUNK = 512
 
@@ -33,7 +35,8 @@ def gpu_memory(manifest: Manifest, weights_file: str, rows: int, cache_length: i
     slot = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
     slot *= DTYPE_BYTES[manifest.precision.kv_cache]
     activations = HIDDEN_STATES * PREFILL_CHUNK * shape.hidden_size * 2
-    work = activations + BYTES_PER_LOGIT * rows * shape.vocab_size
+    sampling = (BYTES_PER_LOGIT * LOGITS_OF_A_ROW + KEPT_BYTES) * rows * shape.vocab_size
+    work = activations + sampling
     return GpuMemory(
         weights=manifest.files[weights_file].size,
         cache=rows * cache_length * slot,

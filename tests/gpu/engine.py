@@ -187,6 +187,7 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     longer = river_trt.GenerationConfig(
         max_new_tokens=4 * new_tokens, ignore_eos=True, tau=np.inf, top_p=0.9, temperature=1.0
     )
+    verify_on_both(engine, prompts, 4 * new_tokens, arrays)
     for name, way in (("greedy", config), ("sampled", longer)):
         engine.generate([prompt], way)  # records what it needs
         (timed,) = engine.generate([prompt], way)
@@ -226,6 +227,38 @@ def compare_plain(
         for one, way in ((engine, {"tau": np.inf}), (plain, {}), (engine, {"mode": "full"}))
     ]
     arrays["plain texts"] = np.array(texts[0] == texts[1] == texts[2])
+
+
+def verify_on_both(
+    engine: Any, prompts: list[list[int]], new_tokens: int, arrays: dict[str, np.ndarray]
+) -> None:
+    """Sampled, penalised lossless texts, verified on the device and from logits on the host."""
+    import river_trt
+    from river_trt.lossless import answers, length
+
+    length.FURTHER_TOKEN, length.LEAST_PROMISE = 0.0, 0.0  # draft, whatever it brings
+    config = river_trt.GenerationConfig(
+        max_new_tokens=new_tokens,
+        temperature=0.2,  # so that small differences of the logits matter
+        top_p=0.95,
+        repetition_penalty=1.2,
+        pinned=(),
+        seed=5,
+        ignore_eos=True,
+        mode="lossless",
+    )
+    chooses = answers.ChoosesTokens
+    for name, kind in (("device", chooses), ("host", river_trt.RiverError)):  # no session is one
+        answers.ChoosesTokens = kind
+        engine.generate(prompts, config)  # records what it needs
+        results = engine.generate(prompts, config)
+        arrays[f"verified on the {name}"] = np.array([r.token_ids for r in results])
+        arrays[f"ms a token, verified on the {name}"] = np.array(
+            1000 * max(r.decode_seconds for r in results) / new_tokens
+        )
+        arrays["drafted"] = np.concatenate([r.speculation.drafted for r in results])
+        arrays["accepted"] = np.concatenate([r.speculation.accepted for r in results])
+    answers.ChoosesTokens = chooses
 
 
 def refusal(engine_dir: Path) -> str:
@@ -285,6 +318,15 @@ def check(folder: Path) -> dict[str, Any]:
         f"{len(kinds) - len(unlike)} of {len(kinds)} alike ({', '.join(kinds)})"
     )
     problems += [f"at tau inf {kind} is not the plain model's, to the bit" for kind in unlike]
+    alike = ran["verified on the device"] == ran["verified on the host"]
+    times = [float(ran[f"ms a token, verified on the {where}"]) for where in ("device", "host")]
+    modes["lossless, sampled and penalised"] = (
+        f"{int(alike.all(axis=1).sum())} of {len(alike)} texts as verified on the host, "
+        f"{ran['accepted'].sum()} of {ran['drafted'].sum()} drafted tokens accepted; "
+        f"{times[0]:.2f} ms a token of the rows, {times[1]:.2f} on the host"
+    )
+    if not alike.all():
+        problems.append("sampled lossless texts differ from those verified on the host")
     rows = (ran["together"] == ran["alone"]).all(axis=1)
     modes["three rows together"] = f"{int(rows.sum())} of {len(rows)} texts as alone"
     has_gpu = torch.cuda.is_available()

@@ -52,7 +52,7 @@ def test_too_little_memory_is_refused_with_both_sums_and_a_remedy():
 def test_inspect_says_what_is_needed_and_free(manifest, monkeypatch, free):
     monkeypatch.setattr(inspect, "free_gpu_memory", lambda: free)
     text = dict(inspect.facts(manifest))["GPU memory"]
-    assert text.startswith("25.") and "20.0 weights" in text and "10 rows of 4096 slots" in text
+    assert text.startswith("26.") and "20.0 weights" in text and "10 rows of 4096 slots" in text
     assert text.endswith("80.0 GB are free" if free else "to work in")
 
 
