@@ -298,7 +298,7 @@ void flags_for_the_backbone_are_the_plain_linear(LinearShape shape)
     c.params.banks = Banks::kBackbone;
     c.params.use_river = nullptr;
     c.params.river = {};
-    check(launch_linear(c.params, nullptr) == cudaSuccess, shape.name() + ": plain launch");
+    check(finished(launch_linear(c.params, nullptr)), shape.name() + ": plain launch");
     check(std::memcmp(flagged.data(), c.y.template as<uint16_t>(), 2 * count) == 0,
         shape.name() + ": flags for the backbone and no flags differ in bits");
 }
