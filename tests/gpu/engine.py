@@ -187,6 +187,7 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     longer = river_trt.GenerationConfig(
         max_new_tokens=4 * new_tokens, ignore_eos=True, tau=np.inf, top_p=0.9, temperature=1.0
     )
+    arrays["graphs"] = record_all_kinds(engine, text)
     verify_on_both(engine, prompts, 4 * new_tokens, arrays)
     for name, way in (("greedy", config), ("sampled", longer)):
         engine.generate([prompt], way)  # records what it needs
@@ -227,6 +228,21 @@ def compare_plain(
         for one, way in ((engine, {"tau": np.inf}), (plain, {}), (engine, {"mode": "full"}))
     ]
     arrays["plain texts"] = np.array(texts[0] == texts[1] == texts[2])
+
+
+def record_all_kinds(engine: Any, text: np.ndarray) -> np.ndarray:
+    """Recordings of steps of 1 to 8 tokens of 1 to 8 rows: how many, and bytes that they take."""
+    from river_trt.spec import ExitPolicy
+
+    has_gpu = torch.cuda.is_available()
+    policy = ExitPolicy.full_depth(engine.num_layers)
+    free = torch.cuda.mem_get_info()[0] if has_gpu else 0
+    longest = 8 if has_gpu else 2
+    for rows in (1, 2, 4, 8) if has_gpu else (1, 2):
+        for seq in range(1, longest + 1):
+            engine.forward(np.repeat(text[:, :seq], rows, axis=0), policy)
+    taken = free - torch.cuda.mem_get_info()[0] if has_gpu else 0
+    return np.array([len(engine.stepper.session._runners), taken])
 
 
 def verify_on_both(
@@ -318,6 +334,12 @@ def check(folder: Path) -> dict[str, Any]:
         f"{len(kinds) - len(unlike)} of {len(kinds)} alike ({', '.join(kinds)})"
     )
     problems += [f"at tau inf {kind} is not the plain model's, to the bit" for kind in unlike]
+    from river_trt.gpu_memory import GRAPHS
+
+    count, taken = ran["graphs"].tolist()
+    modes["recordings of all kinds of steps"] = f"{count}, {taken / 2**20:.0f} MiB more"
+    if taken > GRAPHS:
+        problems.append(f"recordings take {taken} bytes, {GRAPHS} are counted before loading")
     alike = ran["verified on the device"] == ran["verified on the host"]
     times = [float(ran[f"ms a token, verified on the {where}"]) for where in ("device", "host")]
     modes["lossless, sampled and penalised"] = (
