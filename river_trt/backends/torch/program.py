@@ -87,6 +87,8 @@ class Program:
                 )
             _prepare(document, weights)
             self._read(document, weights)
+        except EngineError:
+            raise
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise EngineError(
                 f"the engine's program is damaged ({_first_line(error)}); {REBUILD}"
