@@ -240,8 +240,11 @@ class _Runner:
         rows = np.arange(step.first_row, step.first_row + step.rows, dtype=np.int32)
         arrays = {**step.inputs, "cache_rows": rows}
         if draws is not None:
+            work = self.kind.work
+            assert work is not None
             given["temperature"][step.rows :] = 0
-            arrays |= {name: getattr(draws, name) for name in DRAWS}
+            if work.draws or work.penalises:
+                arrays |= {name: getattr(draws, name) for name in DRAWS}
             if draws.draft_indices is not None:
                 room = self._origins.shape[1]
                 nowhere = scratch_row * room
