@@ -24,6 +24,7 @@ class Answer:
 
     @classmethod
     def new(cls, chat: bool, model: str, num_layers: int, trace: bool) -> "Answer":
+        """Of a name of its own."""
         name = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         return cls(chat, model, num_layers, trace, name)
 
@@ -71,6 +72,7 @@ class Answer:
         return self._part(".chunk", []) | {"usage": self.usage(results, n)}
 
     def usage(self, results: Sequence[GenerationResult], n: int) -> dict[str, Any]:
+        """Tokens of the prompts, once each, and of all choices; what the river did."""
         prompt = sum(result.prompt_tokens for result in results[::n])
         completion = sum(len(result.token_ids) for result in results)
         # A request's first token comes of its prefill, on the backbone.

@@ -132,7 +132,9 @@ def _first_problem(error: ValidationError) -> ApiError:
     """One sentence of pydantic's list; input is not shown, it may be as long as the body."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = [str(part)[:80] for part in problem["loc"]]
-    name = ".".join(part for part in place[:2] if part.isidentifier()) or None
+    # Behind a field's own name may stand which of its types was tried.
+    depth = 2 if place[:1] in (["river"], ["stream_options"]) else 1
+    name = ".".join(place[:depth]) or None
     if problem["type"] == "extra_forbidden":
         name = ".".join(place)
         shown = name.encode("utf-8", "backslashreplace").decode()

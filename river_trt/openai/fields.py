@@ -35,6 +35,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class Fields(BaseModel):
+    """Fields of a JSON object, which may have no others."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -57,6 +59,8 @@ class RiverFields(Fields):
 
 
 class StreamOptions(Fields):
+    """`stream_options` of a streamed request."""
+
     include_usage: bool = False
     include_obfuscation: bool = False  # OpenAI's padding against listeners; without effect
 

@@ -41,6 +41,7 @@ class SchedulerCollector(Collector):
         self._servers, self._rows = servers, rows
 
     def collect(self) -> Iterable[Metric]:
+        """All families, each with a sample for every model."""
         counts = {name: server.metrics for name, server in self._servers.items()}
         for metric, (attribute, about) in GAUGES.items():
             gauge = GaugeMetricFamily(metric, about, labels=["model_name"])
@@ -97,6 +98,7 @@ class Watch:
     last: float | None = None
 
     def see(self, event: TokenEvent) -> None:
+        """A token has come, just now."""
         now = time.perf_counter()
         if self.last is None:
             self.metrics.first.labels(self.model).observe(now - self.started)

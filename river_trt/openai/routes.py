@@ -51,6 +51,7 @@ class Model:
         return self.engine.tokenizer
 
     def describe(self) -> dict[str, Any]:
+        """As /v1/models shows it."""
         return {
             "id": self.name,
             "object": "model",
@@ -85,24 +86,29 @@ class Routes:
         add("/metrics", self.scrape, methods=["GET"])
 
     async def list_models(self) -> dict[str, Any]:
+        """GET /v1/models."""
         return {"object": "list", "data": [model.describe() for model in self._models.values()]}
 
     async def one_model(self, name: str) -> dict[str, Any]:
+        """GET /v1/models/NAME; 404 for another name."""
         return self._find(name).describe()
 
     async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
         fields = read_fields(await request.body(), CompletionFields)
         model = self._find(fields.model)
         ask = completion_ask(fields, self._settings.most_choices)
         return await self._answer(request, model, ask, fields, chat=False)
 
     async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
         fields = read_fields(await request.body(), ChatFields)
         model = self._find(fields.model)
         ask = chat_ask(fields, model.engine.max_seq_len, self._settings.most_choices)
         return await self._answer(request, model, ask, fields, chat=True)
 
     async def tokenize(self, request: Request) -> dict[str, Any]:
+        """POST /tokenize: the ids of a prompt or a conversation."""
         fields = read_fields(await request.body(), TokenizeFields)
         model = self._find(fields.model)
         if (fields.prompt is None) == (fields.messages is None):
@@ -112,6 +118,7 @@ class Routes:
         return count | {"tokens": tokens}
 
     async def detokenize(self, request: Request) -> dict[str, Any]:
+        """POST /detokenize: the text of token ids."""
         fields = read_fields(await request.body(), DetokenizeFields)
         model = self._find(fields.model)
         vocab = model.engine.manifest.model.shape.vocab_size
@@ -132,9 +139,11 @@ class Routes:
         return JSONResponse({"ready": not failed, "failed": failed}, 503 if failed else 200)
 
     async def version(self) -> dict[str, str]:
+        """Of river-trt."""
         return {"version": river_trt.__version__}
 
     async def scrape(self) -> Response:
+        """GET /metrics, for Prometheus."""
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     def _find(self, name: str | None) -> Model:
