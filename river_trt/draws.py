@@ -17,12 +17,19 @@ def draws_of(rows: Sequence[Row]) -> Draws:
 
     Each sampled row's generator gives one number, as `sampling.sample` takes it.
     """
+    if all(map(_is_plain, rows)):
+        return Draws.greedy(len(rows))
     drawn = {
         row: 0.0 if row.sampling.is_greedy else row.generator.random()
         for row in dict.fromkeys(rows)
     }
     uniform = np.array([drawn[row] for row in rows])
     return _draws([row.sampling for row in rows], uniform, [row.seen for row in rows])
+
+
+def _is_plain(row: Row) -> bool:
+    """It takes its best logit, whatever was before."""
+    return row.sampling.is_greedy and row.seen is None
 
 
 def drafting_draws(
@@ -59,8 +66,7 @@ def verifying_draws(
     num_logits: int,
 ) -> Draws:
     """Of a verification. The numbers are looked up: whoever takes a token draws what it took."""
-    rows = [row for row in places if row in wanted]
-    if all(row.sampling.is_greedy and row.seen is None for row in rows):
+    if all(_is_plain(row) for row in places if row in wanted):
         return Draws.greedy(len(places))
     uniform = np.zeros((len(places), num_logits))
     drafted = np.zeros(len(places), np.int64)

@@ -12,7 +12,7 @@ HIDDEN_STATES = 16
 BYTES_PER_LOGIT = 48  # logits, scores, weights and their sums in float64, as sampling needs them
 LOGITS_OF_A_ROW = 6  # of a lossless verification of as many tokens as are drafted by default
 KEPT_BYTES = 4 * 8  # a logit's, of the distributions that drafted tokens were drawn from
-GRAPHS = 256 << 20  # recordings, and what the libraries keep
+GRAPHS = 384 << 20  # recordings, and what the libraries keep
 PREFILL_CHUNK = 512
 
 
@@ -23,6 +23,7 @@ class GpuMemory:
     weights: int  # of both banks and what they share
     cache: int
     work: int  # activations, sampling, recordings
+    of_rows: int = 0  # what of the work grows with the rows: sampling
 
     @property
     def total(self) -> int:
@@ -36,11 +37,11 @@ def gpu_memory(manifest: Manifest, weights_file: str, rows: int, cache_length: i
     slot *= DTYPE_BYTES[manifest.precision.kv_cache]
     activations = HIDDEN_STATES * PREFILL_CHUNK * shape.hidden_size * 2
     sampling = (BYTES_PER_LOGIT * LOGITS_OF_A_ROW + KEPT_BYTES) * rows * shape.vocab_size
-    work = activations + sampling
     return GpuMemory(
         weights=manifest.files[weights_file].size,
         cache=rows * cache_length * slot,
-        work=work + sum(WORKSPACES.values()) + GRAPHS,
+        work=activations + sampling + sum(WORKSPACES.values()) + GRAPHS,
+        of_rows=sampling,
     )
 
 
@@ -48,7 +49,7 @@ def check_fits(needed: GpuMemory, free: int, rows: int, cache_length: int) -> No
     """RiverError, with both sums, where the free memory of the GPU is too little."""
     if needed.total <= free:
         return
-    if needed.weights + needed.work > free:
+    if needed.weights + needed.work - needed.of_rows > free:
         remedy = "build it with fewer --lm-head-bits, or take a GPU with more memory"
     else:
         remedy = "lower max_seq_len or max_batch_size"

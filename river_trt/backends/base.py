@@ -182,6 +182,15 @@ class GivesHiddenStates(Protocol):
 
 
 @runtime_checkable
+class MeasuresBandwidth(Protocol):
+    """What a session may offer beside `Session` whose memory is not the machine's."""
+
+    def read_bandwidth(self) -> float:
+        """Bytes/s of the memory that its weights and caches lie in."""
+        ...
+
+
+@runtime_checkable
 class DecodingLoop(Protocol):
     """An opened engine whose library decides when which row steps, and samples."""
 

@@ -188,6 +188,10 @@ def run_engine(folder: Path, new_tokens: int) -> None:
         max_new_tokens=4 * new_tokens, ignore_eos=True, tau=np.inf, top_p=0.9, temperature=1.0
     )
     arrays["graphs"] = record_all_kinds(engine, text)
+    bench = ["bench", "--engine", engine_dir, "--context", 8, "--new-tokens", 4, "--rounds", 1]
+    measured = json.loads(run_cli(cli, [*bench, "--mode", "full", "--mode", "river", "--json"]))
+    arrays["bandwidth"] = np.array(measured["bandwidth"])
+    print("benchmarked", flush=True)
     verify_on_both(engine, prompts, 4 * new_tokens, arrays)
     for name, way in (("greedy", config), ("sampled", longer)):
         engine.generate([prompt], way)  # records what it needs
@@ -336,6 +340,7 @@ def check(folder: Path) -> dict[str, Any]:
     problems += [f"at tau inf {kind} is not the plain model's, to the bit" for kind in unlike]
     from river_trt.gpu_memory import GRAPHS
 
+    modes["`river-trt bench`"] = f"a copy reaches {float(ran['bandwidth']) / 1e9:.0f} GB/s"
     count, taken = ran["graphs"].tolist()
     modes["recordings of all kinds of steps"] = f"{count}, {taken / 2**20:.0f} MiB more"
     if taken > GRAPHS:

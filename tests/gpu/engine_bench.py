@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(args.out, measure(folder / "engine", name, on_gpu=True, tuned=True)[0], {})
     shutil.rmtree(folder)
     print((args.out / "speed.md").read_text())
+    if facts.get("taken_gb", 0) > facts.get("estimated_gb", 0):
+        print("problem: the engine takes more of the GPU's memory than was said before loading")
+        return 1
     return 0
 
 

@@ -41,3 +41,28 @@ def test_the_speed_of_an_engine_is_measured_through_the_cli_and_generate(tmp_pat
     records = json.loads((tmp_path / "speed.json").read_text())["records"]
     assert {record["backbone_layers"] for record in records} == {1.0, 3.0}
     assert len((tmp_path / "speed.md").read_text().splitlines()) == 4 + len(records)
+
+
+def test_variants_are_measured_as_an_engine_runs_them():
+    """Every kind of call, over the shim: what it takes is planted."""
+    library = native.build("river_shim_torch") / "tests/torch/libriver_shim_torch.so"
+    code = f"""
+import torch
+torch.ops.load_library({str(library)!r})
+from river_trt.backends.torch import tuning
+from river_trt.backends.torch.tuner import LinearCase
+tuning.DEVICE, tuning.SPREAD_BYTES, tuning.MIN_LAUNCHES = "cpu", 13_000, 2
+tuning.graph_milliseconds = lambda work: work() or 0.002
+kinds = ({{"norm": True}}, {{"norm": True, "silu_mul": True}}, {{"flags_early": True}})
+for rows, kind in enumerate(kinds, 1):
+    case = LinearCase(64, 128, 64, rows, True, chooses=True, **kind)
+    assert [tuning.measure(case, variant) for variant in (0, 3)] == [1.0, 1.0]
+linear = tuning._random_linear(case)
+assert linear.copies == 2 and linear.flags[True].all() and not linear.flags[False].any()
+head = LinearCase(64, 128, 64, 1, False)
+assert tuning.measure(head, 0) == 1.0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=native.ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

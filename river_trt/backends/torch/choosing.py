@@ -7,6 +7,7 @@ drafted tokens is that of river_trt/lossless/acceptance.py.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,10 +31,11 @@ class Work:
     @classmethod
     def of(cls, draws: Draws) -> "Work":
         sampled = draws.temperature > 0
-        narrowed = (draws.top_k > 0) | (draws.top_p < 1) | (draws.min_p > 0)
+        is_sampled = bool(sampled.any())
+        narrowed = is_sampled and (draws.top_k > 0) | (draws.top_p < 1) | (draws.min_p > 0)
         return cls(
-            draws=bool(sampled.any()),
-            filters=bool((sampled & narrowed).any()),
+            draws=is_sampled,
+            filters=bool(np.any(sampled & narrowed)),
             penalises=draws.seen is not None,
             leads=draws.wants_leads,
             keeps=draws.draft_indices is not None,

@@ -1,10 +1,13 @@
 """The GPU that an engine is opened on."""
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from river_trt.errors import EngineError
+
+COPIED_BYTES, COPIES = 2 << 30, 6  # long ones: the launch and the wait are counted too
 
 
 def numbered_gpu(number: int, needs: str = "the engine needs an NVIDIA GPU") -> torch.device:
@@ -31,3 +34,19 @@ def current(device: torch.device) -> AbstractContextManager[object]:
         return nullcontext()
     context: AbstractContextManager[object] = torch.cuda.device(device)
     return context
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes/s that large copies within its memory read and write together: the best of some."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 28
+    size = min(COPIED_BYTES, free // 4)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(COPIES):
+        started = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size / best

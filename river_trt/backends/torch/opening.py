@@ -40,6 +40,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     program = Program(text, weights)
     if device.type == "cuda":
         with current(device):
+            torch.cuda.empty_cache()  # of the banks that were packed one after the other
             use_tuned()
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from river_trt.backends.base import ChosenOutput, Draws, SessionOptions, Step, StepOutput
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.backends.torch.choosing import Work, choose
-from river_trt.backends.torch.gpu import current
+from river_trt.backends.torch.gpu import copy_bandwidth, current
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.staging import Field, Staging
 from river_trt.errors import RiverError
@@ -240,8 +240,11 @@ class _Runner:
         rows = np.arange(step.first_row, step.first_row + step.rows, dtype=np.int32)
         arrays = {**step.inputs, "cache_rows": rows}
         if draws is not None:
+            work = self.kind.work
+            assert work is not None
             given["temperature"][step.rows :] = 0
-            arrays |= {name: getattr(draws, name) for name in DRAWS}
+            if work.draws or work.penalises:
+                arrays |= {name: getattr(draws, name) for name in DRAWS}
             if draws.draft_indices is not None:
                 room = self._origins.shape[1]
                 nowhere = scratch_row * room
@@ -323,3 +326,7 @@ class ChoosingSession(TorchSession):
         with current(self._device):
             arrays = self._run(step, draws).fetch()
         return ChosenOutput(**{name: array[: step.rows] for name, array in arrays.items()})
+
+    def read_bandwidth(self) -> float:
+        """Of the GPU's memory, in bytes/s (base.MeasuresBandwidth)."""
+        return copy_bandwidth(self._device)

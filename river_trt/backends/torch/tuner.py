@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from river_trt.errors import EngineError
@@ -17,7 +17,7 @@ from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
 from river_trt.user_cache import is_trusted, locked, private_folder
 
-FORMAT = 1
+FORMAT = 2  # 1 measured the river bank alone
 PACKED_LINEAR = "river_trt_cuda.packed_linear.default"
 
 
@@ -30,6 +30,11 @@ class LinearCase:
     group_size: int
     rows: int
     int8_activations: bool
+    # How it is measured: as its first call in the program is.
+    chooses: bool = field(default=False, compare=False)  # between two banks
+    norm: bool = field(default=False, compare=False)
+    silu_mul: bool = field(default=False, compare=False)
+    flags_early: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -55,7 +60,13 @@ def linear_cases(program: str, rows: int) -> list[LinearCase]:
         document = parse_json(program)
         columns = {call["name"]: call["args"][3] for call in document["prepare"]}
         cases = [
-            LinearCase(args[4], columns[args[3]["of"]], args[5], rows, args[12])
+            LinearCase(
+                *(args[4], columns[args[3]["of"]], args[5], rows, args[12]),
+                chooses=args[1] is not None,
+                norm=args[8] is not None,
+                silu_mul=args[10],
+                flags_early=args[13],
+            )
             for call in document["calls"]
             if call["op"] == PACKED_LINEAR and (args := call["args"])[3] is not None
         ]
