@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from river_trt.openai.errors import ApiError, as_api_error
 
-OPEN_PATHS = ("/health", "/ready")  # probes have no keys
+OPEN_PATHS = ("/", "/health", "/ready")  # a page without secrets; probes have no keys
 log = logging.getLogger("river_trt.serve")
 
 

@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import river_trt
@@ -31,6 +32,13 @@ from river_trt.results import GenerationResult, TokenEvent
 from river_trt.serving.server import Server
 from river_trt.text import Chat, ChatOptions, Tokenizer
 
+PAGE = Path(__file__).with_name("page.html")
+# Nothing from elsewhere, and nothing to elsewhere.
+CSP = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 T = TypeVar("T")
 Ended = tuple[int, TokenEvent | BaseException]
 
@@ -74,6 +82,7 @@ class Routes:
         self._settings, self._models, self._metrics = settings, models, metrics
         self.router = APIRouter()
         add = self.router.add_api_route
+        add("/", self.page, methods=["GET"])
         add("/v1/models", self.list_models, methods=["GET"])
         add("/v1/models/{name:path}", self.one_model, methods=["GET"])
         add("/v1/completions", self.completions, methods=["POST"])
@@ -84,6 +93,12 @@ class Routes:
         add("/ready", self.ready, methods=["GET"])
         add("/version", self.version, methods=["GET"])
         add("/metrics", self.scrape, methods=["GET"])
+
+    async def page(self) -> Response:
+        """A chat whose tokens are coloured by the layer at which they left the backbone."""
+        return HTMLResponse(
+            PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": CSP}
+        )
 
     async def list_models(self) -> dict[str, Any]:
         """GET /v1/models."""
