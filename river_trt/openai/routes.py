@@ -240,16 +240,18 @@ class Routes:
             asyncio.create_task(follow(index, prompt, config))
             for index, (prompt, config) in enumerate(choices)
         ]
-        left, loop = len(tasks), asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.request_seconds
+        seconds, late = self._settings.request_seconds, (0, TimeoutError())
+        timer = asyncio.get_running_loop().call_later(seconds, queue.put_nowait, late)
+        left = len(tasks)
         try:
             while left:
-                index, event = await asyncio.wait_for(queue.get(), deadline - loop.time())
+                index, event = await queue.get()
                 if isinstance(event, BaseException):
                     raise event
                 left -= event.result is not None
                 yield index, event
         finally:
+            timer.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
