@@ -12,7 +12,7 @@ COPIED_BYTES, COPIES = 2 << 30, 6  # long ones: the launch and the wait are coun
 
 def numbered_gpu(number: int, needs: str = "the engine needs an NVIDIA GPU") -> torch.device:
     """GPU `number` of this machine. EngineError where torch sees none, or not so many."""
-    if torch.version.cuda is None:
+    if not torch.cuda.is_available() and torch.version.cuda is None:
         raise EngineError(
             f"{needs}, but torch {torch.__version__} is built without CUDA; install a torch with "
             "it (https://pytorch.org), or build an engine for the CPU with --target cpu"
