@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from river_trt.openai.tools import parse_calls
 from river_trt.results import GenerationResult, TokenEvent
 
 FINISH = {"eos": "stop", "stop": "stop", "length": "length"}
@@ -19,14 +20,17 @@ class Answer:
     model: str
     num_layers: int
     trace: bool
+    tools: tuple[str, ...] = ()  # names of those that may be called
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def new(cls, chat: bool, model: str, num_layers: int, trace: bool) -> "Answer":
+    def new(
+        cls, chat: bool, model: str, num_layers: int, trace: bool, tools: tuple[str, ...] = ()
+    ) -> "Answer":
         """Of a name of its own."""
         name = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-        return cls(chat, model, num_layers, trace, name)
+        return cls(chat, model, num_layers, trace, tools, name)
 
     def whole(self, results: Sequence[GenerationResult], n: int) -> dict[str, Any]:
         """n: choices of each prompt, whose tokens count once."""
@@ -34,11 +38,18 @@ class Answer:
         for index, result in enumerate(results):
             text = result.text or ""
             choice: dict[str, Any] = {"index": index}
+            finish = FINISH[result.finish_reason]
             if self.chat:
-                choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+                content, calls = parse_calls(text, self.tools) if self.tools else (text, [])
+                message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+                if calls:
+                    message |= {"content": content or None}
+                    message["tool_calls"] = [call.described() for call in calls]
+                    finish = "tool_calls" if finish == "stop" else finish
+                choice["message"] = message
             else:
                 choice["text"] = text
-            choice |= {"logprobs": None, "finish_reason": FINISH[result.finish_reason]}
+            choice |= {"logprobs": None, "finish_reason": finish}
             if self.trace:
                 choice["river"] = {
                     "token_ids": result.token_ids,
@@ -66,6 +77,15 @@ class Answer:
                 "backbone_layers": event.backbone_layers,
             }
         return chunk
+
+    def called(self, index: int, text: str, finish: str) -> dict[str, Any]:
+        """The last chunk of a choice whose text was held back, since it began like a call."""
+        content, calls = parse_calls(text, self.tools)
+        delta: dict[str, Any] = {"content": content} if content else {}
+        if calls:
+            delta["tool_calls"] = [call.described(place) for place, call in enumerate(calls)]
+            finish = "tool_calls" if finish == "stop" else finish
+        return self._chunk(index, delta, finish)
 
     def closing(self, results: Sequence[GenerationResult], n: int) -> dict[str, Any]:
         """The chunk of the usage, behind all others."""

@@ -33,6 +33,7 @@ class Ask:
     stream: bool
     include_usage: bool
     trace: bool
+    tools: tuple[str, ...] = ()  # names of those that may be called
 
     def choices(self) -> list[tuple[Prompt, GenerationConfig]]:
         """In the order of the answer's choices; each of a seed of its own, if there is one."""
@@ -75,7 +76,9 @@ def completion_ask(fields: CompletionFields, most_choices: int) -> Ask:
 
 def chat_ask(fields: ChatFields, most_tokens: int, most_choices: int) -> Ask:
     """A conversation; without a limit the answer may fill the cache, as OpenAI has it."""
+    tools = fields.tools if fields.tool_choice == "auto" else []
     options = ChatOptions(
+        tools=[tool.model_dump(exclude_none=True) for tool in tools] or None,
         add_generation_prompt=fields.add_generation_prompt and not fields.continue_final_message,
         continue_final_message=fields.continue_final_message,
         arguments=fields.chat_template_kwargs,
@@ -83,7 +86,8 @@ def chat_ask(fields: ChatFields, most_tokens: int, most_choices: int) -> Ask:
     given = fields.max_completion_tokens
     tokens = fields.max_tokens if given is None else given
     chat = Chat(fields.messages, options)
-    return _ask(fields, [chat], most_tokens if tokens is None else tokens, most_choices)
+    ask = _ask(fields, [chat], most_tokens if tokens is None else tokens, most_choices)
+    return replace(ask, tools=tuple(tool.function.name for tool in tools))
 
 
 def _ask(fields: Sampled, prompts: list[Prompt], tokens: int, most_choices: int) -> Ask:

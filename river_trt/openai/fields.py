@@ -23,8 +23,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
     "best_of": (None, 1),
     "response_format": (None, {"type": "text"}),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
@@ -91,10 +89,28 @@ class CompletionFields(Sampled):
     prompt: str | list[str] | list[int] | list[list[int]]
 
 
+class ToolFunction(Fields):
+    """What a tool is called by, and what the template shows of it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None  # arguments are not held to the schema
+
+
+class Tool(Fields):
+    """A tool that the model may call; the only type is "function"."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
 class ChatFields(Sampled):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]]
+    tools: Annotated[list[Tool], Field(max_length=128)] = Field(default_factory=list)
+    tool_choice: Literal["none", "auto"] = "auto"  # others would need constrained decoding
     max_completion_tokens: int | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     add_generation_prompt: bool = True

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 import river_trt
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
-from river_trt.openai.answers import Answer
+from river_trt.openai.answers import FINISH, Answer
 from river_trt.openai.asks import Ask, chat_ask, completion_ask, read_fields
 from river_trt.openai.errors import ApiError, as_api_error
 from river_trt.openai.fields import (
@@ -27,6 +27,7 @@ from river_trt.openai.fields import (
 )
 from river_trt.openai.metrics import HttpMetrics, Watch
 from river_trt.openai.settings import ServeSettings
+from river_trt.openai.tools import may_open
 from river_trt.prompts import Prompt
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.serving.server import Server
@@ -173,7 +174,7 @@ class Routes:
     async def _answer(
         self, request: Request, model: Model, ask: Ask, fields: Sampled, *, chat: bool
     ) -> Response:
-        answer = Answer.new(chat, model.name, model.engine.num_layers, ask.trace)
+        answer = Answer.new(chat, model.name, model.engine.num_layers, ask.trace, ask.tools)
         request.state.log["model"] = model.name
         events = self._events(model, ask)
         if not ask.stream:
@@ -197,6 +198,7 @@ class Routes:
     ) -> AsyncIterator[bytes]:
         results: dict[int, GenerationResult] = {}
         opened: set[int] = set()
+        held = dict.fromkeys(range(len(ask.choices())) if ask.tools else (), "")
         async with aclosing(events):
             try:
                 found: tuple[int, TokenEvent] | None = first
@@ -205,9 +207,17 @@ class Routes:
                     if answer.chat and index not in opened:
                         opened.add(index)
                         yield _sse(answer.opening(index))
-                    chunk = answer.piece(index, event)
-                    if chunk is not None:
-                        yield _sse(chunk)
+                    if index in held:
+                        held[index] += event.text
+                        if event.finish_reason is not None:
+                            finish = FINISH[event.finish_reason]
+                            yield _sse(answer.called(index, held[index], finish))
+                        elif not may_open(held[index]):  # a text after all
+                            event = replace(event, text=held.pop(index))
+                    if index not in held:
+                        chunk = answer.piece(index, event)
+                        if chunk is not None:
+                            yield _sse(chunk)
                     if event.result is not None:
                         results[index] = event.result
                     found = await anext(events, None)
@@ -240,16 +250,18 @@ class Routes:
             asyncio.create_task(follow(index, prompt, config))
             for index, (prompt, config) in enumerate(choices)
         ]
-        left, loop = len(tasks), asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.request_seconds
+        seconds, late = self._settings.request_seconds, (0, TimeoutError())
+        timer = asyncio.get_running_loop().call_later(seconds, queue.put_nowait, late)
+        left = len(tasks)
         try:
             while left:
-                index, event = await asyncio.wait_for(queue.get(), deadline - loop.time())
+                index, event = await queue.get()
                 if isinstance(event, BaseException):
                     raise event
                 left -= event.result is not None
                 yield index, event
         finally:
+            timer.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
