@@ -102,8 +102,8 @@ class Engine:
 
     Attributes: manifest; policy, the engine's own ExitPolicy; draft_policy, what drafts in
     lossless mode; tokenizer, None when the engine
-    takes token ids only; num_layers; max_batch_size; max_seq_len, the cache slots of a row;
-    gap_acceptance, what lossless mode has learned.
+    takes token ids only; prompts, which reads them; num_layers; max_batch_size; max_seq_len, the
+    cache slots of a row; gap_acceptance, what lossless mode has learned.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Engine:
         self.max_batch_size = options.max_batch_size
         self.max_seq_len = options.cache_length
         self._loop = loop
-        self._prompts = PromptReader(manifest.model.shape.vocab_size, self.max_seq_len, tokenizer)
+        self.prompts = PromptReader(manifest.model.shape.vocab_size, self.max_seq_len, tokenizer)
         self.gap_acceptance = GapAcceptance()  # learns from all that is drafted here
 
     def generate(
@@ -207,7 +207,7 @@ class Engine:
         if self.tokenizer is None:
             raise RiverError("a chat needs a tokenizer, and this engine takes token ids only")
         text = self.tokenizer.chat_text(messages, options or ChatOptions())
-        self._prompts.check_length(text)
+        self.prompts.check_length(text)
         return self.tokenizer.encode(text, add_special_tokens=False)  # the template writes its own
 
     def forward(
@@ -242,7 +242,7 @@ class Engine:
             raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
         self._loop.check(config)
         policy = resolve_policy(config, self.policy, self.num_layers)
-        ids = self._prompts.read(prompt)
+        ids = self.prompts.read(prompt)
         seen = None
         sampling = resolve_sampling(config, self.manifest.text.sampling)
         if sampling.repetition_penalty != 1.0:

@@ -10,7 +10,9 @@ WORKSPACES = {"attention_workspace": 64 << 20, "gate_workspace": 1 << 20}  # byt
 # its qkv, its MLP's both halves and a few hidden states.
 HIDDEN_STATES = 16
 BYTES_PER_LOGIT = 48  # logits, scores, weights and their sums in float64, as sampling needs them
-GRAPHS = 256 << 20  # recordings, and what the libraries keep
+LOGITS_OF_A_ROW = 6  # of a lossless verification of as many tokens as are drafted by default
+KEPT_BYTES = 4 * 8  # a logit's, of the distributions that drafted tokens were drawn from
+GRAPHS = 384 << 20  # recordings, and what the libraries keep
 PREFILL_CHUNK = 512
 
 
@@ -21,6 +23,7 @@ class GpuMemory:
     weights: int  # of both banks and what they share
     cache: int
     work: int  # activations, sampling, recordings
+    of_rows: int = 0  # what of the work grows with the rows: sampling
 
     @property
     def total(self) -> int:
@@ -33,11 +36,12 @@ def gpu_memory(manifest: Manifest, weights_file: str, rows: int, cache_length: i
     slot = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
     slot *= DTYPE_BYTES[manifest.precision.kv_cache]
     activations = HIDDEN_STATES * PREFILL_CHUNK * shape.hidden_size * 2
-    work = activations + BYTES_PER_LOGIT * rows * shape.vocab_size
+    sampling = (BYTES_PER_LOGIT * LOGITS_OF_A_ROW + KEPT_BYTES) * rows * shape.vocab_size
     return GpuMemory(
         weights=manifest.files[weights_file].size,
         cache=rows * cache_length * slot,
-        work=work + sum(WORKSPACES.values()) + GRAPHS,
+        work=activations + sampling + sum(WORKSPACES.values()) + GRAPHS,
+        of_rows=sampling,
     )
 
 
@@ -45,7 +49,7 @@ def check_fits(needed: GpuMemory, free: int, rows: int, cache_length: int) -> No
     """RiverError, with both sums, where the free memory of the GPU is too little."""
     if needed.total <= free:
         return
-    if needed.weights + needed.work > free:
+    if needed.weights + needed.work - needed.of_rows > free:
         remedy = "build it with fewer --lm-head-bits, or take a GPU with more memory"
     else:
         remedy = "lower max_seq_len or max_batch_size"

@@ -31,6 +31,7 @@ class Row:
     cache_length: int
     draft: Draft | None = None  # of the mode "lossless"
     step_key: StepKey = field(init=False)  # rows of equal keys may share a step
+    depths: list[int] = field(init=False)  # layers on the backbone, by exit layer - 1
     past_length: int = 0  # slots filled in its cache row
     token_ids: list[int] = field(default_factory=list)
     exit_layers: list[int] = field(default_factory=list)
@@ -39,6 +40,8 @@ class Row:
     decode_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        pinned = self.policy.pinned
+        self.depths = backbone_layers(np.arange(1, len(pinned) + 1), pinned).tolist()
         policy = self.policy if self.draft is None else self.draft.policy
         directions = 0 if policy.directions is None else id(policy.directions)
         self.step_key = (
@@ -108,8 +111,10 @@ class Row:
     def event(self, index: int, text: str) -> TokenEvent:
         """The event of token `index`, which brought this text; the last one's has the result."""
         exit_layer = self.exit_layers[index]
-        depth = backbone_layers(np.array([exit_layer]), self.policy.pinned)[0]
-        event = TokenEvent(self.index, self.token_ids[index], text, exit_layer, int(depth))
+        if not 1 <= exit_layer <= len(self.depths):
+            backbone_layers(np.array([exit_layer]), self.policy.pinned)  # says what is wrong
+        depth = self.depths[exit_layer - 1]
+        event = TokenEvent(self.index, self.token_ids[index], text, exit_layer, depth)
         if self.finish_reason is None or index < len(self.token_ids) - 1:
             return event
         exit_layers = np.array(self.exit_layers, np.int32)

@@ -12,3 +12,5 @@ echo "== river-trt inspect $engine"
 echo "== river-trt run --engine $engine --chat --stats"
 .venv/bin/river-trt run --engine "$engine" --chat --stats --max-new-tokens 96 \
     --prompt "Explain in three sentences why rivers meander."
+echo "== OpenAI's API on 127.0.0.1:8000: .venv/bin/pip install -c constraints.txt -e '.[serve]'"
+echo "   .venv/bin/river-trt serve $engine"

@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--max-prompt", type=int, default=100, help="characters")
     parser.add_argument("--max-seq-len", type=int, default=512)
+    parser.add_argument("--threads", type=int, help="of the engine; leave a core to the clients")
     parser.add_argument(
         "--largest-body", type=int, help="bytes that a proxy would let through (default: no proxy)"
     )
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     good_clients = args.clients - hostile_clients
     requests = args.requests * 9 // 10
     plan = Plan(good_clients, requests, args.max_tokens, args.max_prompt, timeout=600.0)
-    settings = ModelSettings(str(args.engine), max_seq_len=args.max_seq_len)
+    settings = ModelSettings(str(args.engine), max_seq_len=args.max_seq_len, threads=args.threads)
     found: dict[str, list[float]] = {"without": [], "with": []}
     endings: dict[str, Counter[str]] = {"good": Counter(), "hostile": Counter()}
     with temporary_server(settings, args.python) as server:

@@ -6,9 +6,11 @@ The linear's kernel takes in what stands around it, so that a layer is few launc
     linear -- add(residual)        fused_linear(residual)
     linear -- chunk -- silu, mul   fused_linear(silu_mul)
 
-In a recorded program the gate gives the next layer its flags:
+In a recorded program the gate gives the next layer its flags, and no norm measures what the kernel
+before it has seen:
 
-    gate -- exited -- and(not pinned)    step_gate(pinned_next)
+    gate -- exited -- and(not pinned)        step_gate(pinned_next)
+    o or gate -- norm in qkv or gate_up      sum_squares of the one are the other's
 
 It has inputs beyond river_trt.spec's: what its operators work in, and which cache
 row each row of a step has. Its river banks are packed when it is loaded (plugins/kernels/packed.h):
@@ -33,7 +35,12 @@ from builders.quantisers.base import RiverWeight
 from builders.quantisers.integer import quantise_integer
 from builders.river_bank import LayerBanks
 from builders.weights import SharedWeights
-from river_trt.backends.torch.session import EXTRA_INPUTS
+from river_trt.backends.torch.session import (
+    EXTRA_INPUTS,
+    GATE_SQUARES,
+    O_SQUARES,
+    QKV_SQUARES,
+)
 
 HEAD_BITS = (4, 8, 16)
 HIGH = 16  # a step of the upper four bits of an 8-bit code
@@ -42,6 +49,7 @@ DEFAULT_VARIANT = -1  # of the packed bank's kernel
 BANK = "river_trt.bank"  # of a node's meta
 # Places of fused_linear's arguments.
 NORM_WEIGHT, NORM_EPS, SILU_MUL, RESIDUAL = range(8, 12)
+PACKED_SQUARES, PACKED_SQUARES_OUT, GATE_SQUARES_OUT = 14, 15, 10  # of packed_linear, of step_gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,8 @@ class CudaDevice:
         graph.eliminate_dead_code()
         for node in graph.find_nodes(op="call_function", target=_target()):
             _use_packed(graph, node, self.rounds)
+        for node in graph.find_nodes(op="call_function", target=ops.packed_linear.default):
+            _share_squares(node, inputs)
 
     def buffer_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if name.startswith("rotary_") else self.activation
@@ -266,18 +276,23 @@ def _fuse_flags(graph: fx.Graph, gate: fx.Node, workspace: fx.Node) -> None:
 
 
 def _use_packed(graph: fx.Graph, node: fx.Node, rounds: bool) -> None:
-    """fused_linear(... qweight, scales, zero_points ...) to packed_linear over their pack."""
+    """fused_linear(... qweight, scales, zero_points ...) to packed_linear over their pack.
+
+    Of the backbone alone too: one kernel, so that a token on it rounds as in the plain model.
+    """
     bank = node.meta[BANK]
     x, use_river, weight, qweight, scales, zero_points, pre_scale, bias, *rest = node.args
     norm_weight, norm_eps, silu_mul, residual = rest
     # Of silu_mul the two halves must each be whole tiles.
-    if qweight is None or not bank.is_packable or (silu_mul and bank.n % (2 * TILE)):
+    if not bank.is_packable or (silu_mul and bank.n % (2 * TILE)):
         return
     # The gate of the layer before ran just before qkv, and two launches before the others.
     flags_early = not bank.path.endswith(MODULES["qkv"])
     ops = torch.ops.river_trt_cuda
     with graph.inserting_before(node):
-        packed = graph.call_function(ops.pack.default, (qweight, scales, zero_points, bank.k))
+        packed = None
+        if qweight is not None:
+            packed = graph.call_function(ops.pack.default, (qweight, scales, zero_points, bank.k))
         args = (
             *(x, use_river, weight, packed, bank.n, bank.group_size, pre_scale, bias),
             *(norm_weight, norm_eps, silu_mul, residual, rounds, flags_early, None, None),
@@ -285,3 +300,20 @@ def _use_packed(graph: fx.Graph, node: fx.Node, rounds: bool) -> None:
         )
         node.replace_all_uses_with(graph.call_function(ops.packed_linear.default, args))
     graph.erase_node(node)
+
+
+def _share_squares(node: fx.Node, inputs: dict[str, fx.Node]) -> None:
+    """Where a packed_linear begins with a norm, take its sums of squares from what wrote x."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    ops = torch.ops.river_trt_cuda
+    if node.args[NORM_WEIGHT] is None:
+        return
+    for gate in x.users:
+        if gate.target == ops.step_gate.default and gate.args[1] is x:
+            gate.update_arg(GATE_SQUARES_OUT, inputs[GATE_SQUARES])
+            node.update_arg(PACKED_SQUARES, inputs[QKV_SQUARES])
+            return
+    if x.target == ops.packed_linear.default and not x.args[SILU_MUL]:
+        x.update_arg(PACKED_SQUARES_OUT, inputs[O_SQUARES])
+        node.update_arg(PACKED_SQUARES, inputs[O_SQUARES])

@@ -78,7 +78,7 @@ def _packed_linear(
     x: Tensor,
     use_river: Tensor | None,
     weight: Tensor | None,
-    packed: Tensor,
+    packed: Tensor | None,
     n: int,
     group_size: int,
     pre_scale: Tensor | None,

@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from builders.checkpoints.gguf_config import ROPE_FACTORS, read_config
 from builders.checkpoints.gguf_split import split_files, split_name
 from builders.checkpoints.gguf_tokenizer import has_tokenizer, read_tokenizer
 from builders.checkpoints.text_files import named_templates
-from river_trt.errors import CheckpointError
+from river_trt.errors import CheckpointError, RiverError
 from river_trt.manifest import TextInfo
 from river_trt.text import TOKENIZER_FILE
 
@@ -55,7 +56,11 @@ class GgufFile:
     def __init__(self, file: Path) -> None:
         self._files = split_files(file)
         self.name = split_name(file)
-        readers = [_open(part) for part in self._files]
+        with readable(file):
+            self._read(file)
+
+    def _read(self, file: Path) -> None:
+        readers = [GGUFReader(part) for part in self._files]
         self._reader = readers[0]
         stored = [tensor for reader in readers for tensor in reader.tensors]
         field = self._reader.fields.get("general.architecture")
@@ -77,6 +82,10 @@ class GgufFile:
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def tensor(self, name: str) -> torch.Tensor:
+        with readable(self._files[0]):
+            return self._tensor(name)
+
+    def _tensor(self, name: str) -> torch.Tensor:
         stored = self._tensors[name]
         try:
             values = dequantize(stored.data, stored.tensor_type).reshape(self.shape(name))
@@ -113,11 +122,16 @@ class GgufFile:
         return read_tokenizer(self._files[0], self._reader)
 
 
-def _open(file: Path) -> GGUFReader:
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """CheckpointError in place of what the gguf package raises where a file is damaged."""
     try:
-        return GGUFReader(file)
-    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-        raise CheckpointError(f"{file} is not a readable GGUF file: {error}") from error
+        yield
+    except RiverError:
+        raise
+    except (ValueError, LookupError, TypeError, ArithmeticError, OSError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{file} is not a readable GGUF file: {reason}") from error
 
 
 def _hf_name(name: str, modules: Mapping[str, str]) -> str:

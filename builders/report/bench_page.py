@@ -34,7 +34,7 @@ def render(result: BenchResult) -> str:
         f"<title>{model}: decode speed</title>\n"
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>{model}: decode speed</h1>\n"
-        f'<p class="soft">This machine reads {result.bandwidth / 1e9:.1f} GB/s. Lines: what '
+        f'<p class="soft">{result.said_bandwidth} Lines: what '
         "reading the weights and the cache at that speed would allow at each depth, one an engine. "
         "Dots: what was measured. Level lines: other runtimes on the same weights.</p>\n"
         f"{body}\n</main>\n</body>\n</html>\n"

@@ -148,14 +148,20 @@ Tuned* find_tuned(int32_t n, int32_t k, int32_t group_size, int32_t rows, bool i
 }
 
 // Without a measurement: what was best, or near it, on an H200. Eight deep warps have the most bytes
-// under way for their instructions; exact activations and more rows take more instructions.
+// under way for their instructions; exact activations and more rows take more instructions. A plain
+// linear takes what the same linear takes with flags: one order of sums; where nothing is said of the
+// river, with 8-bit activations.
 int default_variant(LinearParams const& p)
 {
+    bool const plain = p.banks == Banks::kBackbone && p.river.group_size == 0;
     std::lock_guard const lock(tuned_mutex);
-    if (Tuned const* const found =
-            find_tuned(p.n, p.k, p.river.group_size, p.rows, p.river.int8_activations))
-        return found->variant;
-    return p.rows == 1 && (p.river.int8_activations || p.banks == Banks::kBackbone) ? 1 : 0;
+    for (Tuned const& t : tuned)
+        if (t.n == p.n && t.k == p.k && t.rows == p.rows
+            && (plain ? t.int8_activations
+                      : t.group_size == p.river.group_size
+                        && t.int8_activations == p.river.int8_activations))
+            return t.variant;
+    return p.rows == 1 && (plain || p.river.int8_activations) ? 1 : 0;
 }
 
 bool find_plan(LinearParams const& p, Plan& plan, Variant const*& variant)
@@ -212,8 +218,11 @@ bool linear_variant_fits(LinearParams const& p, int variant)
 
 bool uses_decode(LinearParams const& p)
 {
-    bool const packed = p.banks != Banks::kBackbone && p.river.packed != nullptr;
-    return p.rows <= kDecodeRows && (packed || p.variant >= 0);
+    if (p.rows > kDecodeRows)
+        return false;
+    if (p.variant >= 0 || (p.banks != Banks::kBackbone && p.river.packed != nullptr))
+        return true;
+    return p.banks == Banks::kBackbone && explain_decode(p) == nullptr;
 }
 
 char const* explain_decode(LinearParams const& p)

@@ -333,8 +333,12 @@ __device__ __forceinline__ void measure(DecodeParams const& d, DecodeBlock const
     __syncthreads();
 }
 
+constexpr uint32_t kIntegerMagic = 0x4b400000U; // plus an integer below 2^22: the bits of a float
+constexpr float kIntegerMagicValue = 12582912.F;
+
 // The 8 values to 8 bits: a scale for the 8 lanes that share a chunk. Returns the codes in the order
-// of a packed word (0 2 1 3) and the lanes' (scale, sum).
+// of a packed word (0 2 1 3) and the lanes' (scale, sum). Rounded by an addition, since a conversion
+// takes a GPU as long as eight of them.
 __device__ __forceinline__ uint2 quantise8(float const (&values)[8], float2& about)
 {
     float most = 0.F;
@@ -344,24 +348,22 @@ __device__ __forceinline__ uint2 quantise8(float const (&values)[8], float2& abo
 #pragma unroll
     for (int offset = 4; offset > 0; offset /= 2)
         most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, offset));
-    float const inverse = most > 0.F ? 127.F / most : 0.F;
-    int codes[8];
-    int total = 0;
+    float const inverse = most > 0.F ? divide_fast(127.F, most) : 0.F;
+    uint32_t codes[8]; // in the lowest byte
 #pragma unroll
     for (int j = 0; j < 8; ++j)
-    {
-        codes[j] = __float2int_rn(values[j] * inverse);
-        total += codes[j];
-    }
-    about.x = most / 127.F;
-    about.y = static_cast<float>(warp_sum<8>(total));
+        codes[j] = bits<uint32_t>(values[j] * inverse + kIntegerMagicValue);
     auto const word = [&](int j)
     {
-        return static_cast<uint32_t>(
-                   (codes[j] & 255) | (codes[j + 2] & 255) << 8 | (codes[j + 1] & 255) << 16)
-            | static_cast<uint32_t>(codes[j + 3]) << 24;
+        return __byte_perm(__byte_perm(codes[j], codes[j + 2], 0x0040),
+            __byte_perm(codes[j + 1], codes[j + 3], 0x0040), 0x5410);
     };
-    return make_uint2(word(0), word(4));
+    uint2 const words = make_uint2(word(0), word(4));
+    constexpr int kOnes = 0x01010101;
+    int const total =
+        __dp4a(static_cast<int>(words.x), kOnes, __dp4a(static_cast<int>(words.y), kOnes, 0));
+    about = make_float2(most * (1.F / 127.F), static_cast<float>(warp_sum<8>(total)));
+    return words;
 }
 
 enum class XForm
@@ -369,6 +371,22 @@ enum class XForm
     kBackbone, // T
     kExact,    // T, and the sum of each chunk
     kInt8,     // 8 bits, with scale and sum of each chunk
+};
+
+// Eight values of x, of a row of the block.
+struct XPlace
+{
+    int row, at;
+
+    // So many vectors on, in rows of `columns`.
+    template <int kRows>
+    __device__ __forceinline__ void advance(int by, int columns)
+    {
+        at += 8 * by;
+        if constexpr (kRows > 1)
+            for (; at >= columns; at -= columns)
+                ++row;
+    }
 };
 
 // x in shared memory, zeros up to a whole chunk. A thread has kLoads loads under way at a time.
@@ -379,34 +397,36 @@ __device__ __forceinline__ void fill_x(
     LinearParams const& p = d.p;
     constexpr int kLoads = kRows == 1 ? 2 : 4;
     int const chunks = chunks_of(p.k);
-    int const vectors = 8 * chunks; // of a row
-    int const all = vectors * b.rows;
+    int const columns = kChunkColumns * chunks; // of a row
+    int const all = columns / 8 * b.rows;
+    int const threads = static_cast<int>(blockDim.x);
     int const stride = kForm == XForm::kBackbone ? backbone_x_stride(p.k)
                                                  : river_x_stride(p.k, kForm == XForm::kInt8);
+    XPlace next{0, 0};
+    next.advance<kRows>(static_cast<int>(threadIdx.x), columns);
 #pragma unroll 1
-    for (int base = 0; base < all; base += kLoads * blockDim.x) // the same turns for all lanes
+    for (int base = 0; base < all; base += kLoads * threads) // the same turns for all lanes
     {
         uint4 packed[kLoads];
+        XPlace places[kLoads];
 #pragma unroll
         for (int u = 0; u < kLoads; ++u)
         {
-            int const i = base + u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-            int const row = kRows == 1 ? 0 : i / vectors;
-            int const at = 8 * (i - row * vectors);
-            packed[u] = i < all && at < p.k
-                ? load16(at16(p.x, static_cast<size_t>(b.row0 + row) * p.k + at))
+            places[u] = next;
+            packed[u] = next.row < b.rows && next.at < p.k
+                ? load16(at16(p.x, static_cast<size_t>(b.row0 + next.row) * p.k + next.at))
                 : make_uint4(0U, 0U, 0U, 0U);
+            next.advance<kRows>(threads, columns);
         }
 #pragma unroll
         for (int u = 0; u < kLoads; ++u)
         {
-            int const i = base + u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-            if (base + u * static_cast<int>(blockDim.x) >= all)
+            if (base + u * threads >= all)
                 break;
-            int const row = kRows == 1 ? 0 : i / vectors;
-            int const at = 8 * (i - row * vectors);
+            int const row = places[u].row, at = places[u].at;
+            bool const inside = row < b.rows && at < columns; // lanes of a chunk agree
             float values[8] = {};
-            if (i < all && at < p.k)
+            if (inside && at < p.k)
                 prepare8<T>(p, packed[u], at, p.norm_weight == nullptr ? 1.F : rms[row],
                     kForm != XForm::kBackbone, values);
             char* const to = b.xs + row * stride;
@@ -414,13 +434,13 @@ __device__ __forceinline__ void fill_x(
             if constexpr (kForm == XForm::kInt8)
             {
                 uint2 const codes = quantise8(values, about);
-                if (i < all)
+                if (inside)
                     store8(to + at, codes);
             }
             else
             {
                 uint4 const rounded = pack8<T>(values);
-                if (i < all)
+                if (inside)
                     store16(to + 2 * at, rounded);
                 if constexpr (kForm == XForm::kExact)
                 {
@@ -431,14 +451,11 @@ __device__ __forceinline__ void fill_x(
                     about.y = warp_sum<8>(about.y);
                 }
             }
-            if (kForm != XForm::kBackbone && threadIdx.x % 8 == 0 && i < all)
+            if (kForm != XForm::kBackbone && threadIdx.x % 8 == 0 && inside)
                 b.info[row * chunks + at / kChunkColumns] = about;
         }
     }
 }
-
-constexpr uint32_t kIntegerMagic = 0x4b400000U; // plus an integer below 2^22: the bits of a float
-constexpr float kIntegerMagicValue = 12582912.F;
 
 // The sums of one span of chunks.
 template <typename T, bool kInt8>

@@ -81,7 +81,8 @@ char const* explain_linear(LinearParams const& p)
     if (packed && river && p.prefill == Prefill::kRowTiles)
         return "linear: kRowTiles reads the dialect's layout, not a packed bank";
     if (p.sum_squares_out != nullptr)
-        return "linear: sum_squares_out needs a packed bank and at most 8 rows";
+        return "linear: sum_squares_out needs a packed bank or the backbone alone, and at most 8 "
+               "rows";
     return nullptr;
 }
 

@@ -39,6 +39,10 @@ RIVER_BOTH To bits(From const& from)
 
 #if defined(RIVER_CPU_SHIM)
 
+inline float divide_fast(float a, float b)
+{
+    return a / b;
+}
 inline uint4 load_stream(void const* p)
 {
     return shim::load<uint4>(p);
@@ -99,6 +103,11 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, Args const& arg
 }
 
 #else
+
+__device__ __forceinline__ float divide_fast(float a, float b)
+{
+    return __fdividef(a, b);
+}
 
 // Weights: read once, so they pass L1 by and leave it to the activations.
 __device__ __forceinline__ uint4 load_stream(void const* p)

@@ -12,20 +12,12 @@ inline float exp2_fast(float x)
 {
     return std::exp2(x);
 }
-inline float divide_fast(float a, float b)
-{
-    return a / b;
-}
 #else
 __device__ __forceinline__ float exp2_fast(float x)
 {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-__device__ __forceinline__ float divide_fast(float a, float b)
-{
-    return __fdividef(a, b);
 }
 #endif
 

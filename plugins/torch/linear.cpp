@@ -102,6 +102,11 @@ Tensor run(char const* op, Tensor const& x, OptionalTensor const& use_river,
     p.weight = checked(op, "weight", weight, type, {n, k}, device);
     if (river.given())
         set_river(op, p, river, n, k, device);
+    else // of the bank that is not there: a measured variant is known by it
+    {
+        p.river.group_size = narrow(op, "group_size", river.group_size);
+        p.river.int8_activations = river.int8_activations;
+    }
     p.bias = checked(op, "bias", bias, type, {n}, device);
     p.norm_weight = checked(op, "norm_weight", fused.norm_weight, type, {k}, device);
     p.norm_eps = static_cast<float>(fused.norm_eps);
@@ -175,10 +180,11 @@ Tensor pack(
     return packed;
 }
 
-// As fused_linear, over a bank that pack made. flags_early: use_river was written before the launch
-// that precedes this one.
+// As fused_linear, over a bank that pack made, or without one: then group_size and int8_activations
+// say which linear by flags it must equal to the bit. flags_early: use_river was written before the
+// launch that precedes this one.
 Tensor packed_linear(Tensor const& x, OptionalTensor const& use_river, OptionalTensor const& weight,
-    Tensor const& packed, int64_t n, int64_t group_size, OptionalTensor const& pre_scale,
+    OptionalTensor const& packed, int64_t n, int64_t group_size, OptionalTensor const& pre_scale,
     OptionalTensor const& bias, OptionalTensor const& norm_weight, double norm_eps, bool silu_mul,
     OptionalTensor const& residual, bool int8_activations, bool flags_early,
     OptionalTensor const& sum_squares, OptionalTensor const& sum_squares_out, int64_t variant)
@@ -225,7 +231,7 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
                 "norm_eps, "
                 "bool silu_mul, Tensor? residual) -> Tensor");
     library.def("pack(Tensor qweight, Tensor scales, Tensor? zero_points, int k) -> Tensor");
-    library.def("packed_linear(Tensor x, Tensor? use_river, Tensor? weight, Tensor packed, int n, "
+    library.def("packed_linear(Tensor x, Tensor? use_river, Tensor? weight, Tensor? packed, int n, "
                 "int group_size, Tensor? pre_scale, Tensor? bias, Tensor? norm_weight, "
                 "float norm_eps, bool silu_mul, Tensor? residual, bool int8_activations, "
                 "bool flags_early, Tensor? sum_squares, Tensor(a!)? sum_squares_out, "

@@ -115,6 +115,12 @@ class Draws:
     uniform: np.ndarray  # [rows] float64 in [0, 1): drawn by the row's own generator
     seen: np.ndarray | None = None  # [rows, vocab] bool; None: no row has a penalty
     wants_leads: bool = False
+    # Of lossless mode. Which token of its draft each row draws here: what it is drawn from is kept
+    # with the cache row, for the verification; -1: nothing is.
+    draft_indices: np.ndarray | None = None  # [rows] int64
+    # How many of the step's tokens, after the first, were drafted: the tokens that come back are
+    # those that stand there, by lossless/acceptance.py. uniform is then [rows, num_logits].
+    drafted: np.ndarray | None = None  # [rows] int64
 
     @classmethod
     def greedy(cls, rows: int, *, wants_leads: bool = False) -> "Draws":
@@ -172,6 +178,15 @@ class GivesHiddenStates(Protocol):
 
         What cache row 0 held may be lost.
         """
+        ...
+
+
+@runtime_checkable
+class MeasuresBandwidth(Protocol):
+    """What a session may offer beside `Session` whose memory is not the machine's."""
+
+    def read_bandwidth(self) -> float:
+        """Bytes/s of the memory that its weights and caches lie in."""
         ...
 
 

@@ -65,7 +65,7 @@ class BenchResult:
     engines: tuple[BenchEngine, ...]
     arms: Mapping[str, tuple[int, Arm]]  # name of a contestant to its engine and mode
     cases: tuple[BenchCase, ...]
-    bandwidth: float  # bytes/s that this machine reads
+    bandwidth: float  # bytes/s of the memory that the first engine reads
     quality: Mapping[str, ArmQuality]  # by name of a contestant
     peers: Mapping[str, Any]  # name to what it said of itself
     missing: tuple[str, ...]  # peers that are not installed, and what installs them
@@ -92,6 +92,13 @@ class BenchResult:
             peers={peer.name: peer.details for peer in peers},
             missing=tuple(missing),
         )
+
+    @property
+    def said_bandwidth(self) -> str:
+        """The bandwidth in words."""
+        is_gpu = self.engines[0].backend == "torch"
+        reads = "A copy on the GPU reaches" if is_gpu else "This machine reads"
+        return f"{reads} {self.bandwidth / 1e9:.1f} GB/s."
 
     def mixed(self, case: BenchCase, summary: ArmSummary) -> float | None:
         """What rows with exits of their own cost here; None where it cannot be said."""

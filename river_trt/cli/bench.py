@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from river_trt.backends.base import MeasuresBandwidth
 from river_trt.benchmark.arms import DEFAULT_MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
 from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate
@@ -48,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
         for plan, _, prompts in loads:
             for contestant in contestants:
                 contestant.check_prompts(prompts, plan)
-        bandwidth = read_bandwidth(args.threads)
+        bandwidth = _bandwidth(args, engines[0])
         quality = _quality(args, contestants, progress)
         peers, missing = _peers(args, stack, progress)
         cases = []
@@ -57,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
             rounds = alternate(taking_part, prompts, plan, progress)
             summaries = summarise([c.name for c in taking_part], rounds)
             cases.append(BenchCase(plan, context, len(prompts), tuple(summaries)))
-            bandwidth = max(bandwidth, read_bandwidth(args.threads))
+            bandwidth = max(bandwidth, _bandwidth(args, engines[0]))
     result = BenchResult.of(contestants, cases, bandwidth, quality, peers, missing)
     if args.plot is not None:
         with needs_extra("a plot", "build"):
@@ -79,6 +80,15 @@ def _load(args: argparse.Namespace, path: Path) -> Engine:
         threads=args.threads,
         verify=not args.no_verify,
     )
+
+
+def _bandwidth(args: argparse.Namespace, engine: Engine) -> float:
+    """Bytes/s of the memory that the engine reads."""
+    if engine.manifest.backend.name == "torch":
+        session = engine.stepper.session
+        assert isinstance(session, MeasuresBandwidth)
+        return session.read_bandwidth()
+    return read_bandwidth(args.threads)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

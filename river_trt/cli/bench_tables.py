@@ -27,8 +27,8 @@ def print_result(result: BenchResult) -> None:
     plan = result.cases[0].plan
     lines = [
         f"Medians of {plan.rounds} alternating rounds: {result.cases[0].num_prompts} x "
-        f"{plan.new_tokens} tokens, decode steps only. This machine reads "
-        f"{result.bandwidth / 1e9:.1f} GB/s.",
+        f"{plan.new_tokens} tokens, decode steps only. "
+        f"{result.said_bandwidth}",
         "tokens/s: with half the distance of the fastest round from the slowest",
         f"depth: mean backbone layers a token, of {result.engines[0].num_layers}",
         "reads: weights and cache a step; a step is a token of every row, whose tokens/s add up",

@@ -146,6 +146,8 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
         )
     )
     console.print("\nnext:")
+    if manifest.backend.name == "torch":
+        console.print("  river-trt plugin build --part torch   # once, where it runs: the kernels")
     bench = f"  river-trt bench --engine {quote(str(out))}"
     for line in (
         f"  river-trt run --engine {quote(str(out))}{chat} {prompt} --stats",

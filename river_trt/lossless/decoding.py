@@ -17,8 +17,7 @@ from river_trt.backends.base import Session, Step
 from river_trt.cache_rows import Group
 from river_trt.errors import EngineError
 from river_trt.faults import row_failure
-from river_trt.lossless.acceptance import verify_token
-from river_trt.lossless.answers import Answers, ask
+from river_trt.lossless.answers import Answers, ask_draft, ask_verification
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.length import shared_length
 from river_trt.lossless.spans import Place, spans
@@ -99,7 +98,7 @@ class LosslessDecoder:
                 np.zeros(1, np.int64),
                 _draft_of(rows[0]).policy,  # the group's
             )
-            answers = ask(self._session, step, rows)
+            answers = ask_draft(self._session, step, covered, wanted)
             for place, row in enumerate(covered):
                 if row in wanted:
                     given[row] += _extend(row, answers, place)
@@ -130,7 +129,7 @@ class LosslessDecoder:
                 np.arange(span.tokens),
                 rows[0].policy,  # full depth
             )
-            answers = ask(self._session, step, rows)
+            answers = ask_verification(self._session, step, covered, wanted)
             for place, row in enumerate(covered):
                 if row in wanted:
                     try:
@@ -157,14 +156,12 @@ class LosslessDecoder:
         draft, exits = _draft_of(row), answers.exit_layer[place]
         accepted, rejected = 0, False
         for index in range(1 + len(draft.token_ids)):
-            target = answers.choice(row, place, index, row.seen)
+            token = answers.verified(row, place, index)
             row.past_length += 1  # the slot of the token that these logits come after
             if index == len(draft.token_ids):
-                given.append(row.push(target.draw(row.generator), int(exits[index])))
+                given.append(row.push(token, int(exits[index])))
                 break
-            drafted = draft.token_ids[index]
-            token = verify_token(drafted, draft.distributions[index], target, row.generator)
-            rejected = token != drafted
+            rejected = token != draft.token_ids[index]
             accepted += not rejected
             given.append(row.push(token, int(exits[index])))
             if rejected or row.finish_reason is not None:
@@ -193,12 +190,11 @@ def _extend(row: Row, answers: Answers, place: int) -> list[str | EngineError]:
         seen = seen.copy()
         seen[draft.token_ids] = True
     try:
-        choice = answers.choice(row, place, 0, seen)
+        token, origin = answers.draft(row, place, seen)
     except EngineError as error:
         return [error]
-    token = choice.draw(row.generator)
     gap = None
     if draft.gap_acceptance is not None:
-        gap = answers.lead(row, place, 0, seen)
-    draft.add(token, choice, gap)
+        gap = answers.lead(row, place, seen)
+    draft.add(token, origin, gap)
     return []

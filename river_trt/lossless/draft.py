@@ -27,7 +27,8 @@ class Draft:
     wanted: int | None = None  # tokens to draft in this round; None: no round has begun
     waited: bool = False  # complete, for a step of the others
     token_ids: list[int] = field(default_factory=list)
-    distributions: list[Distribution] = field(default_factory=list)  # what each was drawn from
+    # What each was drawn from; None where the session keeps it.
+    distributions: list[Distribution | None] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # of each greedy one, to the runner-up
     reached: float = 1.0  # the probability that all of them are accepted
     drafted: list[int] = field(default_factory=list)  # of each round
@@ -68,7 +69,7 @@ class Draft:
                 self.distributions += [Distribution(np.array([t]), np.ones(1)) for t in tokens]
                 self.wanted = len(tokens)
 
-    def add(self, token: int, distribution: Distribution, gap: float | None) -> None:
+    def add(self, token: int, distribution: Distribution | None, gap: float | None) -> None:
         """Take a drafted token; where more are not worth their time, the draft is complete.
 
         Only what was known before the token was drawn may end a draft behind it, so a sampled

@@ -103,7 +103,7 @@ def built_library(part_name: str, version: str) -> Path:
     if library is None:
         raise RiverError(
             f"no {part.name} plugin for version {version} is built; "
-            f"run `river-trt plugin build --part {part.name}`"
+            f"run `river-trt plugin build --part {part.name}` (once; it needs nvcc and CMake)"
         )
     return library.path
 

@@ -1,8 +1,8 @@
 """Requests of any values: each is answered, wrong ones in a sentence; none is a fault of ours."""
 
 import asyncio
-import contextlib
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from river_trt import GenerationConfig, RiverError
 from river_trt.triton.bridge import Bridge
 from river_trt.triton.fields import LAYOUTS
 from river_trt.triton.parameters import NEUTRAL, PARAMETERS
-from tests.fuzz.examples import fuzzing
+from tests.fuzz.budget import fuzzing, report
 from tests.river_trt.triton.triton_double import PB_UTILS, Error, Request, Tensor
 
 EDGES = st.sampled_from(
@@ -91,6 +91,7 @@ def test_tensors_and_parameters_of_any_kind(make_engine, layout):
         bridge.put(good)
         assert good.answer().error is None
         assert bridge._scheduler.metrics().internal_errors == 0
+        report(f"requests of layout {layout.name}", sum(seen.values()), f"{seen}")
         assert min(seen.values()) > 0, seen
     finally:
         bridge.close()
@@ -117,28 +118,39 @@ PROMPTS = st.one_of(
 )
 
 
-@fuzzing(400)
-@given(values=CONFIGS)
-def test_configs_of_any_values(values):
-    refusal = None
-    try:
-        config = GenerationConfig(**values)
-    except RiverError as error:
-        refusal = error
-    assert len(str(refusal)) < 2000 if refusal else config.max_new_tokens >= 1
+def test_configs_of_any_values():
+    seen = Counter()
+
+    @fuzzing(400)
+    @given(values=CONFIGS)
+    def make(values):
+        refusal = None
+        try:
+            config = GenerationConfig(**values)
+        except RiverError as error:
+            refusal = error
+        assert len(str(refusal)) < 2000 if refusal else config.max_new_tokens >= 1
+        seen["refused" if refusal else "read"] += 1
+
+    make()
+    report("configs", seen.total(), f"{dict(seen)}")
+    assert set(seen) == {"refused", "read"}
 
 
 def test_prompts_and_configs_of_any_values_in_a_server(make_engine):
-    engine = make_engine(max_seq_len=24)
+    engine, seen = make_engine(max_seq_len=24), Counter()
 
     @fuzzing(400)
     @given(prompt=PROMPTS, values=CONFIGS, length=st.integers(1, 3))
     def ask(prompt, values, length):
         async def generate():
             async with engine.serve() as server:
-                with contextlib.suppress(RiverError):
+                try:
                     config = GenerationConfig(**(values | {"max_new_tokens": length}))
                     await server.generate(prompt, config)
+                    seen["answered"] += 1
+                except RiverError:
+                    seen["refused"] += 1
                 await server.generate([1], GenerationConfig(max_new_tokens=1))
                 return server.metrics
 
@@ -146,3 +158,5 @@ def test_prompts_and_configs_of_any_values_in_a_server(make_engine):
         assert (metrics.internal_errors, metrics.failed) == (0, 0)
 
     ask()
+    report("requests of Engine.serve", seen.total(), f"{dict(seen)}")
+    assert set(seen) == {"refused", "answered"}

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from river_trt.errors import RiverError
 from river_trt.text.renderer import Renderer
-from tests.fuzz.examples import fuzzing
+from tests.fuzz.budget import fuzzing, report
 
 PIECES = st.sampled_from(
     [
@@ -119,5 +119,6 @@ def test_templates_of_any_text():
         seen[kind] += 1
 
     render()
+    report("templates", sum(seen.values()), f"{seen}")
     assert min(seen.values()) > 20, seen
     assert renderer.render("{{ 1 }}", {}) == "1"

@@ -25,10 +25,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BUDGET_S = {"quick": 235, "full": 520}  # of all steps together
-PARTS = ("kernels", "operators", "engine", "decode", "aoti")
+PARTS = ("kernels", "operators", "engine", "speed", "decode", "aoti")
 TAIL = 4000  # characters of a step's output that the report keeps
 KILL_AFTER_S = 5
-NEEDED_BY_THE_CLI = ("jinja2", "numpy", "rich", "tokenizers", "transformers")
+NEEDED_BY_THE_CLI = ("jinja2", "numpy", "rich", "safetensors", "tokenizers", "transformers")
 # Over the kernels' CPU shim: the build folder that the tests share.
 SHIM = ROOT / "build" / "plugins" / "tests" / "torch" / "libriver_shim_torch.so"
 BUILD_SHIM = "from tests.plugins import native; native.build('river_shim_torch')"
@@ -68,6 +68,7 @@ def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> lis
     ]
     make: Command = ["cmake", "--build", library.parent, "--target", "river_trt_torch"]
     on_library = ("operators", "decode", "aoti")
+    through_cli = (*on_library, "engine", "speed")
     grid = "quick" if mode == "quick" else "full"
 
     def kernels(action: str, *, limit_s: int, dry: bool = False) -> Step:
@@ -96,14 +97,17 @@ def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> lis
             f"aoti: {what}", ("aoti",), [*command, library, "cuda"], 90, [*command, SHIM, "cpu"]
         )
 
+    def speed(model: str) -> Step:
+        command = [python, here / "engine_bench.py", "--out", out, "--model", model]
+        dry = [*command, "--library", SHIM] if model == "Llama-3.2-1B" else None
+        return Step(f"speed: {model}", ("speed",), command, 120, dry)
+
     engine = [python, here / "engine.py", "--out", out]
     # What a user types leaves the library where `river-trt run` finds it, and needs what river-trt
     # needs. Where that is not installed, everything but an engine is checked all the same.
     if all(importlib.util.find_spec(name) is not None for name in NEEDED_BY_THE_CLI):
         library.parent.mkdir(parents=True, exist_ok=True)
-        compiling = [
-            Step("operators: compile", (*on_library, "engine"), plugin, 200, plugin, needs="nvcc")
-        ]
+        compiling = [Step("operators: compile", through_cli, plugin, 200, plugin, needs="nvcc")]
     else:
         compiling = [
             Step("operators: configure", on_library, configure, 60, configure, needs="nvcc"),
@@ -111,7 +115,7 @@ def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> lis
         ]
     steps = [
         *compiling,
-        Step("shim: compile", (*on_library, "engine"), [], 1, [python, "-c", BUILD_SHIM]),
+        Step("shim: compile", through_cli, [], 1, [python, "-c", BUILD_SHIM]),
         Step(
             "operators: compare",
             ("operators",),
@@ -132,6 +136,7 @@ def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> lis
     if mode == "full":
         rest = [("Llama-3.1-8B", 4), ("Llama-3.2-1B", 1), ("Llama-3.2-1B", 4)]
         rest += [("Llama-3.1-70B", 1), ("Llama-3.1-70B", 4)]
+        steps += [speed("Llama-3.2-1B"), speed("Llama-3.1-8B")]
         steps += [decode(model, batch, 100) for model, batch in rest]
     return steps
 

@@ -7,6 +7,7 @@ so DEVICE can be cpu too: with the library built over the kernels' CPU shim. Nee
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -266,12 +267,45 @@ def check_step_gate(device: str) -> list[str]:
     return problems
 
 
+def check_plain(device: str) -> list[str]:
+    """A packed_linear without its bank has the bits of one whose flags name the backbone.
+
+    With and without sums of squares given, of both kinds of activations, and by every variant that
+    was measured for the shape.
+    """
+    ops = torch.ops.river_trt_cuda
+    n, k, group = 64, 1344, 64
+    weight = (torch.randn(n, k) * 0.05).bfloat16().to(device)
+    codes = torch.randint(256, (n, k // group, group // 2), dtype=torch.uint8).to(device)
+    bank = ops.pack(codes, torch.full((n, k // group), 0.01).half().to(device), None, k)
+    norm = torch.rand(k).bfloat16().to(device)
+    problems = []
+    for rows in (1, 2, 3, 8, 9):
+        x = torch.randn(rows, 1, k).bfloat16().to(device)
+        flags = torch.zeros(rows, 1, dtype=torch.bool, device=device)
+        squares = x.float().square().sum(-1)
+        for int8, given, variant in product((True, False), (None, squares), (0, 4, 8)):
+            if rows <= 8:
+                ops.set_linear_variant(n, k, group, rows, int8, variant)
+            both = [
+                ops.packed_linear(
+                    *(x, use_river, weight, packed, n, group, None, None, norm, 1e-5, False, None),
+                    *(int8, False, given, None, -1),
+                )
+                for use_river, packed in ((flags, bank), (None, None))
+            ]
+            if not torch.equal(*both):
+                problems.append(f"plain packed_linear differs: {rows} rows, int8 {int8}, {variant}")
+    return problems
+
+
 def main(library: str, device: str) -> int:
     torch.manual_seed(0)
     assert dialect.NIBBLES_PER_BYTE == 2  # the import registered the operators
     work = [(case, case.reference()) for case in cases()]
     torch.ops.load_library(library)
     problems = check_refused(device) + check_cache_rows(device) + check_step_gate(device)
+    problems += check_plain(device)
     for case, expected in work:
         problem = compare(case, expected, case.actual(device))
         if problem is not None:

@@ -42,6 +42,8 @@ SHIM_SIZES = SIZES | {
     "head_dim": 32,
 }
 HEAD_BITS = (8, 4)
+PLAIN_STEPS = ((1, 1), (1, 3), (2, 1), (2, 8), (4, 1), (4, 2), (8, 1))  # rows, tokens of each
+TOO_MANY_ROWS = 500_000  # of 2 MiB of cache each, on a GPU
 TAU_FILE = "middle_tau.json"
 NEW_TOKENS = {True: 24, False: 6}  # whether it is on a GPU
 TOLERANCE = 0.05  # of bfloat16 logits against float32 ones
@@ -152,6 +154,7 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     said = json.loads(run_cli(cli, command))
     print("run", flush=True)
 
+    refused = refusal(engine_dir) if torch.cuda.is_available() else None
     engine = river_trt.load(engine_dir, max_seq_len=128)
     arrays: dict[str, np.ndarray] = {"pinned": engine.policy.pinned}
     text = np.array([[*prompt, *said["token_ids"]]])
@@ -165,6 +168,10 @@ def run_engine(folder: Path, new_tokens: int) -> None:
         arrays[f"{name} tokens"] = np.array(result.token_ids)
         arrays[f"{name} exits"] = result.exit_layers
         print(name, flush=True)
+    plain_dir = folder / "engine-plain"
+    command = [plain_dir if part == engine_dir else part for part in build]
+    run_cli(cli, [*command, "--banks", "backbone"])
+    compare_plain(engine, river_trt.load(plain_dir, max_seq_len=128), text, new_tokens, arrays)
     for bits in HEAD_BITS:
         small = folder / f"engine-head-{bits}"
         command = [small if part == engine_dir else part for part in build]
@@ -180,13 +187,111 @@ def run_engine(folder: Path, new_tokens: int) -> None:
     longer = river_trt.GenerationConfig(
         max_new_tokens=4 * new_tokens, ignore_eos=True, tau=np.inf, top_p=0.9, temperature=1.0
     )
+    arrays["graphs"] = record_all_kinds(engine, text)
+    bench = ["bench", "--engine", engine_dir, "--context", 8, "--new-tokens", 4, "--rounds", 1]
+    measured = json.loads(run_cli(cli, [*bench, "--mode", "full", "--mode", "river", "--json"]))
+    arrays["bandwidth"] = np.array(measured["bandwidth"])
+    print("benchmarked", flush=True)
+    verify_on_both(engine, prompts, 4 * new_tokens, arrays)
     for name, way in (("greedy", config), ("sampled", longer)):
         engine.generate([prompt], way)  # records what it needs
         (timed,) = engine.generate([prompt], way)
         steps = max(1, len(timed.token_ids) - 1)
         arrays[f"ms {name}"] = np.array(1000 * timed.decode_seconds / steps)
     np.savez(folder / "ran.npz", **arrays)
-    (folder / "ran.json").write_text(json.dumps({"build": built, "run": said}))
+    facts = {"build": built, "run": said, "refusal": refused}
+    (folder / "ran.json").write_text(json.dumps(facts))
+
+
+def compare_plain(
+    engine: Any, plain: Any, text: np.ndarray, new_tokens: int, arrays: dict[str, np.ndarray]
+) -> None:
+    """At tau inf the engine is the plain model, to the bit: in one pass, and in steps of each kind.
+
+    A step of S tokens of R rows is another kernel, or another instance of it, for each R and S.
+    """
+    from river_trt.spec import ExitPolicy
+
+    policy = ExitPolicy.full_depth(engine.num_layers)
+    for rows, seq in PLAIN_STEPS:
+        length = text.shape[1] - seq
+        ids = np.repeat(text, rows, axis=0)
+        ids[:, 0] += np.arange(rows)
+        both = []
+        for one in (engine, plain):
+            one.forward(ids[:, :length], policy)
+            logits, _ = one.forward(ids[:, length:], policy, past_length=length)
+            both.append(logits)
+        arrays[f"plain {rows}x{seq}"] = np.array(np.array_equal(*both))
+    config = {"max_new_tokens": new_tokens, "ignore_eos": True, "temperature": 0.0}
+    import river_trt
+
+    prompts = [text[0, :5].tolist(), text[0, :9].tolist()]
+    texts = [
+        [r.token_ids for r in one.generate(prompts, river_trt.GenerationConfig(**config, **way))]
+        for one, way in ((engine, {"tau": np.inf}), (plain, {}), (engine, {"mode": "full"}))
+    ]
+    arrays["plain texts"] = np.array(texts[0] == texts[1] == texts[2])
+
+
+def record_all_kinds(engine: Any, text: np.ndarray) -> np.ndarray:
+    """Recordings of steps of 1 to 8 tokens of 1 to 8 rows: how many, and bytes that they take."""
+    from river_trt.spec import ExitPolicy
+
+    has_gpu = torch.cuda.is_available()
+    policy = ExitPolicy.full_depth(engine.num_layers)
+    free = torch.cuda.mem_get_info()[0] if has_gpu else 0
+    longest = 8 if has_gpu else 2
+    for rows in (1, 2, 4, 8) if has_gpu else (1, 2):
+        for seq in range(1, longest + 1):
+            engine.forward(np.repeat(text[:, :seq], rows, axis=0), policy)
+    taken = free - torch.cuda.mem_get_info()[0] if has_gpu else 0
+    return np.array([len(engine.stepper.session._runners), taken])
+
+
+def verify_on_both(
+    engine: Any, prompts: list[list[int]], new_tokens: int, arrays: dict[str, np.ndarray]
+) -> None:
+    """Sampled, penalised lossless texts, verified on the device and from logits on the host."""
+    import river_trt
+    from river_trt.lossless import answers, length
+
+    length.FURTHER_TOKEN, length.LEAST_PROMISE = 0.0, 0.0  # draft, whatever it brings
+    config = river_trt.GenerationConfig(
+        max_new_tokens=new_tokens,
+        temperature=0.2,  # so that small differences of the logits matter
+        top_p=0.95,
+        repetition_penalty=1.2,
+        pinned=(),
+        seed=5,
+        ignore_eos=True,
+        mode="lossless",
+    )
+    chooses = answers.ChoosesTokens
+    for name, kind in (("device", chooses), ("host", river_trt.RiverError)):  # no session is one
+        answers.ChoosesTokens = kind
+        engine.generate(prompts, config)  # records what it needs
+        results = engine.generate(prompts, config)
+        arrays[f"verified on the {name}"] = np.array([r.token_ids for r in results])
+        arrays[f"ms a token, verified on the {name}"] = np.array(
+            1000 * max(r.decode_seconds for r in results) / new_tokens
+        )
+        arrays["drafted"] = np.concatenate([r.speculation.drafted for r in results])
+        arrays["accepted"] = np.concatenate([r.speculation.accepted for r in results])
+    answers.ChoosesTokens = chooses
+
+
+def refusal(engine_dir: Path) -> str:
+    """What loading says where the cache does not fit the GPU; nothing may be loaded by then."""
+    import river_trt
+
+    before = torch.cuda.memory_allocated()
+    try:
+        river_trt.load(engine_dir, max_batch_size=TOO_MANY_ROWS)
+    except river_trt.RiverError as error:
+        taken = torch.cuda.memory_allocated() - before
+        return f"{error} ({taken} bytes loaded by then)"
+    return "was not refused"
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -227,11 +332,37 @@ def check(folder: Path) -> dict[str, Any]:
             problems.append(f"head of {bits} bits: {error:.1e}")
     for name in ("greedy", "sampled"):
         modes[f"a step at full depth, {name}"] = f"{float(ran[f'ms {name}']):.2f} ms, host and all"
+    kinds = [name.removeprefix("plain ") for name in ran.files if name.startswith("plain ")]
+    unlike = [kind for kind in kinds if not ran[f"plain {kind}"]]
+    modes["tau inf and the plain model, bit for bit"] = (
+        f"{len(kinds) - len(unlike)} of {len(kinds)} alike ({', '.join(kinds)})"
+    )
+    problems += [f"at tau inf {kind} is not the plain model's, to the bit" for kind in unlike]
+    from river_trt.gpu_memory import GRAPHS
+
+    modes["`river-trt bench`"] = f"a copy reaches {float(ran['bandwidth']) / 1e9:.0f} GB/s"
+    count, taken = ran["graphs"].tolist()
+    modes["recordings of all kinds of steps"] = f"{count}, {taken / 2**20:.0f} MiB more"
+    if taken > GRAPHS:
+        problems.append(f"recordings take {taken} bytes, {GRAPHS} are counted before loading")
+    alike = ran["verified on the device"] == ran["verified on the host"]
+    times = [float(ran[f"ms a token, verified on the {where}"]) for where in ("device", "host")]
+    modes["lossless, sampled and penalised"] = (
+        f"{int(alike.all(axis=1).sum())} of {len(alike)} texts as verified on the host, "
+        f"{ran['accepted'].sum()} of {ran['drafted'].sum()} drafted tokens accepted; "
+        f"{times[0]:.2f} ms a token of the rows, {times[1]:.2f} on the host"
+    )
+    if not alike.all():
+        problems.append("sampled lossless texts differ from those verified on the host")
     rows = (ran["together"] == ran["alone"]).all(axis=1)
     modes["three rows together"] = f"{int(rows.sum())} of {len(rows)} texts as alone"
     has_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if has_gpu else "cpu"
     facts = json.loads((folder / "ran.json").read_text())
+    if facts["refusal"] is not None:
+        modes["too large a cache"] = facts["refusal"]
+        if not facts["refusal"].endswith("(0 bytes loaded by then)"):
+            problems.append(f"too large a cache: {facts['refusal']}")
     return facts | {
         "device": device,
         "torch": torch.__version__,

@@ -20,3 +20,49 @@ def test_an_engine_is_built_and_run_by_the_cli_as_on_a_gpu(tmp_path):
     assert {"tau inf", "tau 0.97", "tau -inf", "lossless"} <= report["modes"].keys()
     assert report["build"]["manifest"]["backend"]["name"] == "torch"
     assert report["modes"]["three rows together"] == "3 of 3 texts as alone"
+    program = json.loads((tmp_path / "build" / "engine" / "engine" / "program.json").read_text())
+    takes = [(call["name"], {"of": "o_squares"} in call["args"]) for call in program["calls"]]
+    assert [name for name, given in takes if given] == [
+        f"layers.{layer}.{module}"
+        for layer in range(3)
+        for module in ("self_attn.o_proj", "mlp.gate_up_proj")
+    ], "no norm of the MLP measures what o has seen"
+    gates = [call["name"] for call in program["calls"] if {"of": "qkv_squares"} in call["args"]]
+    assert gates == [f"layers.{layer}.self_attn.qkv_proj" for layer in (1, 2)]
+
+
+def test_the_speed_of_an_engine_is_measured_through_the_cli_and_generate(tmp_path):
+    library = native.build("river_shim_torch") / "tests/torch/libriver_shim_torch.so"
+    script = Path(__file__).with_name("engine_bench.py")
+    command = [sys.executable, script, "--out", tmp_path, "--library", library]
+    for more in (["--only-build"], []):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+    records = json.loads((tmp_path / "speed.json").read_text())["records"]
+    assert {record["backbone_layers"] for record in records} == {1.0, 3.0}
+    assert len((tmp_path / "speed.md").read_text().splitlines()) == 4 + len(records)
+
+
+def test_variants_are_measured_as_an_engine_runs_them():
+    """Every kind of call, over the shim: what it takes is planted."""
+    library = native.build("river_shim_torch") / "tests/torch/libriver_shim_torch.so"
+    code = f"""
+import torch
+torch.ops.load_library({str(library)!r})
+from river_trt.backends.torch import tuning
+from river_trt.backends.torch.tuner import LinearCase
+tuning.DEVICE, tuning.SPREAD_BYTES, tuning.MIN_LAUNCHES = "cpu", 13_000, 2
+tuning.graph_milliseconds = lambda work: work() or 0.002
+kinds = ({{"norm": True}}, {{"norm": True, "silu_mul": True}}, {{"flags_early": True}})
+for rows, kind in enumerate(kinds, 1):
+    case = LinearCase(64, 128, 64, rows, True, chooses=True, **kind)
+    assert [tuning.measure(case, variant) for variant in (0, 3)] == [1.0, 1.0]
+linear = tuning._random_linear(case)
+assert linear.copies == 2 and linear.flags[True].all() and not linear.flags[False].any()
+head = LinearCase(64, 128, 64, 1, False)
+assert tuning.measure(head, 0) == 1.0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=native.ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

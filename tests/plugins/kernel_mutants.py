@@ -87,6 +87,15 @@ MUTANTS = {
     "a backbone by flag leaves the sums of the river's rows": _decode(
         "if (of_row < kRows && (rows_of_bank >> of_row & 1U) != 0)", "if (of_row < kRows)"
     ),
+    "codes of x in the order of x": _decode(
+        "__byte_perm(codes[j], codes[j + 2], 0x0040)", "__byte_perm(codes[j], codes[j + 1], 0x0040)"
+    ),
+    "half of the codes are in the sum of a chunk": _decode(
+        "kOnes, __dp4a(static_cast<int>(words.y), kOnes, 0)", "kOnes, 0"
+    ),
+    "rows of x run into each other": _decode(
+        "at >= columns; at -= columns", "at > columns; at -= columns"
+    ),
     "x is multiplied before it is there": _decode(
         "XForm::kExact>(d, b, rms);\n            __syncthreads();", "XForm::kExact>(d, b, rms);"
     ),

@@ -70,16 +70,17 @@ class Compiler:
         return out
 
     def program(self, name: str, ready: Sequence[Path] = ()) -> Path:
-        """The test program `name`; `ready` are objects that replace what would be compiled."""
-        objects = {path.stem: path for path in ready}
+        """The test program `name`; `ready` are objects that replace what would be compiled.
+
+        They come last: of an inline function that several objects hold, the first one's is taken.
+        """
+        ready_stems = {path.stem for path in ready}
         sources = [TESTS / f"test_{name}.cpp", *(self.kernels / s for s in PROGRAMS[name])]
         if PROGRAMS[name] == LINEAR:
             sources.append(TESTS / "host_gemm.cpp")
-        for source in sources:
-            if source.stem not in objects:
-                objects[source.stem] = self.object(source)
+        compiled = [self.object(source) for source in sources if source.stem not in ready_stems]
         out = self.folder / f"run_{name}"
-        command = ["g++", *self.flags, *objects.values(), "-o", out]
+        command = ["g++", *self.flags, *compiled, *ready, "-o", out]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return out

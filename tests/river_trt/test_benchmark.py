@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,8 @@ def test_cache_bytes_grow_with_every_step(make_engine):
     shape = manifest.model.shape
     assert slot == 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
     assert cache_bytes(manifest, 10, 3) == (11 + 12 + 13) * slot
+    half = replace(manifest, precision=replace(manifest.precision, kv_cache="bfloat16"))
+    assert 2 * cache_bytes(half, 0, 1) == slot, "numpy does not know the type"
 
 
 def test_prefill_is_left_out(make_engine):

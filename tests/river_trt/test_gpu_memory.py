@@ -46,13 +46,16 @@ def test_too_little_memory_is_refused_with_both_sums_and_a_remedy():
         check_fits(needed, 26 * GB - 10**8, 10, 4096)
     with pytest.raises(RiverError, match="10.0 GB are free; build it with fewer --lm-head-bits"):
         check_fits(needed, 10 * GB, 10, 4096)
+    many = GpuMemory(20 * GB, 5 * GB, 90 * GB, of_rows=89 * GB)
+    with pytest.raises(RiverError, match="80.0 GB are free; lower max_seq_len or max_batch_size"):
+        check_fits(many, 80 * GB, 10**5, 4096)
 
 
 @pytest.mark.parametrize("free", [None, 80 * GB])
 def test_inspect_says_what_is_needed_and_free(manifest, monkeypatch, free):
     monkeypatch.setattr(inspect, "free_gpu_memory", lambda: free)
     text = dict(inspect.facts(manifest))["GPU memory"]
-    assert text.startswith("25.") and "20.0 weights" in text and "10 rows of 4096 slots" in text
+    assert text.startswith("26.") and "20.0 weights" in text and "10 rows of 4096 slots" in text
     assert text.endswith("80.0 GB are free" if free else "to work in")
 
 

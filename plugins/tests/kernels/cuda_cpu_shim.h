@@ -260,6 +260,12 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate, int line = __builtin
             result |= 1U << lane;
     return result;
 }
+inline int __dp4a(int a, int b, int sum)
+{
+    for (int shift = 0; shift < 32; shift += 8)
+        sum += static_cast<int8_t>(a >> shift) * static_cast<int8_t>(b >> shift);
+    return sum;
+}
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
 {
     uint64_t const both = static_cast<uint64_t>(high) << 32 | low;

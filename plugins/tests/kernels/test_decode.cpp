@@ -282,6 +282,45 @@ void a_tuned_variant_becomes_the_default()
     }
 }
 
+// At tau = +inf an engine is the plain model: a linear whose flags all name the backbone gives the
+// bits of the same linear without flags and without a river.
+template <typename T>
+void flags_for_the_backbone_are_the_plain_linear(LinearShape shape)
+{
+    shape.packed = shape.int8 = true;
+    LinearCase<T> c(shape, ++seed);
+    c.run();
+    c.compare();
+    size_t const count = static_cast<size_t>(shape.rows) * shape.width();
+    std::vector<uint16_t> const flagged(
+        c.y.template as<uint16_t>(), c.y.template as<uint16_t>() + count);
+    c.y.poison();
+    c.params.banks = Banks::kBackbone;
+    c.params.use_river = nullptr;
+    c.params.river = {};
+    check(finished(launch_linear(c.params, nullptr)), shape.name() + ": plain launch");
+    check(std::memcmp(flagged.data(), c.y.template as<uint16_t>(), 2 * count) == 0,
+        shape.name() + ": flags for the backbone and no flags differ in bits");
+}
+
+void a_plain_linear_has_the_bits_of_one_with_flags()
+{
+    for (int rows : {1, 2, 3, 4, 5, 8})
+        for (int form : {0, 1, 2}) // plain, residual, norm and silu
+            for (int k : {200, 1600})
+            {
+                LinearShape const shape{.rows = rows,
+                    .n = 96,
+                    .k = k,
+                    .bias = form == 1,
+                    .norm = form != 1,
+                    .silu_mul = form == 2,
+                    .residual = form == 1};
+                flags_for_the_backbone_are_the_plain_linear<__half>(shape);
+                flags_for_the_backbone_are_the_plain_linear<__nv_bfloat16>(shape);
+            }
+}
+
 void bad_parameters_are_refused_with_a_reason()
 {
     struct
@@ -330,6 +369,7 @@ int main(int argc, char** argv)
     the_other_bank_is_not_touched<__half>(true, Banks::kRiver, false);
     eight_bit_activations_are_close_to_exact_ones();
     a_bank_without_packing_is_refused_for_groups_of_32();
+    a_plain_linear_has_the_bits_of_one_with_flags();
     a_tuned_variant_becomes_the_default();
     bad_parameters_are_refused_with_a_reason();
     if (full)

@@ -1,6 +1,7 @@
 """Opening an engine of the backend torch."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,6 @@ from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.program import Program
 from river_trt.backends.torch.schemas import withdraw_operators
 from river_trt.backends.torch.session import EXTRA_INPUTS, WEIGHTS_FILE, ChoosingSession
-from river_trt.backends.torch.tuner import linear_cases
 from river_trt.backends.torch.tuning import use_tuned
 from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
@@ -21,7 +21,6 @@ from river_trt.spec import POLICY_INPUTS, STEP_INPUTS
 
 PROGRAM_FILE = "program.json"
 LEAST_TORCH = (2, 11)
-TUNED_ROWS = range(1, 9)  # beyond, a step is computed as a prefill
 
 
 def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -> ChoosingSession:
@@ -41,10 +40,11 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     program = Program(text, weights)
     if device.type == "cuda":
         with current(device):
-            use_tuned(case for rows in TUNED_ROWS for case in linear_cases(text, rows))
+            torch.cuda.empty_cache()  # of the banks that were packed one after the other
+            use_tuned()
 
     @torch.no_grad()
-    def run(inputs: list[torch.Tensor]) -> Outputs:
+    def run(inputs: list[Any]) -> Outputs:
         return program(inputs)
 
     shape = manifest.model.shape

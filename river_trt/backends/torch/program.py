@@ -12,8 +12,8 @@ Any other name is a weight. The file is data, from wherever an engine came: only
 OPERATORS are called, all of which compute on the tensors that they are given.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import getitem
 from typing import Any
 
@@ -57,6 +57,7 @@ Place = tuple[int, int]  # of an argument, and of the value that it takes
 
 @dataclass(frozen=True, slots=True)
 class _Step:
+    name: str
     function: Callable[..., Any]
     args: list[Any]  # constants; what is in `taken` is filled in
     kwargs: dict[str, Any]
@@ -86,8 +87,12 @@ class Program:
                 )
             _prepare(document, weights)
             self._read(document, weights)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineError(f"the engine's program is damaged ({error}); {REBUILD}") from error
+        except EngineError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise EngineError(
+                f"the engine's program is damaged ({_first_line(error)}); {REBUILD}"
+            ) from error
 
     def _read(self, document: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
         self._slots = {name: index for index, name in enumerate(weights)}
@@ -103,7 +108,8 @@ class Program:
             raise EngineError(f"no call of the program takes the weight {unused[0]}; {REBUILD}")
         self._steps = _with_deaths(steps, {*range(len(weights)), *self._inputs, *self._outputs})
 
-    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    def __call__(self, inputs: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        """EngineError where torch refuses a call; its own error where there is no more memory."""
         values = self._values.copy()
         for slot, tensor in zip(self._inputs, inputs, strict=True):
             values[slot] = tensor
@@ -111,7 +117,14 @@ class Program:
             args = step.args.copy()
             for place, slot in step.taken:
                 args[place] = values[slot]
-            values[step.gives] = step.function(*args, **step.kwargs)
+            try:
+                values[step.gives] = step.function(*args, **step.kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, LookupError, TypeError, ValueError) as error:
+                raise EngineError(
+                    f"the engine's program fails at {step.name!r:.80}: {_first_line(error)}"
+                ) from error
             for slot in step.dead:
                 values[slot] = None
         return [values[slot] for slot in self._outputs]
@@ -137,7 +150,9 @@ class Program:
         self._used.update(slot for _, slot in taken)
         kwargs = {name: _constant(arg) for name, arg in call.get("kwargs", {}).items()}
         function = _function(call["op"])
-        return _Step(function, args, kwargs, tuple(taken), self._new(call["name"]), ())
+        return _Step(
+            call["name"], function, args, kwargs, tuple(taken), self._new(call["name"]), ()
+        )
 
 
 def _prepare(document: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
@@ -175,7 +190,7 @@ def _with_deaths(steps: list[_Step], kept: set[int]) -> list[_Step]:
         touched = {slot for _, slot in step.taken} | {step.gives}
         dead = tuple(sorted(touched - seen))
         seen |= touched
-        result.append(_Step(step.function, step.args, step.kwargs, step.taken, step.gives, dead))
+        result.append(replace(step, dead=dead))
     return result[::-1]
 
 
@@ -187,6 +202,11 @@ def _constant(arg: Any) -> Any:
     if arg is None or isinstance(arg, bool | int | float | str):
         return arg
     raise ValueError(f"argument {arg!r:.40}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ SCHEMAS = (
     "Tensor? zero_points, Tensor? pre_scale, Tensor? bias, Tensor? norm_weight, float norm_eps, "
     "bool silu_mul, Tensor? residual) -> Tensor",
     "pack(Tensor qweight, Tensor scales, Tensor? zero_points, int k) -> Tensor",
-    "packed_linear(Tensor x, Tensor? use_river, Tensor? weight, Tensor packed, int n, "
+    "packed_linear(Tensor x, Tensor? use_river, Tensor? weight, Tensor? packed, int n, "
     "int group_size, Tensor? pre_scale, Tensor? bias, Tensor? norm_weight, float norm_eps, "
     "bool silu_mul, Tensor? residual, bool int8_activations, bool flags_early, "
     "Tensor? sum_squares, Tensor(a!)? sum_squares_out, int variant) -> Tensor",

@@ -1,7 +1,7 @@
 """The Session of a program of torch: caches on its device, written in place by its operators."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from river_trt.backends.base import ChosenOutput, Draws, SessionOptions, Step, StepOutput
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.backends.torch.choosing import Work, choose
-from river_trt.backends.torch.gpu import current
+from river_trt.backends.torch.gpu import copy_bandwidth, current
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.staging import Field, Staging
 from river_trt.errors import RiverError
@@ -19,16 +19,21 @@ from river_trt.gpu_memory import WORKSPACES
 from river_trt.spec import STEP_INPUTS, GateScope, ModelShape
 
 WEIGHTS_FILE = "weights.safetensors"
-# Runs the program on its inputs (river_trt.spec, flat) and returns logits and exit_layer.
-Program = Callable[[list[torch.Tensor]], Outputs]
+# Runs the program on its inputs (river_trt.spec, flat; the extra ones may be absent) and returns
+# logits and exit_layer.
+Program = Callable[[list[Any]], Outputs]
 # A recording serves every number of rows up to its own; one more row is the padding's.
 BUCKETS = (1, 2, 4, 8, 16, 32)
 LONGEST_SPAN = 8  # tokens a row of a step that is recorded: longer ones are prefill
 MOST_RECORDINGS = 32  # the one used longest ago makes room
-# What a program may take behind its caches: which row of them each row of a step has, and memory
-# that its operators work in, zero at first (their launches never overlap, so one is enough).
+# What a program may take behind its caches: which row of them each row of a step has, memory that
+# its operators work in, zero at first (their launches never overlap, so one is enough), and sums of
+# squares, which a kernel leaves to the next one's norm: parts of a token's sum.
 CACHE_ROWS = "cache_rows"
-EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS)
+O_SQUARES, GATE_SQUARES, QKV_SQUARES = "o_squares", "gate_squares", "qkv_squares"
+SQUARES_PARTS = 256  # of the linear's kernel; the gate's are whole
+MOST_SQUARES = 8  # tokens of a step, over all rows: a longer one's norms measure for themselves
+EXTRA_INPUTS = (*WORKSPACES, CACHE_ROWS, O_SQUARES, GATE_SQUARES, QKV_SQUARES)
 DRAWS = {
     "temperature": np.float32,
     "top_k": np.int32,
@@ -37,6 +42,9 @@ DRAWS = {
     "repetition_penalty": np.float32,
     "uniform": np.float64,
 }
+DRAFTED = "drafted"  # a field of Draws too
+KEPT_AT, DRAFT_ROWS = "kept_at", "draft_rows"  # places of what drafted tokens are drawn from
+LEAST_KEPT = 8  # tokens of a draft that there is room for; more where more are drafted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +82,13 @@ class TorchSession:
         self._device, self._recorder = device, recorder
         self._shape, self._cache_length = shape, options.cache_length
         self._takes_cache_rows = CACHE_ROWS in extra_inputs
-        self._extra_inputs = {
-            name: torch.zeros(WORKSPACES.get(name, 0), dtype=torch.uint8, device=device)
-            for name in extra_inputs
+        self._extra_names = extra_inputs
+        self._workspaces = {
+            name: torch.zeros(size, dtype=torch.uint8, device=device)
+            for name, size in WORKSPACES.items()
+            if name in extra_inputs
         }
+        self._squares = [torch.zeros(MOST_SQUARES * n, device=device) for n in (SQUARES_PARTS, 1)]
         self._rows = options.max_batch_size + options.spare_rows
         size = (
             self._rows + int(self._takes_cache_rows),
@@ -97,6 +108,8 @@ class TorchSession:
             name: torch.tensor(value, device=device) for name, value in self._policy.arrays.items()
         }
         self._runners: OrderedDict[Kind, _Runner] = OrderedDict()
+        # What drafted tokens were drawn from: [rows + 1, tokens of a draft, vocab] float32.
+        self._origins = torch.zeros((self._rows + 1, 0, shape.vocab_size), device=device)
 
     def step(self, step: Step) -> StepOutput:
         with current(self._device):
@@ -109,6 +122,7 @@ class TorchSession:
         with current(self._device):
             for cache in self.caches:
                 cache[target, :, :length] = cache[source, :, :length]
+            self._origins[target] = self._origins[source]
 
     def read_row(self, row: int, length: int) -> np.ndarray:
         with current(self._device):
@@ -121,10 +135,15 @@ class TorchSession:
         for name in self._policy.write(step.policy, step.gate_scope):
             self._policy_inputs[name].copy_(torch.from_numpy(self._policy.arrays[name]))
         kind = self._kind(step, None if draws is None else Work.of(draws))
+        if draws is not None:
+            self._make_room(step, draws)
         runner = self._runners.pop(kind, None)
         if runner is None:
             runner = _Runner(kind, self._shape, self._device)
-            runner.bind(self._policy_inputs, self._caches_of(kind), self._extra_inputs)
+            extra = self._workspaces | self._squares_of(kind)
+            names = self._extra_names
+            caches = self._caches_of(kind)
+            runner.bind(self._policy_inputs, caches, names, extra, self._origins)
         is_decode = step.seq <= LONGEST_SPAN
         if is_decode:
             self._runners[kind] = runner  # the last used one is last
@@ -133,6 +152,25 @@ class TorchSession:
         runner.send(step, draws, scratch_row=self._rows)
         runner.run(self._program, self._recorder if is_decode else None)
         return runner
+
+    def _make_room(self, step: Step, draws: Draws) -> None:
+        """For what a draft's tokens are drawn from, where this one is longer than those before."""
+        needed = 0
+        if draws.draft_indices is not None:
+            needed = int(draws.draft_indices.max()) + 1
+        elif draws.drafted is not None:
+            needed = step.num_logits - 1
+        room = self._origins.shape[1]
+        if needed <= room:
+            return
+        room = max(LEAST_KEPT, 2 * room, needed)
+        size = (self._rows + 1, room, self._shape.vocab_size)
+        origins = torch.zeros(size, device=self._device)
+        origins[:, : self._origins.shape[1]] = self._origins
+        self._origins = origins
+        for kind in list(self._runners):  # they work on the old one
+            if kind.work is not None and (kind.work.keeps or kind.work.verifies):
+                del self._runners[kind]
 
     def _kind(self, step: Step, work: Work | None) -> Kind:
         rows = step.rows
@@ -147,6 +185,18 @@ class TorchSession:
         if kind.first_row is None:
             return self.caches
         return [cache[kind.first_row : kind.first_row + kind.rows] for cache in self.caches]
+
+    def _squares_of(self, kind: Kind) -> dict[str, torch.Tensor | None]:
+        """The gate writes what the next layer's qkv reads: one memory, two shapes."""
+        count = kind.rows * kind.seq
+        if count > MOST_SQUARES:
+            return dict.fromkeys((O_SQUARES, GATE_SQUARES, QKV_SQUARES))
+        parts, whole = self._squares
+        return {
+            O_SQUARES: parts[: count * SQUARES_PARTS].view(count, SQUARES_PARTS),
+            GATE_SQUARES: whole[:count].view(kind.rows, kind.seq),
+            QKV_SQUARES: whole[:count].view(count, 1),
+        }
 
 
 class _Runner:
@@ -164,6 +214,11 @@ class _Runner:
         self._seen: torch.Tensor | None = None
         if kind.work is not None:
             fields |= {name: Field(np.dtype(dtype), (rows,)) for name, dtype in DRAWS.items()}
+            if kind.work.keeps:
+                fields[KEPT_AT] = Field(int64, (rows,))
+            if kind.work.verifies:
+                fields["uniform"] = Field(np.dtype(np.float64), (rows, kind.num_logits))
+                fields[DRAFTED] = fields[DRAFT_ROWS] = Field(int64, (rows,))
             chosen = (rows, kind.num_logits)
             results |= {"tokens": Field(int64, chosen)}
             results |= {name: Field(np.dtype(np.float32), chosen) for name in ("best", "leads")}
@@ -172,8 +227,9 @@ class _Runner:
                 self._seen = torch.zeros(size, dtype=torch.bool, device=device)
         self.kind = kind
         self._given, self._results = Staging(fields, device), Staging(results, device)
-        self._inputs: list[torch.Tensor] = []
+        self._inputs: list[Any] = []
         self._recording: Recording | None = None
+        self._origins = torch.empty(0)
         self.outputs: Outputs = []  # logits, of a kind that does not choose
 
     def send(self, step: Step, draws: Draws | None, scratch_row: int) -> None:
@@ -184,8 +240,21 @@ class _Runner:
         rows = np.arange(step.first_row, step.first_row + step.rows, dtype=np.int32)
         arrays = {**step.inputs, "cache_rows": rows}
         if draws is not None:
+            work = self.kind.work
+            assert work is not None
             given["temperature"][step.rows :] = 0
-            arrays |= {name: getattr(draws, name) for name in DRAWS}
+            if work.draws or work.penalises:
+                arrays |= {name: getattr(draws, name) for name in DRAWS}
+            if draws.draft_indices is not None:
+                room = self._origins.shape[1]
+                nowhere = scratch_row * room
+                places = rows.astype(np.int64) * room + draws.draft_indices
+                given[KEPT_AT][step.rows :] = nowhere
+                arrays[KEPT_AT] = np.where(draws.draft_indices >= 0, places, nowhere)
+            if draws.drafted is not None:
+                given[DRAFTED][step.rows :] = 0
+                given[DRAFT_ROWS][step.rows :] = scratch_row
+                arrays |= {DRAFTED: draws.drafted, DRAFT_ROWS: rows.astype(np.int64)}
             if draws.seen is not None:
                 assert self._seen is not None
                 self._seen[: step.rows].copy_(torch.from_numpy(draws.seen))
@@ -195,12 +264,15 @@ class _Runner:
         self,
         policy: dict[str, torch.Tensor],
         caches: list[torch.Tensor],
-        extra: dict[str, torch.Tensor],
+        extra_names: Sequence[str],
+        extra: Mapping[str, torch.Tensor | None],
+        origins: torch.Tensor,
     ) -> None:
         """The inputs in the order of river_trt.spec, the extra ones last."""
+        self._origins = origins
         given = self._given.device
         step = [given[name] for name in STEP_INPUTS]
-        rest = [given.get(name, tensor) for name, tensor in extra.items()]
+        rest = [given[name] if name in given else extra[name] for name in extra_names]
         self._inputs = [*step, *policy.values(), *caches, *rest]
 
     def run(
@@ -222,10 +294,25 @@ class _Runner:
         results["exit_layer"].copy_(exit_layer)
         if self.kind.work is None:
             return [logits]
-        chosen = choose(logits, self.kind.work, self._given.device, self._seen)
-        for name, value in zip(("tokens", "best", "leads"), chosen, strict=True):
-            results[name].copy_(value)
+        self._choose(logits, self.kind.work, results)
         return []
+
+    def _choose(
+        self, logits: torch.Tensor, work: Work, results: Mapping[str, torch.Tensor]
+    ) -> None:
+        given = self._given.device
+        ids = origins = None
+        if work.verifies:
+            ids = given["input_ids"]
+            origins = self._origins[given[DRAFT_ROWS], : self.kind.num_logits - 1]
+        chosen = choose(logits, work, given, self._seen, ids, origins)
+        results["tokens"].copy_(chosen.tokens)
+        results["best"].copy_(chosen.best)
+        results["leads"].copy_(chosen.leads)
+        if work.keeps:
+            assert chosen.weights is not None
+            places = self._origins.flatten(0, 1)
+            places.index_copy_(0, given[KEPT_AT], chosen.weights[:, 0])
 
     def fetch(self) -> dict[str, np.ndarray]:
         return self._results.fetch()
@@ -239,3 +326,7 @@ class ChoosingSession(TorchSession):
         with current(self._device):
             arrays = self._run(step, draws).fetch()
         return ChosenOutput(**{name: array[: step.rows] for name, array in arrays.items()})
+
+    def read_bandwidth(self) -> float:
+        """Of the GPU's memory, in bytes/s (base.MeasuresBandwidth)."""
+        return copy_bandwidth(self._device)

@@ -7,8 +7,9 @@ of no number is measured again.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from river_trt.errors import EngineError
@@ -16,7 +17,7 @@ from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
 from river_trt.user_cache import is_trusted, locked, private_folder
 
-FORMAT = 1
+FORMAT = 2  # 1 measured the river bank alone
 PACKED_LINEAR = "river_trt_cuda.packed_linear.default"
 
 
@@ -29,11 +30,25 @@ class LinearCase:
     group_size: int
     rows: int
     int8_activations: bool
+    # How it is measured: as its first call in the program is.
+    chooses: bool = field(default=False, compare=False)  # between two banks
+    norm: bool = field(default=False, compare=False)
+    silu_mul: bool = field(default=False, compare=False)
+    flags_early: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> str:
         activations = "int8" if self.int8_activations else "exact"
         return f"{self.n}x{self.k} g{self.group_size} rows {self.rows} {activations}"
+
+    @classmethod
+    def from_key(cls, key: str) -> "LinearCase | None":
+        """None for what is no key."""
+        match = re.fullmatch(r"(\d{1,9})x(\d{1,9}) g(\d{1,3}) rows (\d) (int8|exact)", key)
+        if match is None:
+            return None
+        n, k, group_size, rows = map(int, match.groups()[:4])
+        return cls(n, k, group_size, rows, match[5] == "int8")
 
 
 def linear_cases(program: str, rows: int) -> list[LinearCase]:
@@ -45,9 +60,15 @@ def linear_cases(program: str, rows: int) -> list[LinearCase]:
         document = parse_json(program)
         columns = {call["name"]: call["args"][3] for call in document["prepare"]}
         cases = [
-            LinearCase(args[4], columns[args[3]["of"]], args[5], rows, args[12])
+            LinearCase(
+                *(args[4], columns[args[3]["of"]], args[5], rows, args[12]),
+                chooses=args[1] is not None,
+                norm=args[8] is not None,
+                silu_mul=args[10],
+                flags_early=args[13],
+            )
             for call in document["calls"]
-            if call["op"] == PACKED_LINEAR and (args := call["args"])
+            if call["op"] == PACKED_LINEAR and (args := call["args"])[3] is not None
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise EngineError(f"the engine's program is damaged ({error}); {REBUILD}") from error
@@ -105,13 +126,13 @@ class TunedVariants:
             self._write(choices)
         return {case: self.variants.index(choices[case.key].variant) for case in wanted}
 
-    def known(self, cases: Iterable[LinearCase]) -> dict[LinearCase, int]:
-        """The variant's number of the cases that the cache has."""
+    def known(self) -> dict[LinearCase, int]:
+        """The variant's number of every case that the cache has."""
         choices = self.read()
         return {
-            case: self.variants.index(choices[case.key].variant)
-            for case in cases
-            if case.key in choices
+            case: self.variants.index(choice.variant)
+            for key, choice in choices.items()
+            if (case := LinearCase.from_key(key)) is not None
         }
 
     @property

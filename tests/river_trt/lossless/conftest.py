@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from river_trt import ExitPolicy
-from river_trt.backends.base import SessionOptions, StepOutput
+from river_trt.backends.base import SessionOptions, Step, StepOutput
+from river_trt.backends.torch.graphs import Recording
+from river_trt.backends.torch.session import CACHE_ROWS, EXTRA_INPUTS, ChoosingSession
 from river_trt.cache_rows import cache_rows
 from river_trt.engine import Engine
 from river_trt.manifest import FileInfo
@@ -73,6 +76,41 @@ class DraftSession(FakeSession):
         self._drafted[target] = self._drafted[source]
 
 
+class ChoosingDraftSession(ChoosingSession):
+    """The same model behind the GPU's session, which chooses and verifies tokens itself."""
+
+    def __init__(self, options: SessionOptions, logits: Logits, vocab: int) -> None:
+        more = replace(options, spare_rows=options.spare_rows + 1)  # the row that only fills up
+        self.model = DraftSession(more, logits, vocab)
+        shape = ModelShape(LAYERS, 8, 2, 1, 4, vocab, options.cache_length)
+        super().__init__(
+            *(self._program, {}, shape, options, torch.device("cpu"), torch.float32, record),
+            extra_inputs=EXTRA_INPUTS,
+        )
+
+    def _program(self, inputs):
+        ids, past, indices, tau = (tensor.numpy() for tensor in inputs[:4])
+        policy = ExitPolicy(tau, np.zeros(LAYERS, np.bool_))
+        cache_rows = inputs[-len(EXTRA_INPUTS) :][EXTRA_INPUTS.index(CACHE_ROWS)].tolist()
+        outs = [
+            self.model.step(Step(ids[i : i + 1], row, past[i : i + 1], indices, policy))
+            for i, row in enumerate(cache_rows)
+        ]
+        logits, exits = zip(*((out.logits, out.exit_layer) for out in outs), strict=True)
+        return [torch.tensor(np.concatenate(logits)), torch.tensor(np.concatenate(exits))]
+
+    def step(self, step):
+        raise AssertionError("nobody asked for logits")
+
+    def move_row(self, source, target, length):
+        super().move_row(source, target, length)
+        self.model.move_row(source, target, length)
+
+
+def record(step: Callable[[], list[torch.Tensor]]) -> Recording:
+    return Recording(step, step())
+
+
 @pytest.fixture
 def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
     # So that several rows draft too.
@@ -85,6 +123,7 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
         prefill_chunk: int = 512,
         batch_invariant: bool = False,
         vocab: int = VOCAB,
+        on_device: bool = False,
     ) -> Engine:
         spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
         options = SessionOptions(max_batch_size, max_seq_len, spare_rows=spare_rows)
@@ -101,7 +140,8 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
             manifest = manifest_of(files=manifest.files, model=model)
         logits = mostly_right(agreement) if isinstance(agreement, float | int) else agreement
         tokenizer = Tokenizer(byte_tokenizer()) if vocab == VOCAB else None
-        session = DraftSession(options, logits, vocab)
+        kind = ChoosingDraftSession if on_device else DraftSession
+        session = kind(options, logits, vocab)
         policy = ExitPolicy.uniform(LAYERS, 1.0)
         stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
         engine = Engine(manifest, policy, tokenizer, stepper, options)

@@ -8,7 +8,7 @@ import torch
 
 from river_trt.backends.base import Draws
 from river_trt.backends.torch.choosing import Work, choose
-from river_trt.backends.torch.session import DRAWS
+from river_trt.backends.torch.session import DRAFTED, DRAWS
 from river_trt.config import GenerationConfig
 from river_trt.draws import draws_of
 from river_trt.sampling import distribution, lead, sample
@@ -41,7 +41,7 @@ def on_device(logits: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray,
     fields = {name: torch.tensor(getattr(draws, name)) for name in DRAWS}
     seen = None if draws.seen is None else torch.tensor(draws.seen)
     chosen = choose(torch.tensor(logits), Work.of(draws), fields, seen)
-    return tuple(value.numpy() for value in chosen)
+    return tuple(value.numpy() for value in (chosen.tokens, chosen.best, chosen.leads))
 
 
 def some_logits(generator: np.random.Generator, rows: int) -> np.ndarray:
@@ -100,6 +100,31 @@ def test_frequencies_are_those_of_the_distribution():
     degrees = len(wanted) - 1
     quantile = degrees + 3.1 * np.sqrt(2 * degrees) + 4  # above the 0.1 % point of chi-square
     assert ((seen - wanted) ** 2 / wanted).sum() < quantile
+
+
+def test_verified_tokens_are_distributed_as_their_target():
+    """Chi-square of 20,000 drafted tokens and of those behind them, at the 0.1 % quantile."""
+    generator = np.random.default_rng(2)
+    count, vocab = 20_000, 12
+    origin, first, second = generator.dirichlet(np.full(vocab, 0.7), 3)
+    drafted = generator.choice(vocab, count, p=origin)
+    draws = dataclasses.replace(
+        repeat(draws_of([make_row(GenerationConfig(temperature=1.0), 0, vocab)]), count),
+        uniform=generator.random((count, 2)),
+        drafted=np.ones(count, np.int64),
+    )
+    fields = {name: torch.tensor(getattr(draws, name)) for name in (*DRAWS, DRAFTED)}
+    logits = torch.tensor(np.log([first, second]), dtype=torch.float32).expand(count, 2, vocab)
+    ids = torch.tensor(np.stack([np.zeros(count, np.int64), drafted], axis=1))
+    origins = torch.tensor(origin, dtype=torch.float32).expand(count, 1, vocab)
+    tokens = choose(logits, Work.of(draws), fields, None, ids, origins).tokens.numpy()
+    accepted = tokens[:, 0] == drafted
+    assert 0.2 < accepted.mean() < 0.9, "both happen"
+    for found, expected in ((tokens[:, 0], first), (tokens[accepted, 1], second)):
+        wanted = len(found) * expected
+        seen = np.bincount(found, minlength=vocab)
+        quantile = vocab - 1 + 3.1 * np.sqrt(2 * (vocab - 1)) + 4
+        assert ((seen - wanted) ** 2 / wanted).sum() < quantile
 
 
 def repeat(draws: Draws, count: int) -> Draws:

@@ -7,10 +7,19 @@ import torch
 from river_trt.backends.base import Draws, SessionOptions, Step
 from river_trt.backends.torch import session as session_module
 from river_trt.backends.torch.graphs import Outputs, Recording
-from river_trt.backends.torch.session import EXTRA_INPUTS, ChoosingSession
+from river_trt.backends.torch.session import (
+    CACHE_ROWS,
+    EXTRA_INPUTS,
+    GATE_SQUARES,
+    O_SQUARES,
+    QKV_SQUARES,
+    ChoosingSession,
+)
+from river_trt.gpu_memory import WORKSPACES
 from river_trt.spec import ExitPolicy, GateScope, ModelShape
 
 LAYERS, VOCAB, ROWS, SLOTS = 2, 11, 6, 32
+SQUARES = (O_SQUARES, GATE_SQUARES, QKV_SQUARES)
 SHAPE = ModelShape(LAYERS, 8, 2, 1, 4, VOCAB, SLOTS)
 
 
@@ -23,9 +32,11 @@ class Double:
 
     def program(self, inputs: Outputs) -> Outputs:
         ids, past, logit_indices = inputs[:3]
-        cache, cache_rows = inputs[8], inputs[-1]
+        cache, extra = inputs[8], dict(zip(EXTRA_INPUTS, inputs[-len(EXTRA_INPUTS) :], strict=True))
+        cache_rows = extra[CACHE_ROWS]
+        self.squares = [None if extra[name] is None else extra[name].shape for name in SQUARES]
         self.rows = cache_rows.tolist()
-        assert [x.numel() > 0 for x in inputs[-3:-1]] == [True, True]  # the workspaces
+        assert all(extra[name].numel() > 0 for name in WORKSPACES)
         sums = torch.zeros(*ids.shape)
         for place, row in enumerate(cache_rows.tolist()):
             for index in range(ids.shape[1]):
@@ -109,6 +120,16 @@ def test_spans_are_recorded_and_prefill_is_not(made):
     assert len(double.recorded) == 3
     assert tokens(session, step_of([list(range(9))], 0, [0])) == [36 % VOCAB]
     assert len(double.recorded) == 3
+
+
+def test_sums_of_squares_are_handed_on_for_as_many_tokens_as_the_kernel_takes(made):
+    session, double = made
+    tokens(session, step_of([[1, 2], [3, 4], [5, 6]], 0, [0, 0, 0]))  # a bucket of four rows
+    assert double.squares == [(8, 256), (4, 2), (8, 1)]
+    tokens(session, step_of([[1], [2], [3], [4], [5]], 0, [0] * 5, GateScope.BATCH))
+    assert double.squares == [(5, 256), (5, 1), (5, 1)]
+    tokens(session, step_of([[1, 2, 3], [3, 4, 5], [5, 6, 7]], 0, [0, 0, 0]))
+    assert double.squares == [None] * 3
 
 
 def test_logits_come_back_where_they_are_asked_for(made):

@@ -70,7 +70,7 @@ def test_a_wrong_entry_is_measured_again(tuned, entry):
     assert card.asked == len(VARIANTS)
 
 
-@pytest.mark.parametrize("change", [{"card": "another"}, {"version": 6}, {"format": 2}])
+@pytest.mark.parametrize("change", [{"card": "another"}, {"version": 6}, {"format": 1}])
 def test_a_file_of_something_else_is_not_believed(tuned, change):
     tuned.choose([CASE], Card(5.0, 50.0, 4.0))
     tuned.file.write_text(json.dumps(json.loads(tuned.file.read_text()) | change))
@@ -97,7 +97,7 @@ def test_no_variant_at_all_is_said(tuned):
 def test_the_cases_of_a_program_are_its_packed_banks():
     call = {
         "op": PACKED_LINEAR,
-        "args": [None] * 3 + [{"of": "bank"}, 64, 64] + [None] * 6 + [True],
+        "args": [None] * 3 + [{"of": "bank"}, 64, 64] + [None] * 4 + [False, None, True, True],
     }
     bank = {"name": "bank", "op": "river_trt_cuda.pack.default", "args": [None, None, None, 128]}
     text = json.dumps({"prepare": [bank], "calls": [call, call, {"op": "other", "args": []}]})
@@ -106,6 +106,10 @@ def test_the_cases_of_a_program_are_its_packed_banks():
         linear_cases(json.dumps({"prepare": [], "calls": [call]}), 1)
 
 
-def test_only_what_is_cached_is_used_at_load(tuned):
-    tuned.choose([CASE], Card(5.0, 50.0, 4.0))
-    assert tuned.known([CASE, OTHER]) == {CASE: 2}
+def test_what_is_cached_is_used_at_load(tuned):
+    tuned.choose([CASE, OTHER], Card(5.0, 50.0, 4.0))
+    assert tuned.known() == {CASE: 2, OTHER: 2}
+    content = json.loads(tuned.file.read_text())
+    content["choices"]["64x128 rows 1"] = content["choices"][CASE.key]
+    tuned.file.write_text(json.dumps(content))
+    assert tuned.known() == {CASE: 2, OTHER: 2}, "a key of another form is left out"

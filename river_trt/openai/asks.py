@@ -1,0 +1,146 @@
+"""From the bytes of a request to prompts and GenerationConfigs."""
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from river_trt.config import GenerationConfig
+from river_trt.json_text import parse_json
+from river_trt.openai.errors import ApiError
+from river_trt.openai.fields import (
+    IGNORED,
+    NEUTRAL,
+    ChatFields,
+    CompletionFields,
+    Fields,
+    Sampled,
+)
+from river_trt.prompts import Prompt
+from river_trt.text import Chat, ChatOptions
+
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
+F = TypeVar("F", bound=Fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request as the engine takes it: each prompt `n` times."""
+
+    prompts: list[Prompt]
+    config: GenerationConfig
+    n: int
+    stream: bool
+    include_usage: bool
+    trace: bool
+    tools: tuple[str, ...] = ()  # names of those that may be called
+
+    def choices(self) -> list[tuple[Prompt, GenerationConfig]]:
+        """In the order of the answer's choices; each of a seed of its own, if there is one."""
+        made: list[tuple[Prompt, GenerationConfig]] = []
+        for prompt in self.prompts:
+            for _ in range(self.n):
+                seed = self.config.seed
+                seed = None if seed is None else seed + len(made)
+                made.append((prompt, replace(self.config, seed=seed)))
+        return made
+
+
+def read_fields(body: bytes, kind: type[F]) -> F:
+    """ApiError naming the field for a body that is no such request."""
+    try:
+        values = parse_json(body)
+    except ValueError as error:  # not UTF-8, not JSON, nested without an end
+        raise ApiError(400, f"the body is no JSON: {str(error)[:200]}") from error
+    if not isinstance(values, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    values = {name: value for name, value in values.items() if name not in IGNORED}
+    for name in sorted(values.keys() & NEUTRAL.keys()):
+        value = values.pop(name)
+        if not any(_same(value, neutral) for neutral in NEUTRAL[name]):
+            raise ApiError(400, f"{name} is not offered by this server; leave it out", name)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def completion_ask(fields: CompletionFields, most_choices: int) -> Ask:
+    """OpenAI's four forms of a prompt: a text, texts, token ids, lists of token ids."""
+    given: Any = fields.prompt
+    flat = isinstance(given, str) or not given or isinstance(given[0], int)
+    prompts: list[Prompt] = [given] if flat else given
+    tokens = DEFAULT_COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
+    return _ask(fields, prompts, tokens, most_choices)
+
+
+def chat_ask(fields: ChatFields, most_tokens: int, most_choices: int) -> Ask:
+    """A conversation; without a limit the answer may fill the cache, as OpenAI has it."""
+    tools = fields.tools if fields.tool_choice == "auto" else []
+    options = ChatOptions(
+        tools=[tool.model_dump(exclude_none=True) for tool in tools] or None,
+        add_generation_prompt=fields.add_generation_prompt and not fields.continue_final_message,
+        continue_final_message=fields.continue_final_message,
+        arguments=fields.chat_template_kwargs,
+    )
+    given = fields.max_completion_tokens
+    tokens = fields.max_tokens if given is None else given
+    chat = Chat(fields.messages, options)
+    ask = _ask(fields, [chat], most_tokens if tokens is None else tokens, most_choices)
+    return replace(ask, tools=tuple(tool.function.name for tool in tools))
+
+
+def _ask(fields: Sampled, prompts: list[Prompt], tokens: int, most_choices: int) -> Ask:
+    n = 1 if fields.n is None else fields.n
+    if n < 1:
+        raise ApiError(400, f"n must be at least 1, got {n}", "n")
+    if n * len(prompts) > most_choices:
+        raise ApiError(
+            400,
+            f"this server makes {most_choices} choices a request, and {len(prompts)} prompts "
+            f"times n {n} are more",
+            "n",
+        )
+    if fields.stream_options is not None and not fields.stream:
+        raise ApiError(400, "stream_options is for requests with stream true", "stream_options")
+    river = fields.river
+    more: dict[str, Any] = {}
+    if river.max_draft_tokens is not None:
+        more["max_draft_tokens"] = river.max_draft_tokens
+    config = GenerationConfig(
+        max_new_tokens=tokens,
+        temperature=fields.temperature,
+        top_p=fields.top_p,
+        top_k=0 if fields.top_k == -1 else fields.top_k,  # as vLLM's clients say "all"
+        min_p=fields.min_p,
+        repetition_penalty=fields.repetition_penalty,
+        seed=fields.seed,
+        stop=fields.stop or (),
+        stop_token_ids=fields.stop_token_ids or (),
+        ignore_eos=fields.ignore_eos,
+        mode=river.mode,
+        tau=river.tau,
+        pinned=river.pinned,
+        **more,
+    )
+    usage = fields.stream_options is not None and fields.stream_options.include_usage
+    return Ask(prompts, config, n, bool(fields.stream), usage, river.trace)
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """True is 1 to Python, and not here."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+def _first_problem(error: ValidationError) -> ApiError:
+    """One sentence of pydantic's list; input is not shown, it may be as long as the body."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = [str(part)[:80] for part in problem["loc"]]
+    # Behind a field's own name may stand which of its types was tried.
+    depth = 2 if place[:1] in (["river"], ["stream_options"]) else 1
+    name = ".".join(place[:depth]) or None
+    if problem["type"] == "extra_forbidden":
+        name = ".".join(place)
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        return ApiError(400, f"unrecognized request argument: {shown}", shown)
+    return ApiError(400, f"{name or 'the request'}: {problem['msg'].lower()[:200]}", name)
