@@ -41,7 +41,11 @@ class Draft:
         assert self.wanted is not None
         return len(self.token_ids) >= self.wanted
 
-    def read(self, prompt: np.ndarray, token_ids: Sequence[int]) -> None:
+    def read(
+        self,
+        prompt: np.ndarray,  # [prompt_tokens] int64
+        token_ids: Sequence[int],
+    ) -> None:
         """Take in the row's text so far, what is new of it."""
         if self.repeats is None:
             return
