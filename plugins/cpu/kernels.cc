@@ -13,7 +13,7 @@ Kernels const& kernels()
         && __builtin_cpu_supports("avx512vnni");
     static bool const amx = avx512 && has_amx();
     if (amx)
-        return kAmx;
+        return amx_kernels();
     if (avx512)
         return kAvx512;
     if (avx2)

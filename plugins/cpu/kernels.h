@@ -123,7 +123,8 @@ extern Kernels const kPortable;
 #if defined(__x86_64__)
 extern Kernels const kAvx2;
 extern Kernels const kAvx512;
-extern Kernels const kAmx;
+
+Kernels const& amx_kernels();
 
 // Whether this processor has AMX, and the system lets this process use it.
 bool has_amx();

@@ -146,8 +146,19 @@ RIVER_AMX void rounded(
 
 } // namespace
 
-Kernels const kAmx = {"avx512 amx", kAvx512.dense, rounded, kAvx512.widened, kAvx512.round_row,
-    kAvx512.dot, kAvx512.silu_mul, kAvx512.attend, kAvx512.narrow, 6 * kRows};
+Kernels const& amx_kernels()
+{
+    // When first asked for: a table of another file may be made after this file's.
+    static Kernels const table = []
+    {
+        Kernels table = kAvx512;
+        table.name = "avx512 amx";
+        table.rounded = rounded;
+        table.most_rounded = 6 * kRows;
+        return table;
+    }();
+    return table;
+}
 
 bool has_amx()
 {
@@ -168,7 +179,10 @@ bool has_amx()
 namespace river
 {
 
-Kernels const kAmx = {};
+Kernels const& amx_kernels()
+{
+    return kAvx512;
+}
 
 bool has_amx()
 {

@@ -517,12 +517,12 @@ int main()
     test_widen_half();
     test_all(kPortable);
 #if defined(__x86_64__)
-    if (&kernels() == &kAmx)
+    if (&kernels() == &amx_kernels())
     {
         test_all(kAvx512);
-        test_tiles(kAmx, kAvx512);
+        test_tiles(amx_kernels(), kAvx512);
     }
-    if (&kernels() == &kAmx || &kernels() == &kAvx512)
+    if (&kernels() == &amx_kernels() || &kernels() == &kAvx512)
         test_all(kAvx2);
 #endif
     if (&kernels() != &kPortable)
