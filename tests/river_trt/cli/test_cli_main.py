@@ -32,7 +32,7 @@ def test_help_has_an_example(capsys, command):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["serve"], "invalid choice: 'serve'"),
+        (["swim"], "invalid choice: 'swim'"),
         (["run", "--speed", "9"], "unrecognized arguments: --speed"),
         (["run", "--max-new", "9"], "unrecognized arguments"),  # no abbreviations
         (["run", "--top-k", "many"], "argument --top-k: invalid int value: 'many'"),
