@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU: the kernels, the torch operators, an engine built and run by the CLI,
-# its speed, decode speed by depth beside torch's own, an AOTInductor package.
+# decode speed by depth beside torch's own, an AOTInductor package; with --full an engine's speed too.
 #   scripts/gpu_check.sh [--quick | --full] [--only PART,PART] [--out DIR] [--dry-run]
 # --quick takes under 4 minutes, --full 9. Needs python3 with torch, nvcc and cmake; nothing is
 # installed. Writes DIR/gpu_check.json and .md anew after every step, and DIR/logs.
