@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 # Of the commands themselves; every other argument of theirs is an option of the build.
-NOT_OPTIONS = ("execute", "json", "debug", "format")
+NOT_OPTIONS = ("execute", "parser", "json", "debug", "format")
 
 
 def add_backend_arguments(
