@@ -24,12 +24,14 @@ FULL_DISK = os.strerror(errno.ENOSPC)
 FLAGS = ("-O3", "-fPIC", "-fvisibility=hidden", "-pthread")
 # Files of one instruction set are called only where the processor has it.
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+AVX512_FLAGS = (
+    *(*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+    "-mprefer-vector-width=512",
+)
 X86_FILE_FLAGS: dict[str, tuple[str, ...]] = {
     "kernels_avx2.cc": AVX2_FLAGS,
-    "kernels_avx512.cc": (
-        *(*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
-        "-mprefer-vector-width=512",
-    ),
+    "kernels_avx512.cc": AVX512_FLAGS,
+    "kernels_amx.cc": AVX512_FLAGS,  # tiles by the functions' own attributes: older compilers too
 }
 
 

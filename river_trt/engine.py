@@ -17,6 +17,7 @@ from river_trt.errors import RiverError
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, step_cost
+from river_trt.lossless.repeats import Repeats
 from river_trt.manifest import Manifest
 from river_trt.prompts import Prompt, PromptReader, as_prompts
 from river_trt.results import GenerationResult, TokenEvent
@@ -272,4 +273,5 @@ class Engine:
             DraftLength(cost, config.max_draft_tokens),
             self.gap_acceptance if greedy else None,
             adapts=greedy or config.seed is None,
+            repeats=Repeats.up_to(config.max_draft_tokens) if greedy else None,
         )

@@ -8,6 +8,8 @@ from river_trt.compiled_library import CppLibrary, read_sources
 # Of the operators and the weight layout that engines name; engines of another one do not load.
 ABI_VERSION = 2
 DOMAIN = "river_trt.cpu"
+# The operator of a layer, by what the KV cache holds.
+BLOCKS = {"float32": "Block", "float16": "BlockFloat16Cache"}
 
 
 @functools.cache

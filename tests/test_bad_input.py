@@ -80,11 +80,6 @@ def pickle_only(directory: Path) -> None:
     (directory / WEIGHTS).rename(directory / "pytorch_model.bin")
 
 
-def narrow_heads(directory: Path) -> None:
-    shutil.rmtree(directory)
-    save_tiny_llama(directory, head_dim=8)
-
-
 def link_outside(directory: Path) -> None:
     (directory / "model.data").rename(directory.parent / "elsewhere")
     (directory / "model.data").symlink_to(directory.parent / "elsewhere")
@@ -116,10 +111,6 @@ MODELS: dict[str, tuple[Damage, str]] = {
         "model holds unknown tensor extra",
     ),
     "pickle only": (pickle_only, "{model} holds pickled weights (pytorch_model.bin)"),
-    "narrow heads": (
-        narrow_heads,
-        "model has a head_dim of 8, but ONNX Runtime's attention takes multiples of 16 only",
-    ),
 }
 
 # Options of `build` for a whole model; {work} is the folder around it.

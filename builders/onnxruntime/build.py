@@ -45,13 +45,20 @@ def build_engine(job: BuildJob) -> Manifest:
     config = source.config
     asked = recipe.options_as(OnnxRuntimeOptions)
     activation = asked.river_activation
-    _check_head_dim(source)
     native = choose_kernels(config, asked.kernels) == "native"
+    if not native:
+        _check_head_dim(source)
     backbone = BackboneFormat(asked.backbone_bits or 32, recipe.group_size)
     if backbone.bits == 16 and not native:
         raise RiverError(
             "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
             "weights to 32 bits: choose 8 or 32"
+        )
+    kv_cache = asked.kv_cache or "float32"
+    if kv_cache != "float32" and not native:
+        raise RiverError(
+            f"--kv-cache {kv_cache} needs the native kernels; ONNX Runtime's own attention takes "
+            "float32 only: leave it out or choose float32"
         )
     if native:
         native_library()  # without a compiler, say so now and not when the engine is loaded
@@ -65,7 +72,7 @@ def build_engine(job: BuildJob) -> Manifest:
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
     options = LoweringOptions(
-        head, activation, WEIGHTS_FILE, recipe.group_size, job.banks, backbone.bits
+        head, activation, WEIGHTS_FILE, recipe.group_size, job.banks, backbone.bits, kv_cache
     )
     graph, layout = (lower_native if native else lower)(model, options)
     (directory / ENGINE_FILE).write_bytes(graph.SerializeToString())
@@ -88,7 +95,7 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels="native" if native else "onnxruntime",
         kernels_abi=ABI_VERSION if native else None,
     )
-    precision = PrecisionInfo(BACKBONE_NAMES[backbone.bits], head.bits, "float32", activation)
+    precision = PrecisionInfo(BACKBONE_NAMES[backbone.bits], head.bits, kv_cache, activation)
     counts = byte_counts(layout.sizes, config.num_layers, config.vocab_size, job.banks)
     return job.write_manifest(backend, precision, calibration, counts, ENGINE_FILE)
 

@@ -42,6 +42,7 @@ from builders.onnxruntime.gate import (
     emit_river_state,
 )
 from builders.onnxruntime.lm_head import HeadPrecision, emit_embedding, emit_lm_head
+from builders.onnxruntime.options import CpuCache
 from builders.options import RiverActivation
 
 
@@ -53,6 +54,7 @@ class LoweringOptions:
     group_size: int
     banks: Banks = "both"
     backbone_bits: int = 32  # 8, 16 or 32
+    kv_cache: CpuCache = "float32"
 
 
 def lower(model: onnx_ir.Model, options: LoweringOptions) -> tuple[ModelProto, WeightsLayout]:

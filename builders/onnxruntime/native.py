@@ -8,7 +8,7 @@ Each row of a block reads its own bank, so there are no conditional regions and 
 
 import numpy as np
 import onnx_ir
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from builders.families import ModelConfig
 from builders.graph.fusions import pack_qkv
@@ -21,7 +21,8 @@ from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_l
 from builders.onnxruntime.lowering import LoweringOptions, RuntimeLowering
 from river_trt.errors import CheckpointError
 from river_trt.manifest import Kernels
-from river_trt.native_library import ABI_VERSION, DOMAIN
+from river_trt.native_library import ABI_VERSION, BLOCKS, DOMAIN
+from river_trt.spec import cache_names
 
 BEFORE = ("RMSNormalization", "Linear")
 AFTER = (
@@ -108,6 +109,19 @@ class _NativeLowering(RuntimeLowering):
             rounds=self._rounds(),
         )
 
+    def inputs(self) -> list[ValueInfoProto]:
+        return [self._cached(value) for value in super().inputs()]
+
+    def outputs(self) -> list[ValueInfoProto]:
+        return [self._cached(value) for value in super().outputs()]
+
+    def _cached(self, value: ValueInfoProto) -> ValueInfoProto:
+        """The input or output, of the cache's element type where it is a cache."""
+        names = (*cache_names(self.num_layers), *cache_names(self.num_layers, "_out"))
+        if value.name in names and self.options.kv_cache == "float16":
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+        return value
+
     def _block(self, number: int) -> None:
         """After the attention of layer `number` (from 1), before that of the next; see block.h."""
         layers = self.regions.layers
@@ -149,7 +163,7 @@ class _NativeLowering(RuntimeLowering):
         (epsilon,) = {norm.attributes["epsilon"] for norm in norms if norm}
         policy = ["tau", "pinned", "use_directions", "directions", "gate_scope"]
         self.graph.add(
-            "Block",
+            BLOCKS[self.options.kv_cache],
             [h_in, exit_layer, *policy, *attention, *weights],
             outputs,
             domain=DOMAIN,

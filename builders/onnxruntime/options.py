@@ -1,10 +1,12 @@
 """How an engine for ONNX Runtime is built."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from builders.options import LM_HEAD_BITS, RIVER_ACTIVATION, BackendOptions, RiverActivation, option
 from river_trt.manifest import Kernels
+
+CpuCache = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +24,11 @@ class OnnxRuntimeOptions(BackendOptions):
         choices=(8, 16, 32),
         help="of a CPU engine's backbone weights: 32 is exact, 16 is float16, 8 is int8 in the "
         "river's groups (default: 32)",
+    )
+    kv_cache: CpuCache | None = option(
+        None,
+        choices=get_args(CpuCache),
+        help="what a CPU engine's KV cache holds: float16 is half the memory and is read in half "
+        "the time, float32 is exact (default: float32)",
     )
     lm_head_bits: int | None = option(None, **LM_HEAD_BITS)

@@ -9,7 +9,8 @@ namespace river
 namespace
 {
 
-constexpr size_t kRowChunk = 8; // rows of a chunk where rows are worked on one by one
+constexpr size_t kRowChunk = 8;     // rows of a chunk where rows are worked on one by one
+constexpr size_t kPart = 2 * kKeys; // keys whose weighted values are added up on their own
 
 size_t chunks(size_t items, size_t each)
 {
@@ -202,13 +203,27 @@ private:
         }
     }
 
+    // A KV head's queries go in blocks, and their keys in parts of kPart. Few blocks have a chunk
+    // for each part; many go through theirs in turn. The sums are the same, to the bit.
     void plan_attention(size_t threads)
     {
-        size_t const heads = rows_ * w_.num_heads;
-        queries_ = scratch_.floats(6, heads * w_.head_dim);
-        attended_ = result_ = scratch_.floats(7, heads * w_.head_dim);
+        size_t const heads = rows_ * w_.num_heads, dim = w_.head_dim;
+        size_t const shared = in_.seq * w_.num_heads / w_.num_kv_heads;
+        size_t const past = *std::max_element(in_.past_lengths, in_.past_lengths + in_.batch);
+        size_t const parts = chunks(past + in_.seq, kPart);
+        blocks_ = chunks(shared, kMaxQueries);
+        size_t const items = in_.batch * w_.num_kv_heads * blocks_;
+        split_ = items < 8 * threads ? parts : 1;
+        queries_ = scratch_.floats(6, heads * dim);
+        attended_ = result_ = scratch_.floats(7, heads * dim);
+        rotated_ = scratch_.floats(8, rows_ * dim);
+        size_t const kept =
+            std::max<size_t>(2, split_); // the second: of a part, before it is merged
+        partial_ = scratch_.floats(9, (kept - 1) * heads * dim);
+        found_ = scratch_.floats(10, 2 * kept * heads);
         step(&Block::append, rows_, kRowChunk);
-        step(&Block::attend, heads, std::clamp<size_t>(heads / (8 * threads), 1, 16));
+        step(&Block::attend, items * split_,
+            std::clamp<size_t>(items * split_ / (8 * threads), 1, 16));
     }
 
     // Keys and values of the rows to the cache; their queries, turned and scaled, to queries_.
@@ -225,11 +240,19 @@ private:
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
             {
-                rotate(x, slot, 1.0f, in_.k_cache + cache_at(batch, head, slot));
+                CachedRows const at = in_.k_cache.from(cache_at(batch, head, slot));
+                float* turned = at.half != nullptr ? rotated_ + row * dim : at.single;
+                rotate(x, slot, 1.0f, turned);
+                if (at.half != nullptr)
+                    kernels_.narrow(turned, dim, at.half);
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
             {
-                std::copy(x, x + dim, in_.v_cache + cache_at(batch, head, slot));
+                CachedRows const at = in_.v_cache.from(cache_at(batch, head, slot));
+                if (at.half != nullptr)
+                    kernels_.narrow(x, dim, at.half);
+                else
+                    std::copy(x, x + dim, at.single);
             }
         }
     }
@@ -253,23 +276,110 @@ private:
             out[i] = x[i] * scale;
     }
 
-    // Items are numbered by batch, head and token, so that those of a chunk share keys and values.
+    // Items are numbered by batch, KV head, block and part, so that those of a chunk share keys.
     void attend(size_t first, size_t count)
     {
-        size_t const dim = w_.head_dim, heads = w_.num_heads, shared = heads / w_.num_kv_heads;
         for (size_t item = first; item < first + count; ++item)
         {
-            size_t const token = item % in_.seq, head = item / in_.seq % heads;
-            size_t const batch = item / (in_.seq * heads);
-            size_t const at = ((batch * in_.seq + token) * heads + head) * dim;
-            size_t const keys = cache_at(batch, head / shared, 0);
-            kernels_.attend(queries_ + at, in_.k_cache + keys, in_.v_cache + keys,
-                in_.past_lengths[batch] + token + 1, dim, result_ + at);
+            size_t const part = item % split_, block = item / split_ % blocks_;
+            size_t const pair = item / split_ / blocks_;
+            size_t const kv_head = pair % w_.num_kv_heads, batch = pair / w_.num_kv_heads;
+            if (split_ > 1)
+            {
+                attend_part(batch, kv_head, block, part, part);
+                continue;
+            }
+            size_t const past = in_.past_lengths[batch];
+            size_t const each = w_.num_heads / w_.num_kv_heads;
+            size_t const end = std::min(in_.seq * each, (block + 1) * kMaxQueries);
+            attend_part(batch, kv_head, block, 0, 0);
+            for (size_t p = 1; p * kPart < past + (end - 1) / each + 1; ++p)
+            {
+                attend_part(batch, kv_head, block, p, 1);
+                for (size_t i = block * kMaxQueries; i < end; ++i)
+                    merge(query(batch, kv_head, i), 1);
+            }
+            for (size_t i = block * kMaxQueries; i < end; ++i)
+                finish(query(batch, kv_head, i));
         }
+    }
+
+    // Place [batch, seq, num_heads] of a KV head's query: by token, then by head.
+    size_t query(size_t batch, size_t kv_head, size_t index) const
+    {
+        size_t const each = w_.num_heads / w_.num_kv_heads;
+        return (batch * in_.seq + index / each) * w_.num_heads + kv_head * each + index % each;
+    }
+
+    // What a part's sums are kept in: those of the first where the result will be.
+    float* sums(size_t place, size_t kept) const
+    {
+        size_t const dim = w_.head_dim;
+        return kept == 0 ? result_ + place * dim
+                         : partial_ + ((kept - 1) * rows_ * w_.num_heads + place) * dim;
+    }
+    float* found(size_t place, size_t kept) const // the largest score and the weights' sum
+    {
+        return found_ + 2 * (kept * rows_ * w_.num_heads + place);
+    }
+
+    void attend_part(size_t batch, size_t kv_head, size_t block, size_t part, size_t kept) const
+    {
+        size_t const dim = w_.head_dim, each = w_.num_heads / w_.num_kv_heads;
+        size_t const start = block * kMaxQueries, key = part * kPart;
+        Queries queries;
+        queries.size = std::min(kMaxQueries, in_.seq * each - start);
+        for (size_t i = 0; i < queries.size; ++i)
+        {
+            size_t const place = query(batch, kv_head, start + i);
+            size_t const seen = in_.past_lengths[batch] + (start + i) / each + 1;
+            queries.q[i] = queries_ + place * dim;
+            queries.counts[i] = std::min(kPart, seen > key ? seen - key : 0);
+            queries.out[i] = sums(place, kept);
+        }
+        size_t const at = cache_at(batch, kv_head, 0) + key * dim;
+        kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), dim);
+        for (size_t i = 0; i < queries.size; ++i)
+        {
+            float* of = found(query(batch, kv_head, start + i), kept);
+            of[0] = queries.largest[i];
+            of[1] = queries.total[i];
+        }
+    }
+
+    // Adds a part's sums to the result's, on the scale of the larger score.
+    void merge(size_t place, size_t kept) const
+    {
+        float const *more = sums(place, kept), *of = found(place, kept);
+        float *result = sums(place, 0), *so_far = found(place, 0);
+        if (of[1] == 0.0f) // it saw no key
+            return;
+        float const largest = std::max(of[0], so_far[0]);
+        float const a = std::exp(so_far[0] - largest), b = std::exp(of[0] - largest);
+        for (size_t d = 0; d < w_.head_dim; ++d)
+            result[d] = result[d] * a + more[d] * b;
+        so_far[0] = largest;
+        so_far[1] = so_far[1] * a + of[1] * b;
+    }
+
+    void finish(size_t place) const
+    {
+        float* result = sums(place, 0);
+        for (size_t d = 0; d < w_.head_dim; ++d)
+            result[d] /= found(place, 0)[1];
     }
 
     void prepare_o(size_t first, size_t count)
     {
+        if (in_.attended == nullptr && split_ > 1)
+        {
+            for (size_t at = first * w_.num_heads; at < (first + count) * w_.num_heads; ++at)
+            {
+                for (size_t part = 1; part < split_; ++part)
+                    merge(at, part);
+                finish(at);
+            }
+        }
         prepare(w_.o, attended_, first, count);
     }
     void prepare_down(size_t first, size_t count)
@@ -437,7 +547,9 @@ private:
     PreparedRows const prepared_;
     float const* attended_;
     float *const normed_, *const active_, *const scores_;
-    float *queries_ = nullptr, *result_ = nullptr;
+    float *queries_ = nullptr, *result_ = nullptr, *rotated_ = nullptr;
+    float *partial_ = nullptr, *found_ = nullptr;
+    size_t blocks_ = 0, split_ = 1; // of a KV head's queries; chunks of a block
     Step steps_[kMaxPhases];
     size_t num_steps_ = 0;
 };

@@ -11,6 +11,9 @@ Kernels const& kernels()
     static bool const avx512 = avx2 && __builtin_cpu_supports("avx512f")
         && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
         && __builtin_cpu_supports("avx512vnni");
+    static bool const amx = avx512 && has_amx();
+    if (amx)
+        return amx_kernels();
     if (avx512)
         return kAvx512;
     if (avx2)

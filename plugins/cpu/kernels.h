@@ -67,6 +67,31 @@ struct RoundedRow
     float const* sums;   // [groups]: of the codes
 };
 
+// Keys or values of one head in the cache, [slots, head_dim]: float32 or IEEE half precision.
+struct CachedRows
+{
+    float* single = nullptr;
+    uint16_t* half = nullptr;
+
+    CachedRows from(size_t value) const
+    {
+        return {single ? single + value : nullptr, half ? half + value : nullptr};
+    }
+};
+
+constexpr size_t kMaxQueries = 6; // that share one read of a key
+
+// Queries that look at the same keys, and what they found.
+struct Queries
+{
+    size_t size = 0;
+    float const* q[kMaxQueries]; // [dim] each
+    size_t counts[kMaxQueries];  // of the keys that each sees: the first ones
+    // Sums over its keys: e^(score - largest) v, of `dim` values, and e^(score - largest).
+    float* out[kMaxQueries];
+    float largest[kMaxQueries], total[kMaxQueries];
+};
+
 struct Kernels
 {
     char const* name;
@@ -75,7 +100,7 @@ struct Kernels
     // rows.
     void (*dense)(
         DensePanels const& weight, size_t panels, float const* const* x, size_t rows, float* y);
-    // The same with rounded rows, at most kMaxRows: integer products within a group, float32 across groups.
+    // The same with rounded rows, at most `most_rounded`: integer products within a group, float32 across groups.
     void (*rounded)(
         QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y);
     // The same with float32 rows: the codes are widened.
@@ -87,15 +112,22 @@ struct Kernels
     float (*dot)(float const* a, float const* b, size_t size);
     // out[i] = silu(gate[i]) * up[i]
     void (*silu_mul)(float const* gate, float const* up, size_t size, float* out);
-    // out [dim] = softmax(q . k[i]) v[i] over keys k and values v, each [count, dim]; count > 0.
-    void (*attend)(
-        float const* q, float const* k, float const* v, size_t count, size_t dim, float* out);
+    // Fills in what the queries find. One that sees no key finds zeros, and -inf as the largest.
+    void (*attend)(Queries& queries, CachedRows k, CachedRows v, size_t dim);
+    // To half precision, to nearest even; beyond its range, its largest number.
+    void (*narrow)(float const* x, size_t size, uint16_t* out);
+    size_t most_rounded = kMaxRows;
 };
 
 extern Kernels const kPortable;
 #if defined(__x86_64__)
 extern Kernels const kAvx2;
 extern Kernels const kAvx512;
+
+Kernels const& amx_kernels();
+
+// Whether this processor has AMX, and the system lets this process use it.
+bool has_amx();
 #endif
 
 // The best table that this processor runs.
@@ -115,6 +147,43 @@ inline float widen_half(uint16_t half)
     widened |= sign;
     __builtin_memcpy(&value, &widened, 4);
     return value;
+}
+
+// The nearest half-precision number, the even one of two; 65504 where there is none so large.
+inline uint16_t narrow_half(float value)
+{
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    uint32_t const sign = bits >> 16 & 0x8000u;
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u)
+        return static_cast<uint16_t>(sign | 0x7e00u); // NaN
+    if (bits >= 0x477fe000u)
+        return static_cast<uint16_t>(sign | 0x7bffu);
+    if (bits < 0x38800000u)
+    { // a subnormal: 2^-24 each, which adding 1/2 brings to the last bit
+        float size;
+        __builtin_memcpy(&size, &bits, 4);
+        size += 0.5f;
+        __builtin_memcpy(&bits, &size, 4);
+        return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
+    }
+    bits += 0xfffu + (bits >> 13 & 1u);
+    return static_cast<uint16_t>(sign | (bits - 0x38000000u) >> 13);
+}
+
+// out [dim] = softmax(q . k[i]) v[i] over keys k and values v, each [count, dim]; count > 0.
+inline void attend_all(Kernels const& kernels, float const* q, CachedRows k, CachedRows v,
+    size_t count, size_t dim, float* out)
+{
+    Queries one;
+    one.size = 1;
+    one.q[0] = q;
+    one.counts[0] = count;
+    one.out[0] = out;
+    kernels.attend(one, k, v, dim);
+    for (size_t d = 0; d < dim; ++d)
+        out[d] /= one.total[0];
 }
 
 inline QuantisedPanels QuantisedPanels::from(size_t panel) const

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention.h"
 #include "kernels.h"
 
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
@@ -473,107 +474,100 @@ void silu_mul(float const* gate, float const* up, size_t size, float* out)
         out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-// scores[i] = q . k[i]
-void key_scores(float const* q, float const* k, size_t keys, size_t dim, float* scores)
+// Registers of 8 float32, for attention.h.
+struct Eight
 {
-    size_t const whole = dim / 8 * 8;
-    size_t i = 0;
-    for (; i + 4 <= keys; i += 4, k += 4 * dim)
+    using Register = __m256;
+    static constexpr size_t kWidth = 8;
+    static constexpr size_t kScored = 3; // queries whose sums with four keys fit the registers
+    static constexpr size_t kWide = 2;   // registers of values, beside the sums of six queries
+
+    static Register zero()
     {
-        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
-        for (size_t j = 0; j < whole; j += 8)
-        {
-            __m256 const value = _mm256_loadu_ps(q + j);
-            a = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + j), a);
-            b = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + dim + j), b);
-            c = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 2 * dim + j), c);
-            d = _mm256_fmadd_ps(value, _mm256_loadu_ps(k + 3 * dim + j), d);
-        }
-        __m256 const sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        return _mm256_setzero_ps();
+    }
+    static Register all(float value)
+    {
+        return _mm256_set1_ps(value);
+    }
+    static Register load(float const* at)
+    {
+        return _mm256_loadu_ps(at);
+    }
+    static Register load(uint16_t const* at)
+    {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
+    }
+    static void store(float* at, Register value)
+    {
+        _mm256_storeu_ps(at, value);
+    }
+    static Register multiply(Register a, Register b)
+    {
+        return _mm256_mul_ps(a, b);
+    }
+    static Register multiply_add(Register a, Register b, Register c)
+    {
+        return _mm256_fmadd_ps(a, b, c);
+    }
+    static void sum_four(Register const* of, float* sums)
+    {
+        __m256 const halves =
+            _mm256_hadd_ps(_mm256_hadd_ps(of[0], of[1]), _mm256_hadd_ps(of[2], of[3]));
         _mm_storeu_ps(
-            scores + i, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
-        for (size_t j = whole; j < dim; ++j)
-        {
-            for (size_t n = 0; n < 4; ++n)
-                scores[i + n] += q[j] * k[n * dim + j];
-        }
+            sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
     }
-    for (; i < keys; ++i, k += dim)
-        scores[i] = dot(q, k, dim);
-}
-
-// out[d] = out[d] * before + sum_i weights[i] * v[i][d]
-void add_values(
-    float const* weights, float const* v, size_t keys, size_t dim, float before, float* out)
-{
-    size_t d = 0;
-    for (; d + 32 <= dim; d += 32)
+    static float largest(float const* scores) // [kKeys]
     {
-        __m256 sums[4];
-        RIVER_UNROLL
-        for (size_t j = 0; j < 4; ++j)
-        {
-            sums[j] = _mm256_mul_ps(_mm256_loadu_ps(out + d + 8 * j), _mm256_set1_ps(before));
-        }
-        for (size_t i = 0; i < keys; ++i)
-        {
-            __m256 const weight = _mm256_broadcast_ss(weights + i);
-            RIVER_UNROLL
-            for (size_t j = 0; j < 4; ++j)
-            {
-                sums[j] =
-                    _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + i * dim + d + 8 * j), sums[j]);
-            }
-        }
-        RIVER_UNROLL
-        for (size_t j = 0; j < 4; ++j)
-            _mm256_storeu_ps(out + d + 8 * j, sums[j]);
+        __m256 most = _mm256_load_ps(scores);
+        for (size_t i = 8; i < kKeys; i += 8)
+            most = _mm256_max_ps(most, _mm256_load_ps(scores + i));
+        alignas(32) float parts[8];
+        _mm256_store_ps(parts, most);
+        return *std::max_element(parts, parts + 8);
     }
-    for (; d < dim; ++d)
+    // scores[i] = e^(scores[i] - largest), zero for -inf; their sum.
+    static float exponentials(float* scores, float largest)
     {
-        float sum = out[d] * before;
-        for (size_t i = 0; i < keys; ++i)
-            sum += weights[i] * v[i * dim + d];
-        out[d] = sum;
-    }
-}
-
-void attend(float const* q, float const* k, float const* v, size_t count, size_t dim, float* out)
-{
-    float largest = -INFINITY, total = 0.0f;
-    alignas(32) float weights[kKeys];
-    std::fill(out, out + dim, 0.0f);
-    for (size_t start = 0; start < count; start += kKeys)
-    {
-        size_t const keys = std::min(kKeys, count - start);
-        key_scores(q, k + start * dim, keys, dim, weights);
-        std::fill(weights + keys, weights + kKeys, -INFINITY);
-        float const now = std::max(largest, *std::max_element(weights, weights + keys));
         __m256 sums = _mm256_setzero_ps();
-        for (size_t i = 0; i < keys; i += 8)
+        for (size_t i = 0; i < kKeys; i += 8)
         {
-            __m256 weight = exp_8(_mm256_sub_ps(_mm256_load_ps(weights + i), _mm256_set1_ps(now)));
-            if (i + 8 > keys)
-            { // exp_8 stops short of zero
-                __m256 const real = _mm256_cmp_ps(
-                    _mm256_load_ps(weights + i), _mm256_set1_ps(-INFINITY), _CMP_GT_OQ);
-                weight = _mm256_and_ps(weight, real);
-            }
-            _mm256_store_ps(weights + i, weight);
+            __m256 const score = _mm256_load_ps(scores + i);
+            __m256 const real = // exp_8 stops short of zero
+                _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+            __m256 const weight =
+                _mm256_and_ps(exp_8(_mm256_sub_ps(score, _mm256_set1_ps(largest))), real);
+            _mm256_store_ps(scores + i, weight);
             sums = _mm256_add_ps(sums, weight);
         }
-        float const before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
-        total = total * before + sum_of(sums);
-        add_values(weights, v + start * dim, keys, dim, before, out);
-        largest = now;
+        return sum_of(sums);
     }
-    for (size_t d = 0; d < dim; ++d)
-        out[d] /= total;
+};
+
+void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
+{
+    if (dim % Eight::kWidth != 0)
+        return kPortable.attend(queries, k, v, dim);
+    attend_with<Eight>(queries, k, v, dim);
+}
+
+void narrow(float const* x, size_t size, uint16_t* out)
+{
+    __m256 const most = _mm256_set1_ps(65504.0f), least = _mm256_set1_ps(-65504.0f);
+    size_t i = 0;
+    for (; i + 8 <= size; i += 8)
+    { // the second operand where one is NaN
+        __m256 const value = _mm256_max_ps(least, _mm256_min_ps(most, _mm256_loadu_ps(x + i)));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+            _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+    for (; i < size; ++i)
+        out[i] = narrow_half(x[i]);
 }
 
 } // namespace
 
-Kernels const kAvx2 = {"avx2", dense, rounded, widened, round_row, dot, silu_mul, attend};
+Kernels const kAvx2 = {"avx2", dense, rounded, widened, round_row, dot, silu_mul, attend, narrow};
 
 } // namespace river
 

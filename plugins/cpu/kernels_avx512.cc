@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention.h"
 #include "kernels.h"
 
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
@@ -344,97 +345,82 @@ inline __m256 sum_halves(__m512 v)
         _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
 }
 
-// scores[i] = q . k[i]; dim is a multiple of 16.
-void key_scores(float const* q, float const* k, size_t keys, size_t dim, float* scores)
+// Registers of 16 float32, for attention.h.
+struct Sixteen
 {
-    size_t i = 0;
-    for (; i + 4 <= keys; i += 4, k += 4 * dim)
+    using Register = __m512;
+    static constexpr size_t kWidth = 16;
+    static constexpr size_t kScored = 6; // queries whose sums with four keys fit the registers
+    static constexpr size_t kWide = 4;   // registers of values, beside the sums of six queries
+
+    static Register zero()
     {
-        __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
-        for (size_t j = 0; j < dim; j += 16)
-        {
-            __m512 const value = _mm512_loadu_ps(q + j);
-            a = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + j), a);
-            b = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + dim + j), b);
-            c = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 2 * dim + j), c);
-            d = _mm512_fmadd_ps(value, _mm512_loadu_ps(k + 3 * dim + j), d);
-        }
-        __m256 const sums = _mm256_hadd_ps(_mm256_hadd_ps(sum_halves(a), sum_halves(b)),
-            _mm256_hadd_ps(sum_halves(c), sum_halves(d)));
+        return _mm512_setzero_ps();
+    }
+    static Register all(float value)
+    {
+        return _mm512_set1_ps(value);
+    }
+    static Register load(float const* at)
+    {
+        return load_16(at);
+    }
+    static Register load(uint16_t const* at)
+    {
+        return load_16(at);
+    }
+    static void store(float* at, Register value)
+    {
+        _mm512_storeu_ps(at, value);
+    }
+    static Register multiply(Register a, Register b)
+    {
+        return _mm512_mul_ps(a, b);
+    }
+    static Register multiply_add(Register a, Register b, Register c)
+    {
+        return _mm512_fmadd_ps(a, b, c);
+    }
+    static void sum_four(Register const* of, float* sums)
+    {
+        __m256 const halves = _mm256_hadd_ps(_mm256_hadd_ps(sum_halves(of[0]), sum_halves(of[1])),
+            _mm256_hadd_ps(sum_halves(of[2]), sum_halves(of[3])));
         _mm_storeu_ps(
-            scores + i, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+            sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
     }
-    for (; i < keys; ++i, k += dim)
-        scores[i] = kAvx2.dot(q, k, dim);
-}
-
-// out[d] = out[d] * before + sum_i weights[i] * v[i][d], for 16 kWide values of out.
-template <size_t kWide>
-void add_values(
-    float const* weights, float const* v, size_t keys, size_t dim, float before, float* out)
-{
-    __m512 sums[kWide];
-    RIVER_UNROLL
-    for (size_t j = 0; j < kWide; ++j)
+    static float largest(float const* scores) // [kKeys]
     {
-        sums[j] = _mm512_mul_ps(_mm512_loadu_ps(out + 16 * j), _mm512_set1_ps(before));
+        __m512 most = _mm512_load_ps(scores);
+        for (size_t i = 16; i < kKeys; i += 16)
+            most = _mm512_max_ps(most, _mm512_load_ps(scores + i));
+        return _mm512_reduce_max_ps(most);
     }
-    for (size_t i = 0; i < keys; ++i, v += dim)
+    // scores[i] = e^(scores[i] - largest), zero for -inf; their sum.
+    static float exponentials(float* scores, float largest)
     {
-        __m512 const weight = _mm512_set1_ps(weights[i]);
-        RIVER_UNROLL
-        for (size_t j = 0; j < kWide; ++j)
-        {
-            sums[j] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(v + 16 * j), sums[j]);
-        }
-    }
-    RIVER_UNROLL
-    for (size_t j = 0; j < kWide; ++j)
-        _mm512_storeu_ps(out + 16 * j, sums[j]);
-}
-
-void attend(float const* q, float const* k, float const* v, size_t count, size_t dim, float* out)
-{
-    if (dim % 16 != 0)
-        return kAvx2.attend(q, k, v, count, dim, out);
-    float largest = -INFINITY, total = 0.0f;
-    alignas(64) float weights[kKeys];
-    std::fill(out, out + dim, 0.0f);
-    for (size_t start = 0; start < count; start += kKeys)
-    {
-        size_t const keys = std::min(kKeys, count - start);
-        key_scores(q, k + start * dim, keys, dim, weights);
-        std::fill(weights + keys, weights + kKeys, -INFINITY);
-        float const now = std::max(largest, *std::max_element(weights, weights + keys));
         __m512 sums = _mm512_setzero_ps();
-        for (size_t i = 0; i < keys; i += 16)
+        for (size_t i = 0; i < kKeys; i += 16)
         {
-            __m512 const score = _mm512_load_ps(weights + i);
-            __m512 const weight = exp_16(_mm512_sub_ps(score, _mm512_set1_ps(now)));
-            _mm512_store_ps(weights + i, weight);
+            __m512 const score = _mm512_load_ps(scores + i);
+            __m512 const weight = exp_16(_mm512_sub_ps(score, _mm512_set1_ps(largest)));
+            _mm512_store_ps(scores + i, weight);
             sums = _mm512_add_ps(sums, weight);
         }
-        float const before = largest == -INFINITY ? 0.0f : std::exp(largest - now);
-        total = total * before + _mm512_reduce_add_ps(sums);
-        size_t d = 0;
-        for (; d + 64 <= dim; d += 64)
-        {
-            add_values<4>(weights, v + start * dim + d, keys, dim, before, out + d);
-        }
-        for (; d < dim; d += 16)
-        {
-            add_values<1>(weights, v + start * dim + d, keys, dim, before, out + d);
-        }
-        largest = now;
+        return _mm512_reduce_add_ps(sums);
     }
-    for (size_t d = 0; d < dim; ++d)
-        out[d] /= total;
+};
+
+void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
+{
+    if (dim % Sixteen::kWidth != 0)
+        return kAvx2.attend(queries, k, v, dim);
+    attend_with<Sixteen>(queries, k, v, dim);
 }
 
 } // namespace
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, kAvx2.widened, kAvx2.round_row, kAvx2.dot,
-    kAvx2.silu_mul, attend};
+    kAvx2.silu_mul, attend, kAvx2.narrow};
 
 } // namespace river
 

@@ -179,39 +179,63 @@ void silu_mul(float const* gate, float const* up, size_t size, float* out)
         out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-void attend(float const* q, float const* k, float const* v, size_t count, size_t dim, float* out)
+template <typename Value>
+void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
 {
-    float largest = -INFINITY, total = 0.0f, weights[kKeys];
-    std::fill(out, out + dim, 0.0f);
-    for (size_t start = 0; start < count; start += kKeys)
+    for (size_t r = 0; r < queries.size; ++r)
     {
-        size_t const keys = std::min(kKeys, count - start);
-        float now = largest;
-        for (size_t i = 0; i < keys; ++i)
+        float const* q = queries.q[r];
+        float *out = queries.out[r], largest = -INFINITY, total = 0.0f, weights[kKeys];
+        std::fill(out, out + dim, 0.0f);
+        for (size_t start = 0; start < queries.counts[r]; start += kKeys)
         {
-            weights[i] = dot(q, k + (start + i) * dim, dim);
-            now = std::max(now, weights[i]);
-        }
-        // What was added up under the old maximum, brought to the new one.
-        float const before = std::exp(largest - now);
-        total *= before;
-        for (size_t d = 0; d < dim; ++d)
-            out[d] *= before;
-        for (size_t i = 0; i < keys; ++i)
-        {
-            float const weight = std::exp(weights[i] - now);
-            total += weight;
+            size_t const keys = std::min(kKeys, queries.counts[r] - start);
+            float now = largest;
+            for (size_t i = 0; i < keys; ++i)
+            {
+                Value const* key = k + (start + i) * dim;
+                float sums[8] = {};
+                for (size_t d = 0; d < dim; ++d)
+                    sums[d % 8] += q[d] * widen(key[d]);
+                weights[i] = ((sums[0] + sums[4]) + (sums[1] + sums[5]))
+                    + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+                now = std::max(now, weights[i]);
+            }
+            // What was added up under the old maximum, brought to the new one.
+            float const before = std::exp(largest - now);
+            total *= before;
             for (size_t d = 0; d < dim; ++d)
-                out[d] += weight * v[(start + i) * dim + d];
+                out[d] *= before;
+            for (size_t i = 0; i < keys; ++i)
+            {
+                float const weight = std::exp(weights[i] - now);
+                total += weight;
+                for (size_t d = 0; d < dim; ++d)
+                    out[d] += weight * widen(v[(start + i) * dim + d]);
+            }
+            largest = now;
         }
-        largest = now;
+        queries.largest[r] = largest;
+        queries.total[r] = total;
     }
-    for (size_t d = 0; d < dim; ++d)
-        out[d] /= total;
+}
+
+void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
+{
+    if (k.half != nullptr)
+        return attend_values(queries, k.half, v.half, dim);
+    attend_values(queries, k.single, v.single, dim);
+}
+
+void narrow(float const* x, size_t size, uint16_t* out)
+{
+    for (size_t i = 0; i < size; ++i)
+        out[i] = narrow_half(x[i]);
 }
 
 } // namespace
 
-Kernels const kPortable = {"portable", dense, rounded, widened, round_row, dot, silu_mul, attend};
+Kernels const kPortable = {
+    "portable", dense, rounded, widened, round_row, dot, silu_mul, attend, narrow};
 
 } // namespace river

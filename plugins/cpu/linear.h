@@ -121,7 +121,12 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
         LinearRows::OfBank const& chosen = rows.banks[number];
         bool const rounds = rows.rounds && !bank.dense.present();
         size_t const digits = rounds ? kDigits[number] : 1;
-        size_t const most = bank.dense.present() ? kBlock / count * kMaxRows : kMaxRows / digits;
+        size_t const room = kBlock / count * kMaxRows;
+        size_t most = kMaxRows; // of widened codes
+        if (rounds)
+            most = std::min(kernels.most_rounded, room) / digits;
+        else if (bank.dense.present())
+            most = room;
         for (size_t start = 0; start < chosen.numbers.size(); start += most)
         {
             size_t const block = std::min(most, chosen.numbers.size() - start);

@@ -1,4 +1,4 @@
-// Block and Head as custom operators of ONNX Runtime, domain river_trt.cpu. Weights are constant
+// Block (for either KV cache) and Head as custom operators of ONNX Runtime, domain river_trt.cpu. Weights are constant
 // inputs; everything else of an operator is in block.h.
 //
 // A graph is a file that anyone can have written. So every attribute is checked when an operator is
@@ -7,6 +7,7 @@
 #include <cmath>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 
 #include "block.h"
 #include "ort_api.h"
@@ -28,9 +29,12 @@ size_t panels_of(size_t columns)
     return (columns + kPanel - 1) / kPanel;
 }
 
+// Cached: what the KV cache holds, float or the bits of half precision.
+template <typename Cached>
 struct BlockOperator
 {
-    static constexpr char const* kName = "Block";
+    static constexpr char const* kName =
+        std::is_same_v<Cached, float> ? "Block" : "BlockFloat16Cache";
     enum Input
     {
         kHIn,
@@ -63,6 +67,8 @@ struct BlockOperator
             return kInt32;
         if (index == kPinned || index == kUseDirections)
             return kBool;
+        if (index == kKCache || index == kVCache)
+            return kTypeOf<Cached>;
         bool const linear = index >= kO && index < kPostNorm;
         return linear ? type_of_part((index - kO) % kLinearParts) : kFloat;
     }
@@ -72,6 +78,8 @@ struct BlockOperator
     }
     static int output_type(size_t index)
     {
+        if (index > 2)
+            return kTypeOf<Cached>;
         return index == 1 ? kInt32 : kFloat;
     }
     static int output_need(size_t index)
@@ -199,11 +207,11 @@ struct BlockOperator
     }
 
     // The output's memory is the input's, where the caller bound both to one buffer.
-    static float* cache(Call const& call, size_t input, size_t output, char const* name,
+    static CachedRows cache(Call const& call, size_t input, size_t output, char const* name,
         std::initializer_list<int64_t> shape)
     {
-        float const* past = call.data<float>(input, name, shape);
-        float* present = call.result<float>(output, name, shape);
+        Cached const* past = call.data<Cached>(input, name, shape);
+        Cached* present = call.result<Cached>(output, name, shape);
         if (present != past)
         {
             int64_t count = 1;
@@ -211,7 +219,12 @@ struct BlockOperator
                 count *= size;
             std::copy(past, past + count, present);
         }
-        return present;
+        CachedRows rows;
+        if constexpr (std::is_same_v<Cached, float>)
+            rows.single = present;
+        else
+            rows.half = present;
+        return rows;
     }
 
     OrtApi const* api;
@@ -357,7 +370,8 @@ extern "C"
         OrtSessionOptions* options, OrtApiBase const* base)
     {
         using namespace river::ort;
-        static Registered<BlockOperator> const block;
+        static Registered<BlockOperator<float>> const block;
+        static Registered<BlockOperator<uint16_t>> const block_float16;
         static Registered<HeadOperator> const head;
         static OrtCustomOpDomain* domain = nullptr; // sessions keep it
         OrtApi const* api = base->GetApi(kApiVersion);
@@ -368,6 +382,7 @@ extern "C"
                 check(create_domain(api, "river_trt.cpu", &domain));
                 check(add_operator(api, domain, &block));
                 check(add_operator(api, domain, &head));
+                check(add_operator(api, domain, &block_float16));
             }
             check(add_domain(api, options, domain));
         });

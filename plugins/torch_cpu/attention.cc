@@ -74,7 +74,8 @@ struct Attention
         values += first * dim;
         if (softcap == 0.0f)
         {
-            kernels().attend(q, keys, values, count, size, out);
+            CachedRows const k = {const_cast<float*>(keys)}, v = {const_cast<float*>(values)};
+            attend_all(kernels(), q, k, v, count, size, out);
             return;
         }
         scores.resize(count);

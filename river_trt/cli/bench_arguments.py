@@ -54,8 +54,9 @@ def _add_modes(modes: argparse._ArgumentGroup) -> None:
         "--mode",
         action="append",
         choices=tuple(MODES),
-        help="full depth, the engine's policy, all river, or the engine's policy with the rows of "
-        "a batch leaving together; may be given several times (default: the first three)",
+        help="full: full depth; policy: the engine's policy; river: all river; together: the "
+        "policy with the rows of a batch leaving together; lossless: full depth's text, drafted "
+        "by the river; may be given several times (default: the first three)",
     )
     modes.add_argument(
         "--tau",

@@ -25,8 +25,9 @@ def print_result(result: BenchResult) -> None:
         _print_case(console, result, case)
         _print_ratios(console, result, case)
     plan = result.cases[0].plan
+    rounds = "One round" if plan.rounds == 1 else f"Medians of {plan.rounds} alternating rounds"
     lines = [
-        f"Medians of {plan.rounds} alternating rounds: {result.cases[0].num_prompts} x "
+        f"{rounds}: {result.cases[0].num_prompts} x "
         f"{plan.new_tokens} tokens, decode steps only. "
         f"{result.said_bandwidth}",
         "tokens/s: with half the distance of the fastest round from the slowest",

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         dest="recipe",
         metavar="NAME",
-        help="recipe of the target: cpu, h100, h200, a100, l40s, rtx, or a .toml file of your own "
+        help="recipe of the target: cpu, cuda (any NVIDIA GPU, through torch), h100, h200, a100, "
+        "l40s, rtx, or a .toml file of your own "
         "(default: cpu)",
     )
     parser.add_argument(

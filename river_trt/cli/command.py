@@ -50,7 +50,7 @@ def make_parser(
         subparser.add_argument(
             "--debug", action="store_true", help="print the traceback of a fault of river-trt"
         )
-        subparser.set_defaults(execute=command.execute)
+        subparser.set_defaults(execute=command.execute, parser=subparser)
     return parser
 
 

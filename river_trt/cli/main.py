@@ -1,5 +1,7 @@
 """Entry point of `river-trt`: the registry of commands, and the one place that reports errors."""
 
+import argparse
+import difflib
 import io
 import os
 import sys
@@ -7,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from rich.text import Text
 
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     What can be foreseen is one line on stderr and code 2. What cannot is a fault of river-trt: one
     line that says so and names the file with the traceback, and code 3.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = [_as_utf8(text) for text in sys.argv[1:]] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may write what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -98,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(argv: Sequence[str]) -> int:
     parser = make_parser("river-trt", river_trt.__version__, ABOUT, COMMANDS, argv)
     try:
-        args = parser.parse_args(join_negative_tau(argv))
+        args, unknown = parser.parse_known_args(join_negative_tau(argv))
+        if unknown:
+            _refuse(getattr(args, "parser", parser), unknown)
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     if "execute" not in args:
@@ -106,6 +110,22 @@ def _execute(argv: Sequence[str]) -> int:
         return BAD_INPUT
     code: int = args.execute(args)
     return code
+
+
+def _as_utf8(text: str) -> str:
+    """An argument whose bytes are UTF-8, whatever the locale took them for."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
+
+
+def _refuse(command: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
+    """Of arguments that the command does not have: in its own name, with the nearest one."""
+    known = [option for action in command._actions for option in action.option_strings]
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def _show_warning(

@@ -93,7 +93,7 @@ def _info(args: argparse.Namespace) -> int:
         rows.append((name, part["headers"]))
         rows.append(("", part["library"] or "not built"))
     rows.append(("cache", f"{facts['cache']}, {len(facts['libraries'])} libraries"))
-    stdout_console().print(facts_table(rows))
+    stdout_console().print(facts_table(rows), soft_wrap=True)
     return 0
 
 

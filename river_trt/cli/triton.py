@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     exporter = actions.add_parser("export", help="write a model repository", allow_abbrev=False)
     _add_export_arguments(exporter)
-    exporter.set_defaults(execute=_export)
+    exporter.set_defaults(execute=_export, parser=exporter)
     server = actions.add_parser("serve", help="run tritonserver here", allow_abbrev=False)
     _add_serve_arguments(server)
-    server.set_defaults(execute=_serve)
+    server.set_defaults(execute=_serve, parser=server)
     doctor = actions.add_parser("doctor", help="look whether it can", allow_abbrev=False)
     for action in (server, doctor):
         action.add_argument(
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help="Python of the environment that has tritonserver (default: this one)",
         )
-    doctor.set_defaults(execute=_doctor)
+    doctor.set_defaults(execute=_doctor, parser=doctor)
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -77,6 +77,7 @@ class LosslessDecoder:
         for row in rows:
             draft = _draft_of(row)
             if draft.wanted is None:
+                draft.read(row.prompt, row.token_ids)
                 draft.begin(_room(row), shared if draft.adapts else None)
 
     def _draft(self, group: Group, rows: list[Row], given: Given) -> None:

@@ -1,11 +1,13 @@
 """What a row in lossless mode has drafted, and how that went so far."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength
+from river_trt.lossless.repeats import Repeats
 from river_trt.results import Speculation
 from river_trt.sampling import Distribution
 from river_trt.spec import ExitPolicy
@@ -19,6 +21,8 @@ class Draft:
     length: DraftLength
     gap_acceptance: GapAcceptance | None  # of greedy rows; the engine's
     adapts: bool  # to the rows beside it; not where a seed must fix the text
+    repeats: Repeats | None = None  # of greedy rows
+    repeated: bool = False  # this round's draft is the text's own, not the river's
     alone: bool = True  # the length of this round is this row's own
     wanted: int | None = None  # tokens to draft in this round; None: no round has begun
     waited: bool = False  # complete, for a step of the others
@@ -37,6 +41,18 @@ class Draft:
         assert self.wanted is not None
         return len(self.token_ids) >= self.wanted
 
+    def read(
+        self,
+        prompt: np.ndarray,  # [prompt_tokens] int64
+        token_ids: Sequence[int],
+    ) -> None:
+        """Take in the row's text so far, what is new of it."""
+        if self.repeats is None:
+            return
+        if self.repeats.known == 0:
+            self.repeats.add(prompt.tolist())
+        self.repeats.add(token_ids[self.repeats.known - len(prompt) :])
+
     def begin(self, room: int, shared: int | None) -> None:
         """Start a round that may draft so many tokens.
 
@@ -48,6 +64,14 @@ class Draft:
         )
         self.waited = False
         self.reached = 1.0
+        self.repeated = False
+        if self.repeats is not None:
+            tokens = self.repeats.draft(room, self.length.speedup(room))
+            if tokens:
+                self.repeated = True
+                self.token_ids += tokens
+                self.distributions += [Distribution(np.array([t]), np.ones(1)) for t in tokens]
+                self.wanted = len(tokens)
 
     def add(self, token: int, distribution: Distribution | None, gap: float | None) -> None:
         """Take a drafted token; where more are not worth their time, the draft is complete.
@@ -70,7 +94,13 @@ class Draft:
 
         rejected: the token behind the accepted ones was; else there was none, or the text ended.
         """
-        self.length.observe(bool(self.token_ids), accepted, rejected)
+        if self.repeated:
+            assert self.repeats is not None
+            self.repeats.length.observe(True, accepted, rejected)
+        else:
+            self.length.observe(bool(self.token_ids), accepted, rejected)
+            if self.repeats is not None:
+                self.repeats.length.observe(False, 0, False)
         for index, gap in enumerate(self.gaps[: accepted + rejected]):
             assert self.gap_acceptance is not None
             self.gap_acceptance.observe(gap, index < accepted)

@@ -46,6 +46,11 @@ class DraftLength:
         limit = min(room, self.limit)
         return limit if best_length([self.acceptance], token_cost(self.step_cost), limit)[0] else 0
 
+    def speedup(self, room: int) -> float:
+        """Expected of the next draft of a row alone, over full depth; 1 where none pays."""
+        limit = min(room, self.limit)
+        return best_length([self.acceptance], token_cost(self.step_cost), limit)[1]
+
     def goes_on(
         self,
         reached: float,  # the probability that all tokens of the draft so far are accepted

@@ -40,7 +40,10 @@ def require_healthy(python: Path | None = None) -> Installation:
 
 def problems(checks: list[Check]) -> Iterator[str]:
     """A sentence for each check that failed."""
-    return (f"{check.name}: {check.problem}" for check in checks if check.problem)
+    for check in checks:
+        if check.problem:
+            named = check.problem.startswith(check.name)
+            yield check.problem if named else f"{check.name}: {check.problem}"
 
 
 def _server(installation: Installation) -> Check:

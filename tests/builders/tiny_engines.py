@@ -95,6 +95,7 @@ def pair_of(
     river_activation: str = "float32",  # the reference does not round activations
     backbone_bits: int | None = None,
     backend: str | None = None,
+    kv_cache: str | None = None,
 ) -> Pair:
     """Engine and reference of the model that was saved in `directory`/model."""
     options = BuildOptions(
@@ -107,6 +108,7 @@ def pair_of(
         kernels=kernels,
         backbone_bits=backbone_bits,
         backend=backend,
+        kv_cache=kv_cache,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))

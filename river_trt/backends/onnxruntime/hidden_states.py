@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from river_trt.backends.base import Step
 from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.policy_buffers import PolicyBuffers
-from river_trt.native_library import DOMAIN
+from river_trt.native_library import BLOCKS, DOMAIN
 from river_trt.spec import ExitPolicy, ModelShape, cache_names
 
 
@@ -23,9 +23,15 @@ class GraphHiddenStates:
     """Full-depth hidden states of a text, h_0 .. h_(L-1): the last layer has no gate to read."""
 
     def __init__(
-        self, file: Path, weights: Path, shape: ModelShape, settings: ort.SessionOptions
+        self,
+        file: Path,
+        weights: Path,
+        shape: ModelShape,
+        settings: ort.SessionOptions,
+        cache_dtype: str,
     ) -> None:
         self.shape = shape
+        self.cache_dtype = np.dtype(cache_dtype)
         model = onnx.load(file, load_external_data=False)
         self.names = gate_inputs(model.graph, shape.num_layers)
         known = {output.name for output in model.graph.output}
@@ -43,7 +49,7 @@ class GraphHiddenStates:
     ) -> np.ndarray:
         """float32 [L, seq, hidden]."""
         shape = self.shape
-        cache = np.zeros((1, shape.num_kv_heads, len(ids), shape.head_dim), np.float32)
+        cache = np.zeros((1, shape.num_kv_heads, len(ids), shape.head_dim), self.cache_dtype)
         full_depth = ExitPolicy.full_depth(shape.num_layers)
         # Logits are of no interest here, and those of one position are the least there is.
         step = Step(ids[None], 0, np.zeros(1, np.int32), np.zeros(1, np.int64), full_depth)
@@ -58,7 +64,8 @@ def gate_inputs(graph: GraphProto, num_layers: int) -> list[str]:
 
     The native operator (plugins/cpu/block.h) gives each block's output first.
     """
-    blocks = [node for node in graph.node if node.op_type == "Block" and node.domain == DOMAIN]
+    kinds = BLOCKS.values()
+    blocks = [node for node in graph.node if node.op_type in kinds and node.domain == DOMAIN]
     if blocks:
         return [blocks[0].input[0], *(block.output[0] for block in blocks[1:-1])]
     inputs = {

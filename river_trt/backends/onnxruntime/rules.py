@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from river_trt.backends.onnxruntime.graph import Graph, Node, Tensor, read_graph
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, FileInfo
-from river_trt.native_library import DOMAIN
+from river_trt.native_library import BLOCKS, DOMAIN
 
 MOST_BYTES = 64 << 20  # of the graph itself; weights lie outside
 # What builders/onnxruntime writes, for every family.
@@ -25,12 +25,13 @@ FusedMatMul GroupQueryAttention MatMulNBits QuickGelu SkipSimplifiedLayerNormali
 OPERATORS = {
     "": frozenset(ONNX.split()),
     "com.microsoft": frozenset(MICROSOFT.split()),
-    DOMAIN: frozenset({"Block", "Head"}),
+    DOMAIN: frozenset({*BLOCKS.values(), "Head"}),
 }
 # Element types of TensorProto by their width in bits.
 WIDTHS = {4: (21, 22), 8: (2, 3, 9), 16: (4, 5, 10, 16), 32: (1, 6, 12), 64: (7, 11, 13)}
 BITS = {data_type: bits for bits, types in WIDTHS.items() for data_type in types}
-FIRST_WEIGHT = {"Block": 14, "Head": 1}  # inputs from there on are copied (plugins/cpu)
+# Inputs from there on are copied (plugins/cpu).
+FIRST_WEIGHT = dict.fromkeys(BLOCKS.values(), 14) | {"Head": 1}
 
 
 def check_graph(model: bytes, files: Mapping[str, FileInfo]) -> Graph:

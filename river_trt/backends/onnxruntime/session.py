@@ -12,7 +12,7 @@ from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
-from river_trt.native_library import ABI_VERSION, native_library
+from river_trt.native_library import ABI_VERSION, BLOCKS, native_library
 from river_trt.plain_file import read_plain
 from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
@@ -30,13 +30,15 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     when the cache does not fit memory.
     """
     check_version(manifest.backend.version, ort.__version__)
+    caches = tuple(BLOCKS) if manifest.backend.kernels == "native" else ("float32",)
     for name, found, known in (
-        ("backend.target", manifest.backend.target, "cpu"),
-        ("precision.kv_cache", manifest.precision.kv_cache, "float32"),
+        ("backend.target", manifest.backend.target, ("cpu",)),
+        ("precision.kv_cache", manifest.precision.kv_cache, caches),
     ):
-        if found != known:
+        if found not in known:
             raise EngineError(
-                f"manifest.json: {name} is {found!r}, and this river-trt runs only {known!r} "
+                f"manifest.json: {name} is {found!r}, and this river-trt runs only "
+                f"{' or '.join(map(repr, known))} "
                 "with onnxruntime; upgrade with `pip install -U river-trt`"
             )
     if manifest.backend.kernels == "native":
@@ -63,6 +65,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         session,
         manifest.model.shape,
         options,
+        manifest.precision.kv_cache,
         row_by_row,
         lambda: _open_hidden_states(file, manifest, options),
     )
@@ -88,7 +91,13 @@ def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions
             'pip install "river-trt[build]"'
         ) from error
     settings = session_settings(manifest, options.threads)
-    return GraphHiddenStates(model, model.with_name(WEIGHTS_FILE), manifest.model.shape, settings)
+    return GraphHiddenStates(
+        model,
+        model.with_name(WEIGHTS_FILE),
+        manifest.model.shape,
+        settings,
+        manifest.precision.kv_cache,
+    )
 
 
 def check_version(built_for: str, installed: str) -> None:
@@ -128,10 +137,13 @@ class OrtSession:
         session: ort.InferenceSession,
         shape: ModelShape,
         options: SessionOptions,
+        kv_cache: str,
         row_by_row: bool,
         open_hidden_states: Callable[[], HiddenStates],
     ) -> None:
-        """row_by_row: rows take their steps of several tokens over a filled cache one by one.
+        """kv_cache: element type of the cache, float32 or float16.
+
+        row_by_row: rows take their steps of several tokens over a filled cache one by one.
 
         open_hidden_states: called where they are asked for, because it opens the graph again.
         """
@@ -150,10 +162,11 @@ class OrtSession:
             options.cache_length,
             shape.head_dim,
         )
+        dtype = np.dtype(kv_cache)
         try:
-            self.caches = [np.zeros(cache_shape, np.float32) for _ in self._cache_inputs]
+            self.caches = [np.zeros(cache_shape, dtype) for _ in self._cache_inputs]
         except MemoryError as error:
-            size = 4 * len(self._cache_inputs) * int(np.prod(cache_shape))
+            size = dtype.itemsize * len(self._cache_inputs) * int(np.prod(cache_shape))
             raise RiverError(
                 f"the KV cache needs {size / 2**30:.1f} GiB, more than this machine has; "
                 "lower max_seq_len or max_batch_size"
@@ -199,7 +212,7 @@ class OrtSession:
 
     def read_row(self, row: int, length: int) -> np.ndarray:
         slots = np.stack([cache[row, :, :length] for cache in self.caches])
-        return slots.reshape(-1, 2, *slots.shape[1:])
+        return slots.reshape(-1, 2, *slots.shape[1:]).astype(np.float32, copy=False)
 
     def hidden_states(self, token_ids: np.ndarray) -> np.ndarray:
         if self._hidden_states is None:

@@ -53,6 +53,7 @@ int64_t below(Random& random, int64_t bound)
 struct Case
 {
     bool head = false;
+    bool half_cache = false;
     OrtKernelInfo info;
     OrtKernelContext context;
     std::vector<bool> constant; // by input: known when the node is made
@@ -182,8 +183,10 @@ Case make_block(Random& random)
         for (int64_t i = 0; i < batch; ++i)
             made.context.inputs[kPastLengths]->values<int32_t>()[i] =
                 static_cast<int32_t>(below(random, slots - seq + 1));
+        made.half_cache = random() % 2 != 0;
         for (size_t i : {kKCache, kVCache})
-            made.put(i, kFloat, {batch, kv_heads, slots, dim}, false, random);
+            made.put(
+                i, made.half_cache ? kHalf : kFloat, {batch, kv_heads, slots, dim}, false, random);
         if (random() % 2) // as a session binds them
         {
             made.context.outputs[3] = made.context.inputs[kKCache];
@@ -227,7 +230,7 @@ std::string run(Case& made)
     if (options.domain == nullptr && RegisterCustomOps(&options, &base) != nullptr)
         return "the operators cannot be registered";
     made.finish();
-    OrtCustomOp const& op = *options.domain->operators.at(made.head ? 1 : 0);
+    OrtCustomOp const& op = *options.domain->operators.at(made.head ? 1 : made.half_cache ? 2 : 0);
     void* kernel = nullptr;
     std::string text = fake::text_of(op.CreateKernelV2(&op, &fake::api(), &made.info, &kernel));
     if (!text.empty())

@@ -11,7 +11,7 @@ from river_trt.compiled_library import FLAGS, X86_FILE_FLAGS
 from tests.fuzz.budget import FACTOR, SEED, report
 
 HERE = Path(__file__).parent
-KERNELS = ["kernels.cc", "kernels_portable.cc", "kernels_avx2.cc", "kernels_avx512.cc"]
+KERNELS = ["kernels.cc", *(f"kernels_{isa}.cc" for isa in ("portable", "avx2", "avx512", "amx"))]
 PLUGINS = HERE.parents[2] / "plugins"
 SOURCES = PLUGINS / "cpu"
 X86 = platform.machine() == "x86_64"

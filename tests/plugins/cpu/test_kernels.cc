@@ -327,43 +327,176 @@ void test_vectors(Kernels const& kernels)
     }
 }
 
+void test_narrow(Kernels const& kernels)
+{
+    std::vector<float> values = {0.0f, -0.0f, 1.0f, 65504.0f, 65519.0f, 65520.0f, -1e9f, 1e-9f,
+        5.9e-8f, 6.1e-5f, 0x1p-14f, 0x1.ffcp-15f, 0x1.002p0f, 0x1.006p0f, 0x1.0021p0f};
+    for (uint32_t half = 0; half < 0x7bff; ++half)
+    { // the number, and what lies between it and the next
+        float const value = widen_half(static_cast<uint16_t>(half));
+        float const next = widen_half(static_cast<uint16_t>(half + 1));
+        values.insert(values.end(),
+            {value, -value, (value + next) / 2, std::nextafter((value + next) / 2, 0.0f),
+                std::nextafter((value + next) / 2, 1e9f)});
+    }
+    std::vector<uint16_t> halves(values.size());
+    kernels.narrow(values.data(), values.size(), halves.data());
+    for (size_t i = 0; i < values.size(); ++i)
+    {
+        double const size = std::min(std::abs(double{values[i]}), 65504.0);
+        int exponent = 0;
+        std::frexp(size, &exponent);
+        double const unit = std::ldexp(1.0, std::max(exponent - 11, -24));
+        double const wanted = std::min(65504.0, std::nearbyint(size / unit) * unit);
+        expect(value_of(halves[i]) == (std::signbit(values[i]) ? -wanted : wanted),
+            "narrow: not the nearest");
+    }
+}
+
+// Keys and values of one head, in a cache of either precision, and what they are.
+struct Cache
+{
+    std::vector<float> single;
+    std::vector<uint16_t> half;
+
+    Cache(size_t count, bool halves)
+        : single(normals(count))
+        , half(halves ? count : 0)
+    {
+        for (size_t i = 0; i < half.size(); ++i)
+        {
+            half[i] = narrow_half(single[i]);
+            single[i] = widen_half(half[i]);
+        }
+    }
+    CachedRows rows()
+    {
+        CachedRows rows;
+        if (half.empty())
+            rows.single = single.data();
+        else
+            rows.half = half.data();
+        return rows;
+    }
+};
+
+void test_attend(Kernels const& kernels, size_t dim, size_t count, bool halves, float scale)
+{
+    Cache k(count * dim, halves), v(count * dim, halves);
+    auto q = normals(kMaxQueries * dim);
+    for (float& value : q)
+        value *= scale; // of the scores: all keys count, or one
+    for (size_t size = 1; size <= kMaxQueries; ++size)
+    {
+        std::vector<float> out(size * dim, NAN), alone(dim);
+        Queries queries;
+        queries.size = size;
+        for (size_t r = 0; r < size; ++r)
+        {
+            queries.q[r] = q.data() + r * dim;
+            queries.counts[r] = count > r ? count - r : 0; // of a chunk's tokens, and none
+            queries.out[r] = out.data() + r * dim;
+        }
+        kernels.attend(queries, k.rows(), v.rows(), dim);
+        for (size_t r = 0; r < size; ++r)
+        {
+            size_t const seen = queries.counts[r];
+            std::vector<double> weights(seen), wanted(dim);
+            double largest = -INFINITY, total = 0.0;
+            for (size_t i = 0; i < seen; ++i)
+            {
+                for (size_t d = 0; d < dim; ++d)
+                    weights[i] += double{queries.q[r][d]} * k.single[i * dim + d];
+                largest = std::max(largest, weights[i]);
+            }
+            for (double& weight : weights)
+                total += weight = std::exp(weight - largest);
+            for (size_t i = 0; i < seen; ++i)
+            {
+                for (size_t d = 0; d < dim; ++d)
+                    wanted[d] += weights[i] / total * v.single[i * dim + d];
+            }
+            if (seen == 0)
+            {
+                expect(queries.total[r] == 0.0f && queries.largest[r] == -INFINITY,
+                    "attend: something found among no keys");
+                continue;
+            }
+            for (size_t d = 0; d < dim; ++d)
+            {
+                expect(near(queries.out[r][d] / queries.total[r], wanted[d], scale * 1e-5),
+                    "attend: wrong value");
+            }
+            attend_all(kernels, queries.q[r], k.rows(), v.rows(), seen, dim, alone.data());
+            for (size_t d = 0; d < dim; ++d)
+            {
+                expect(alone[d] == queries.out[r][d] / queries.total[r],
+                    "attend: a query alone differs");
+            }
+        }
+    }
+}
+
 void test_attend(Kernels const& kernels)
 {
-    for (size_t dim : {4, 16, 32, 40, 64, 80, 128})
+    for (size_t dim : {4, 8, 16, 32, 40, 64, 80, 128})
     {
-        for (size_t count : {1, 3, 15, 16, 63, 64, 65, 200})
+        for (size_t count : {1, 3, 15, 63, 64, 65, 200})
         {
-            for (float scale : {1.0f, 30.0f})
-            { // of the scores: all keys count, or one
-                auto q = normals(dim);
-                for (float& value : q)
-                    value *= scale;
-                auto const k = normals(count * dim), v = normals(count * dim);
-                std::vector<double> weights(count), wanted(dim);
-                double largest = -INFINITY, total = 0.0;
-                for (size_t i = 0; i < count; ++i)
+            for (bool halves : {false, true})
+            {
+                for (float scale : {1.0f, 30.0f})
+                    test_attend(kernels, dim, count, halves, scale);
+            }
+        }
+    }
+}
+
+#if defined(__x86_64__)
+// Many rows at a time equal the same rows by another table, to the bit.
+void test_tiles(Kernels const& many, Kernels const& few)
+{
+    for (int bits : {4, 8})
+    {
+        for (size_t group_size : {32, 64, 128})
+        {
+            for (bool symmetric : {false, true})
+            {
+                size_t const inputs = 3 * group_size - 20, panels = 3;
+                Quantised const weight(inputs, panels, group_size, bits, symmetric, false);
+                size_t const width = 3 * group_size, most = many.most_rounded;
+                auto const x = normals(most * inputs);
+                std::vector<int8_t> codes(2 * most * width);
+                std::vector<float> scales(most * 3), sums(most * 3);
+                for (size_t gap : {0, 1, 20}) // uneven from the row on
                 {
-                    for (size_t d = 0; d < dim; ++d)
-                        weights[i] += double{q[d]} * k[i * dim + d];
-                    largest = std::max(largest, weights[i]);
-                }
-                for (double& weight : weights)
-                    total += weight = std::exp(weight - largest);
-                for (size_t i = 0; i < count; ++i)
-                {
-                    for (size_t d = 0; d < dim; ++d)
-                        wanted[d] += weights[i] / total * v[i * dim + d];
-                }
-                std::vector<float> out(dim, NAN);
-                kernels.attend(q.data(), k.data(), v.data(), count, dim, out.data());
-                for (size_t d = 0; d < dim; ++d)
-                {
-                    expect(near(out[d], wanted[d], scale * 1e-5), "attend: wrong value");
+                    std::vector<RoundedRow> rows;
+                    for (size_t r = 0; r < most; ++r)
+                    {
+                        size_t const place = (r + (gap != 0 && r >= gap)) * width;
+                        few.round_row(x.data() + r * inputs, inputs, group_size,
+                            codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r);
+                        rows.push_back(
+                            {codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r});
+                    }
+                    for (size_t count : {size_t{15}, size_t{16}, size_t{39}, most})
+                    {
+                        std::vector<float> y(count * panels * kPanel, NAN), alone(panels * kPanel);
+                        many.rounded(weight.view(), panels, rows.data(), count, y.data());
+                        for (size_t r = 0; r < count; ++r)
+                        {
+                            few.rounded(weight.view(), panels, &rows[r], 1, alone.data());
+                            expect(std::equal(
+                                       alone.begin(), alone.end(), y.begin() + r * panels * kPanel),
+                                "tiles: a row alone differs");
+                        }
+                    }
                 }
             }
         }
     }
 }
+#endif
 
 void test_all(Kernels const& kernels)
 {
@@ -372,6 +505,7 @@ void test_all(Kernels const& kernels)
     test_quantised(kernels);
     test_round_row(kernels);
     test_vectors(kernels);
+    test_narrow(kernels);
     test_attend(kernels);
     std::printf("tested: %s\n", kernels.name);
 }
@@ -383,7 +517,12 @@ int main()
     test_widen_half();
     test_all(kPortable);
 #if defined(__x86_64__)
-    if (&kernels() == &kAvx512)
+    if (&kernels() == &amx_kernels())
+    {
+        test_all(kAvx512);
+        test_tiles(amx_kernels(), kAvx512);
+    }
+    if (&kernels() == &amx_kernels() || &kernels() == &kAvx512)
         test_all(kAvx2);
 #endif
     if (&kernels() != &kPortable)

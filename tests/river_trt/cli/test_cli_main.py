@@ -32,8 +32,10 @@ def test_help_has_an_example(capsys, command):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["serve"], "invalid choice: 'serve'"),
+        (["server"], "invalid choice: 'server'"),
         (["run", "--speed", "9"], "unrecognized arguments: --speed"),
+        (["run", "--promt", "a"], "unrecognized arguments: --promt; did you mean --prompt?"),
+        (["triton", "serve", "--rep", "a", "--repo", "b"], "see `river-trt triton serve --help`"),
         (["run", "--max-new", "9"], "unrecognized arguments"),  # no abbreviations
         (["run", "--top-k", "many"], "argument --top-k: invalid int value: 'many'"),
         (["build"], "required: --model, --out"),

@@ -10,7 +10,9 @@ from river_trt.errors import EngineError
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, shared_length
+from river_trt.lossless.repeats import Repeats
 from river_trt.spec import ExitPolicy
+from tests.river_trt.conftest import next_logits
 
 GREEDY = GenerationConfig(max_new_tokens=30, ignore_eos=True, mode="lossless")
 PROMPTS = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [200, 3]]
@@ -175,3 +177,35 @@ def test_logits_that_are_no_numbers_end_their_row_only(make_lossless_engine, mon
         deliveries += scheduler.step()
     (result,) = [d.item.result for d in deliveries if d.request is good and d.is_last]
     assert result.token_ids == expected
+
+
+def test_a_repeated_text_drafts_itself():
+    repeats = Repeats.up_to(5)
+    repeats.add([7, 1, 2, 3, 9, 8, 4, 1, 2, 3])
+    assert repeats.draft(5, speedup=1.0) == [9, 8, 4, 1, 2]
+    assert repeats.draft(2, speedup=1.0) == [9, 8]
+    assert repeats.draft(5, speedup=9.0) == [] == repeats.draft(0, speedup=1.5)
+    repeats.add([5])
+    assert repeats.draft(5, speedup=1.0) == []  # new to the text
+    repeats.add([6, 5, 6, 5, 6])
+    assert repeats.draft(5, speedup=1.0) == [5, 6, 5, 6, 5]  # of a period shorter than itself
+    for _ in range(60):
+        repeats.length.observe(True, 0, True)
+    assert repeats.draft(5, speedup=1.0) == []  # what is never accepted does not pay
+    assert Repeats.up_to(5).draft(5, 1.0) == []
+
+
+def test_text_that_repeats_is_the_backbones_with_few_steps_of_the_river(make_lossless_engine):
+    def cycling(tokens, drafting):  # eight states, and a river that is wrong every other time
+        wrong = drafting and len(tokens) % 2
+        return next_logits(np.append(tokens[-1:] % 8, [-9] * int(wrong)))
+
+    engine = make_lossless_engine(cycling, max_seq_len=400)
+    config = replace(GREEDY, max_new_tokens=120)
+    for prompts in ([[1, 2]], [[1, 2], [3, 4, 5]]):
+        engine.stepper.session.kinds.clear()
+        lossless = engine.generate(prompts, config)
+        drafts = engine.stepper.session.kinds.count("draft")
+        assert_same(lossless, engine.generate(prompts, replace(config, mode="full")))
+        assert drafts < 30 * len(prompts)
+        assert all(result.speculation.acceptance > 0.8 for result in lossless)

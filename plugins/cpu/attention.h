@@ -1,0 +1,198 @@
+// Attention of some queries over the keys of one head, for any instruction set whose registers
+// `Vector` describes: kernels_ISA.cc make their `attend` of it. A query's result does not depend on
+// the queries beside it, to the bit.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "kernels.h"
+
+namespace river
+{
+
+// scores[q][i] = q . k[i], for kQueries queries. kAtOnce keys are read for all of them.
+template <typename Vector, size_t kQueries, size_t kAtOnce, typename Value>
+inline void score_keys(
+    float const* const* q, Value const* k, size_t dim, float (*scores)[kKeys], size_t at)
+{
+    typename Vector::Register sums[kQueries][4];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kQueries; ++r)
+    {
+#pragma GCC unroll 8
+        for (size_t i = 0; i < kAtOnce; ++i)
+            sums[r][i] = Vector::zero();
+    }
+    for (size_t d = 0; d < dim; d += Vector::kWidth)
+    {
+        typename Vector::Register keys[kAtOnce];
+#pragma GCC unroll 8
+        for (size_t i = 0; i < kAtOnce; ++i)
+            keys[i] = Vector::load(k + i * dim + d);
+#pragma GCC unroll 8
+        for (size_t r = 0; r < kQueries; ++r)
+        {
+            typename Vector::Register const query = Vector::load(q[r] + d);
+#pragma GCC unroll 8
+            for (size_t i = 0; i < kAtOnce; ++i)
+                sums[r][i] = Vector::multiply_add(query, keys[i], sums[r][i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kQueries; ++r)
+    {
+        if constexpr (kAtOnce == 4)
+        {
+            Vector::sum_four(sums[r], scores[r] + at);
+        }
+        else
+        { // the same additions in the same order
+            float four[4];
+            sums[r][1] = sums[r][2] = sums[r][3] = sums[r][0];
+            Vector::sum_four(sums[r], four);
+            scores[r][at] = four[0];
+        }
+    }
+}
+
+// Scores, the first `seen` of which count, to weights on the scale of the largest score so far. Returns what brings earlier sums to that scale.
+template <typename Vector>
+inline float weigh(float* scores, size_t seen, float& largest, float& total)
+{
+    if (seen == 0)
+    {
+        std::fill(scores, scores + kKeys, 0.0f);
+        return 1.0f;
+    }
+    std::fill(scores + seen, scores + kKeys, -INFINITY);
+    float const now = std::max(largest, Vector::largest(scores));
+    float const before = largest == now ? 1.0f : std::exp(largest - now);
+    total = total * before + Vector::exponentials(scores, now);
+    largest = now;
+    return before;
+}
+
+// out[q][d] = out[q][d] * before[q] + sum_i weights[q][i] * v[i][d], for kWide registers of out.
+template <typename Vector, size_t kQueries, size_t kWide, typename Value>
+inline void add_weighted(float const (*weights)[kKeys], Value const* v, size_t keys, size_t dim,
+    float const* before, float* const* out, size_t at)
+{
+    typename Vector::Register sums[kQueries][kWide];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kQueries; ++r)
+    {
+#pragma GCC unroll 8
+        for (size_t j = 0; j < kWide; ++j)
+        {
+            sums[r][j] = Vector::multiply(
+                Vector::load(out[r] + at + j * Vector::kWidth), Vector::all(before[r]));
+        }
+    }
+    for (size_t i = 0; i < keys; ++i)
+    {
+        typename Vector::Register values[kWide];
+#pragma GCC unroll 8
+        for (size_t j = 0; j < kWide; ++j)
+            values[j] = Vector::load(v + i * dim + at + j * Vector::kWidth);
+#pragma GCC unroll 8
+        for (size_t r = 0; r < kQueries; ++r)
+        {
+            typename Vector::Register const weight = Vector::all(weights[r][i]);
+#pragma GCC unroll 8
+            for (size_t j = 0; j < kWide; ++j)
+                sums[r][j] = Vector::multiply_add(weight, values[j], sums[r][j]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kQueries; ++r)
+    {
+#pragma GCC unroll 8
+        for (size_t j = 0; j < kWide; ++j)
+            Vector::store(out[r] + at + j * Vector::kWidth, sums[r][j]);
+    }
+}
+
+template <typename Vector, size_t kQueries, typename Value>
+void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim)
+{
+    alignas(64) float weights[kQueries][kKeys];
+    size_t const most = *std::max_element(queries.counts, queries.counts + kQueries);
+    for (size_t r = 0; r < kQueries; ++r)
+    {
+        std::fill(queries.out[r], queries.out[r] + dim, 0.0f);
+        queries.largest[r] = -INFINITY;
+        queries.total[r] = 0.0f;
+    }
+    for (size_t start = 0; start < most; start += kKeys, k += kKeys * dim, v += kKeys * dim)
+    {
+        size_t const keys = std::min(kKeys, most - start);
+        constexpr size_t kMost = Vector::kScored, kFirst = std::min(kQueries, kMost);
+        for (size_t i = 0; i < keys;)
+        {
+            size_t const step = i + 4 <= keys ? 4 : 1;
+            auto const score = [&](auto at_once)
+            {
+                constexpr size_t kAtOnce = decltype(at_once)::value;
+                score_keys<Vector, kFirst, kAtOnce>(queries.q, k + i * dim, dim, weights, i);
+                if constexpr (kQueries > kMost)
+                {
+                    score_keys<Vector, kQueries - kMost, kAtOnce>(
+                        queries.q + kMost, k + i * dim, dim, weights + kMost, i);
+                }
+            };
+            if (step == 4)
+                score(std::integral_constant<size_t, 4>{});
+            else
+                score(std::integral_constant<size_t, 1>{});
+            i += step;
+        }
+        float before[kQueries];
+        for (size_t r = 0; r < kQueries; ++r)
+        {
+            size_t const count = queries.counts[r];
+            before[r] = weigh<Vector>(weights[r], std::min(keys, count > start ? count - start : 0),
+                queries.largest[r], queries.total[r]);
+        }
+        constexpr size_t kWide = Vector::kWide;
+        size_t d = 0;
+        for (; d + kWide * Vector::kWidth <= dim; d += kWide * Vector::kWidth)
+        {
+            add_weighted<Vector, kQueries, kWide>(weights, v, keys, dim, before, queries.out, d);
+        }
+        for (; d < dim; d += Vector::kWidth)
+            add_weighted<Vector, kQueries, 1>(weights, v, keys, dim, before, queries.out, d);
+    }
+}
+
+template <typename Vector, typename Value>
+void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
+{
+    switch (queries.size)
+    {
+    case 1:
+        return attend_queries<Vector, 1>(queries, k, v, dim);
+    case 2:
+        return attend_queries<Vector, 2>(queries, k, v, dim);
+    case 3:
+        return attend_queries<Vector, 3>(queries, k, v, dim);
+    case 4:
+        return attend_queries<Vector, 4>(queries, k, v, dim);
+    case 5:
+        return attend_queries<Vector, 5>(queries, k, v, dim);
+    default:
+        return attend_queries<Vector, 6>(queries, k, v, dim);
+    }
+}
+
+// dim: a multiple of the registers' width.
+template <typename Vector>
+void attend_with(Queries& queries, CachedRows k, CachedRows v, size_t dim)
+{
+    if (k.half != nullptr)
+        return attend_values<Vector>(queries, k.half, v.half, dim);
+    attend_values<Vector>(queries, k.single, v.single, dim);
+}
+
+} // namespace river

@@ -1,0 +1,194 @@
+// AVX-512 with AMX: products of rounded rows, sixteen at a time; all else is AVX-512's. A tile
+// multiplies 64 inputs of 16 rows and of a panel's 16 columns: whole numbers, as VNNI's, so that a
+// row's result is the same to the bit by either.
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
+
+// GCC 12 takes the undefined values of its own intrinsics for a mistake.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "kernels.h"
+
+#define RIVER_AMX __attribute__((target("amx-tile,amx-int8")))
+
+namespace river
+{
+namespace
+{
+
+constexpr size_t kRows = 16; // of a tile
+
+// Tiles 0..2: the products [rows, columns], the rows' codes and the panel's, of 64 inputs.
+struct alignas(64) TileShapes
+{
+    uint8_t palette = 1;
+    uint8_t start_row = 0;
+    uint8_t reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64};
+    uint8_t rows[16] = {kRows, kRows, 16};
+};
+
+// 64 inputs of 16 columns, a byte each, of 4-bit codes.
+inline void widen_codes(uint8_t const* codes, uint8_t* out)
+{
+    for (size_t i = 0; i < 16; ++i)
+    {
+        __m256i const bytes = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(codes + 32 * i));
+        __m256i const low = _mm256_set1_epi8(15);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64 * i), _mm256_and_si256(bytes, low));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64 * i + 32),
+            _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low));
+    }
+}
+
+// One panel for 16 rows, whose codes lie `stride` bytes apart.
+RIVER_AMX void rounded_tile(
+    QuantisedPanels const& weight, RoundedRow const* x, size_t stride, float* y, size_t y_stride)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    __m512 sums[kRows];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r)
+        sums[r] = _mm512_setzero_ps();
+    alignas(64) int32_t products[2][kRows][kPanel];
+    alignas(64) uint8_t widened[1024];
+    uint8_t const* codes = weight.codes;
+    for (size_t g = 0; g < groups; ++g)
+    {
+        _tile_zero(0);
+        for (size_t k = g * size; k < (g + 1) * size; k += 64, codes += 128 * weight.bits)
+        {
+            _tile_loadd(1, x[0].codes + k, static_cast<int>(stride));
+            if (weight.bits == 8)
+            {
+                _tile_loadd(2, codes, 64);
+            }
+            else
+            {
+                widen_codes(codes, widened);
+                _tile_loadd(2, widened, 64);
+            }
+            _tile_dpbsud(0, 1, 2);
+        }
+        auto const& whole = products[g % 2]; // the next group's need not wait for these
+        _tile_stored(0, products[g % 2], 64);
+        __m512 zero = _mm512_set1_ps(8.0f);
+        if (weight.zero_points != nullptr)
+        {
+            auto const* at = reinterpret_cast<__m128i const*>(weight.zero_points + g * kPanel);
+            zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
+        }
+        __m512 const scales = _mm512_loadu_ps(weight.scales + g * kPanel);
+#pragma GCC unroll 16
+        for (size_t r = 0; r < kRows; ++r)
+        { // as rounded_tile of kernels_avx512.cc
+            __m512 const centred = _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]),
+                _mm512_cvtepi32_ps(_mm512_load_si512(whole[r])));
+            __m512 const scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
+            sums[r] = _mm512_fmadd_ps(scaled, scales, sums[r]);
+        }
+    }
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r)
+        _mm512_storeu_ps(y + r * y_stride, sums[r]);
+}
+
+// Bytes between the codes of 16 rows; 0 where they differ.
+size_t stride_of(RoundedRow const* x)
+{
+    ptrdiff_t const stride = x[1].codes - x[0].codes;
+    for (size_t r = 2; r < kRows; ++r)
+    {
+        if (x[r].codes - x[r - 1].codes != stride)
+            return 0;
+    }
+    return stride > 0 ? static_cast<size_t>(stride) : 0;
+}
+
+RIVER_AMX void rounded(
+    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+{
+    bool configured = false;
+    for (size_t row = 0; row < rows;)
+    {
+        size_t const stride =
+            rows - row >= kRows && weight.group_size % 64 == 0 ? stride_of(x + row) : 0;
+        float* values = y + row * panels * kPanel;
+        if (stride == 0)
+        {
+            size_t const count = std::min(kMaxRows, rows - row);
+            kAvx512.rounded(weight, panels, x + row, count, values);
+            row += count;
+            continue;
+        }
+        if (!configured)
+        {
+            TileShapes const shapes;
+            _tile_loadconfig(&shapes);
+            configured = true;
+        }
+        for (size_t p = 0; p < panels; ++p)
+            rounded_tile(weight.from(p), x + row, stride, values + p * kPanel, panels * kPanel);
+        row += kRows;
+    }
+    if (configured)
+        _tile_release();
+}
+
+} // namespace
+
+Kernels const& amx_kernels()
+{
+    // When first asked for: a table of another file may be made after this file's.
+    static Kernels const table = []
+    {
+        Kernels table = kAvx512;
+        table.name = "avx512 amx";
+        table.rounded = rounded;
+        table.most_rounded = 6 * kRows;
+        return table;
+    }();
+    return table;
+}
+
+bool has_amx()
+{
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25; // of leaf 7's edx
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0)
+        return false;
+    constexpr int kRequestPermission = 0x1023, kTileData = 18; // the tiles' state is asked for
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+} // namespace river
+
+#elif defined(__x86_64__)
+
+#include "kernels.h"
+
+namespace river
+{
+
+Kernels const& amx_kernels()
+{
+    return kAvx512;
+}
+
+bool has_amx()
+{
+    return false;
+}
+
+} // namespace river
+
+#endif
