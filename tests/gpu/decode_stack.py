@@ -5,9 +5,9 @@ checkpoint. Needs torch and a library of plugins/torch alone.
 
 one layer, six launches:
 
-h --+-- fused_linear(norm, qkv) -- attention -- fused_linear(o, + h) --+-- fused_linear(norm,
-    |                                                                  |   gate_up, silu_mul) -- \
-    |                                       fused_linear(down, + h) -- h' -- gate(h, h') -- exited
+h --+-- packed_linear(norm, qkv) -- attention -- packed_linear(o, + h) --+-- packed_linear(norm,
+    |                                                                    |  gate_up, silu_mul) -- \
+    |                                      packed_linear(down, + h) -- h' -- gate(h, h') -- exited
 """
 
 from collections.abc import Callable, Sequence
@@ -127,6 +127,7 @@ class Stack(torch.nn.Module):
         # Sums of squares of what o and the gate write, for the norms that follow.
         self.o_squares = torch.empty(batch, SUM_SQUARES_PARTS, device=device)
         self.gate_squares = torch.empty(batch, 1, device=device)
+        self.down_squares = torch.empty(batch, SUM_SQUARES_PARTS, device=device)  # without a gate
 
     def river_step(
         self,
@@ -135,27 +136,17 @@ class Stack(torch.nn.Module):
         tau: Tensor,  # [L] float32
         exited: Tensor,  # [batch, 1] bool: all true is a model of the river alone
         caches: Sequence[Tensor],  # of the layers: K and V, [batch, num_kv_heads, capacity, D]
+        by_flag: bool = True,  # else all linears take the backbone, and no flag is read
     ) -> tuple[Tensor, Tensor]:
         """Logits [batch, 1, vocab] and exit_layer int32 [batch, 1]; the caches are changed."""
         shape, ops = self.shape, torch.ops.river_trt_cuda
         h = torch.nn.functional.embedding(ids, self.embedding)
         exit_layer = torch.full_like(ids, shape.num_layers, dtype=torch.int32)
         use_river, squares = exited, None
-        for index, layer in enumerate(self.layers):
+        for index in range(shape.num_layers):
             h_in = h
-            qkv = self._linear(layer, "qkv", h, use_river, norm=layer.input_norm, squares=squares)
-            attended = self._attend(qkv, index, past_lengths, caches)
-            h = self._linear(
-                layer, "o", attended, use_river, residual=h_in, squares_out=self.o_squares
-            )
-            active = self._linear(
-                *(layer, "gate_up", h, use_river),
-                norm=layer.post_norm,
-                silu_mul=True,
-                squares=self.o_squares,
-            )
-            # The residual is added before anything is rounded, as in the plain model.
-            h = self._linear(layer, "down", active, use_river, residual=h)
+            flags = use_river if by_flag else None
+            h = self._decoder_layer(h, index, flags, past_lengths, caches, squares)
             squares = self.gate_squares
             exited, exit_layer, use_river = ops.step_gate(
                 *(h_in, h, self.direction, self.no, exited, exit_layer),
@@ -199,15 +190,38 @@ class Stack(torch.nn.Module):
     def backbone_step(
         self, ids: Tensor, past_lengths: Tensor, caches: Sequence[Tensor]
     ) -> tuple[Tensor]:
-        """The plain model over the same kernels: one bank, no gate."""
+        """The plain model over the same kernels and variants: one bank, no gate."""
         h = torch.nn.functional.embedding(ids, self.embedding)
-        for index, layer in enumerate(self.layers):
-            qkv = self._linear(layer, "qkv", h, None, norm=layer.input_norm)
-            attended = self._attend(qkv, index, past_lengths, caches)
-            h = self._linear(layer, "o", attended, None, residual=h)
-            active = self._linear(layer, "gate_up", h, None, norm=layer.post_norm, silu_mul=True)
-            h = self._linear(layer, "down", active, None, residual=h)
+        squares = None
+        for index in range(self.shape.num_layers):
+            h = self._decoder_layer(
+                h, index, None, past_lengths, caches, squares, self.down_squares
+            )
+            squares = self.down_squares
         return (self._logits(h),)
+
+    def _decoder_layer(
+        self,
+        h: Tensor,
+        index: int,
+        use_river: Tensor | None,
+        past_lengths: Tensor,
+        caches: Sequence[Tensor],
+        squares: Tensor | None,  # of h
+        squares_out: Tensor | None = None,  # of the result
+    ) -> Tensor:
+        layer = self.layers[index]
+        qkv = self._linear(layer, "qkv", h, use_river, norm=layer.input_norm, squares=squares)
+        attended = self._attend(qkv, index, past_lengths, caches)
+        h = self._linear(layer, "o", attended, use_river, residual=h, squares_out=self.o_squares)
+        active = self._linear(
+            *(layer, "gate_up", h, use_river),
+            norm=layer.post_norm,
+            silu_mul=True,
+            squares=self.o_squares,
+        )
+        # The residual is added before anything is rounded, as in the plain model.
+        return self._linear(layer, "down", active, use_river, residual=h, squares_out=squares_out)
 
     def _linear(
         self,
@@ -221,15 +235,12 @@ class Stack(torch.nn.Module):
         squares: Tensor | None = None,  # of x
         squares_out: Tensor | None = None,  # of the result
     ) -> Tensor:
-        ops, weight = torch.ops.river_trt_cuda, layer.weight[name]
-        if use_river is None:
-            plain = (x, None, weight, None, None, None, None, None, norm, NORM_EPS, silu_mul)
-            backbone: Tensor = ops.fused_linear(*plain, residual)
-            return backbone
+        weight = layer.weight[name]
+        packed = None if use_river is None else layer.packed[name]
         # The gate wrote use_river just before qkv: that one cannot know its bank any earlier.
         early = name != "qkv"
-        y: Tensor = ops.packed_linear(
-            *(x, use_river, weight, layer.packed[name], weight.shape[0], GROUP_SIZE, None, None),
+        y: Tensor = torch.ops.river_trt_cuda.packed_linear(
+            *(x, use_river, weight, packed, weight.shape[0], GROUP_SIZE, None, None),
             *(norm, NORM_EPS, silu_mul, residual, INT8_ACTIVATIONS, early),
             *(squares, squares_out, self.variants[name]),
         )
