@@ -82,6 +82,14 @@ def test_heads_of_every_multiple_of_8(tmp_path, head_dim):
     pair_of(tmp_path, model).assert_equal(IDS, forced_exit(LAYERS, 2))
 
 
+def test_onnxruntimes_own_kernels_refuse_narrow_heads(tmp_path):
+    save_tiny_llama(tmp_path / "model", **(TINY | {"head_dim": 8}))
+    options = BuildOptions(str(tmp_path / "model"), tmp_path / "engine", kernels="onnxruntime")
+    with pytest.raises(RiverError, match="head_dim of 8, but ONNX Runtime's attention takes"):
+        build(options)
+    assert not (tmp_path / "engine").exists()
+
+
 def test_a_manifest_of_another_cache_is_refused(pair, tmp_path):
     manifest = (pair.directory / "manifest.json").read_text()
     for file in pair.directory.iterdir():
