@@ -20,7 +20,9 @@ FORBIDDEN = {
         r"\bconstexpr [\w:<>\s]*?\b(k[A-Z]{2,}\w*|[A-Z]{2,}\w*) *[={]"
     ),
     "functions are snake_case": re.compile(r"^[\w:<>&*]+(?: const)?[ &*]+([a-z]+[A-Z]\w*)\(", re.M),
-    "types are PascalCase": re.compile(r"^(?:struct|class|enum class) ([a-z]\w*)", re.M),
+    "types are PascalCase": re.compile(
+        r"^(?:struct|class|enum class) (?:alignas\(\w+\) )?(?!alignas\b)([a-z]\w*)", re.M
+    ),
 }
 
 
@@ -41,7 +43,13 @@ def test_names_are_of_one_style():
 
 @pytest.mark.parametrize(
     "source",
-    ["int mBanks;", "constexpr int kBATCH = 1;", "void requireShape(int x)\n{", "struct layer\n{"],
+    [
+        "int mBanks;",
+        "constexpr int kBATCH = 1;",
+        "void requireShape(int x)\n{",
+        "struct layer\n{",
+        "struct alignas(64) layer\n{",
+    ],
 )
 def test_a_planted_name_is_found(source):
     assert wrong_names(source) != []
