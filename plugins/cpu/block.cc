@@ -211,7 +211,11 @@ private:
         size_t const shared = in_.seq * w_.num_heads / w_.num_kv_heads;
         size_t const past = *std::max_element(in_.past_lengths, in_.past_lengths + in_.batch);
         size_t const parts = chunks(past + in_.seq, kPart);
-        blocks_ = chunks(shared, kMaxQueries);
+        // A few keys are soon read again: then threads that all have work count for more.
+        size_t const least = in_.batch * w_.num_kv_heads * chunks(shared, kMaxQueries) * parts;
+        bool const few = least < 4 * threads;
+        together_ = few ? 1 : kMaxQueries;
+        blocks_ = chunks(shared, together_);
         size_t const items = in_.batch * w_.num_kv_heads * blocks_;
         split_ = items < 8 * threads ? parts : 1;
         queries_ = scratch_.floats(6, heads * dim);
@@ -291,15 +295,15 @@ private:
             }
             size_t const past = in_.past_lengths[batch];
             size_t const each = w_.num_heads / w_.num_kv_heads;
-            size_t const end = std::min(in_.seq * each, (block + 1) * kMaxQueries);
+            size_t const end = std::min(in_.seq * each, (block + 1) * together_);
             attend_part(batch, kv_head, block, 0, 0);
             for (size_t p = 1; p * kPart < past + (end - 1) / each + 1; ++p)
             {
                 attend_part(batch, kv_head, block, p, 1);
-                for (size_t i = block * kMaxQueries; i < end; ++i)
+                for (size_t i = block * together_; i < end; ++i)
                     merge(query(batch, kv_head, i), 1);
             }
-            for (size_t i = block * kMaxQueries; i < end; ++i)
+            for (size_t i = block * together_; i < end; ++i)
                 finish(query(batch, kv_head, i));
         }
     }
@@ -326,9 +330,9 @@ private:
     void attend_part(size_t batch, size_t kv_head, size_t block, size_t part, size_t kept) const
     {
         size_t const dim = w_.head_dim, each = w_.num_heads / w_.num_kv_heads;
-        size_t const start = block * kMaxQueries, key = part * kPart;
+        size_t const start = block * together_, key = part * kPart;
         Queries queries;
-        queries.size = std::min(kMaxQueries, in_.seq * each - start);
+        queries.size = std::min(together_, in_.seq * each - start);
         for (size_t i = 0; i < queries.size; ++i)
         {
             size_t const place = query(batch, kv_head, start + i);
@@ -550,6 +554,7 @@ private:
     float *queries_ = nullptr, *result_ = nullptr, *rotated_ = nullptr;
     float *partial_ = nullptr, *found_ = nullptr;
     size_t blocks_ = 0, split_ = 1; // of a KV head's queries; chunks of a block
+    size_t together_ = kMaxQueries; // queries of a block
     Step steps_[kMaxPhases];
     size_t num_steps_ = 0;
 };
