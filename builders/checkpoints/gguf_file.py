@@ -56,11 +56,11 @@ class GgufFile:
     def __init__(self, file: Path) -> None:
         self._files = split_files(file)
         self.name = split_name(file)
-        with readable(file):
+        with _readable(file):
             self._read(file)
 
     def _read(self, file: Path) -> None:
-        readers = [GGUFReader(part) for part in self._files]
+        readers = [_open(part) for part in self._files]
         self._reader = readers[0]
         stored = [tensor for reader in readers for tensor in reader.tensors]
         field = self._reader.fields.get("general.architecture")
@@ -82,7 +82,7 @@ class GgufFile:
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def tensor(self, name: str) -> torch.Tensor:
-        with readable(self._files[0]):
+        with _readable(self._files[0]):
             return self._tensor(name)
 
     def _tensor(self, name: str) -> torch.Tensor:
@@ -122,8 +122,13 @@ class GgufFile:
         return read_tokenizer(self._files[0], self._reader)
 
 
+def _open(file: Path) -> GGUFReader:
+    with _readable(file):
+        return GGUFReader(file)
+
+
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
+def _readable(file: Path) -> Iterator[None]:
     """CheckpointError in place of what the gguf package raises where a file is damaged."""
     try:
         yield

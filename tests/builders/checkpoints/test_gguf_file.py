@@ -211,6 +211,9 @@ def test_a_split_file_is_one_model_whichever_part_is_named(tmp_path: Path) -> No
         assert checkpoint.name == "tiny" and checkpoint.tensor_names == weights.keys()
         for name, expected in weights.items():
             assert torch.equal(checkpoint.tensor(name), expected), name
+    files[1].write_bytes(files[1].read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="tiny-00002-of-00003.gguf is not a readable GGUF"):
+        open_checkpoint(str(files[0]))
     files[1].unlink()
     with pytest.raises(
         CheckpointError, match="of 3 files, and tiny-00002-of-00003.gguf is missing"
