@@ -34,6 +34,11 @@ def engine_path(args: argparse.Namespace) -> Path:
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_argument(parser)
+    add_runtime_arguments(parser)
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
+    """How engines are loaded, one or several."""
     parser.add_argument(
         "--max-seq-len",
         type=int,

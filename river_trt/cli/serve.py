@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from river_trt.cli.arguments import add_runtime_arguments
 from river_trt.cli.command import Command
 from river_trt.cli.console import stderr_console
 from river_trt.engine import load
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help=f"needed in every request but /health and /ready; better in ${API_KEY}",
+        help=f"needed in every request but of /, /health and /ready; better in ${API_KEY}",
     )
     door.add_argument(
         "--cors",
@@ -57,35 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("prefill_chunk", "prompt tokens between two decode steps"),
         ("max_body_bytes", "of a request; more get 413"),
         ("most_choices", "prompts times n of a request"),
-    ):
-        option = "--" + name.replace("_", "-")
-        bounds.add_argument(
-            option,
-            type=int,
-            default=getattr(default, name),
-            metavar="N",
-            help=f"{about} (default: %(default)s)",
-        )
-    for name, about in (
         ("request_seconds", "a request that takes longer is ended"),
         ("shutdown_seconds", "what open requests have to end at a shutdown"),
     ):
+        value = getattr(default, name)
         bounds.add_argument(
             "--" + name.replace("_", "-"),
-            type=float,
-            default=getattr(default, name),
-            metavar="S",
+            type=type(value),
+            default=value,
+            metavar="S" if name.endswith("_seconds") else "N",
             help=f"{about} (default: %(default)s)",
         )
-    parser.add_argument(
-        "--max-seq-len",
-        type=int,
-        metavar="N",
-        help="cache slots, prompt and new tokens together (default: the model's limit, to 4096)",
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (default: the backend's choice)"
-    )
+    add_runtime_arguments(parser)
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the files with their SHA-256"
     )
@@ -145,11 +129,13 @@ def named_engines(given: list[str]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for text in given:
         name, equals, directory = text.partition("=")
-        path = Path(directory if equals and "/" not in name else text)
-        chosen = name if equals and "/" not in name else path.resolve().name
-        if chosen in named:
-            raise RiverError(f"two engines are named {chosen}; give names: --engine NAME=DIR")
-        named[chosen] = path
+        path = Path(directory)
+        if not equals or "/" in name:  # a directory alone
+            path = Path(text)
+            name = path.resolve().name
+        if name in named:
+            raise RiverError(f"two engines are named {name}; give names: --engine NAME=DIR")
+        named[name] = path
     return named
 
 

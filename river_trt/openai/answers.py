@@ -87,9 +87,9 @@ class Answer:
             finish = "tool_calls" if finish == "stop" else finish
         return self._chunk(index, delta, finish)
 
-    def closing(self, results: Sequence[GenerationResult], n: int) -> dict[str, Any]:
+    def closing(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The chunk of the usage, behind all others."""
-        return self._part(".chunk", []) | {"usage": self.usage(results, n)}
+        return self._part(".chunk", []) | {"usage": usage}
 
     def usage(self, results: Sequence[GenerationResult], n: int) -> dict[str, Any]:
         """Tokens of the prompts, once each, and of all choices; what the river did."""

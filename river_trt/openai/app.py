@@ -70,14 +70,12 @@ def make_app(settings: ServeSettings, engines: Mapping[str, Engine]) -> ASGIApp:
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:
-    answer = as_api_error(error)
-    return JSONResponse(answer.body, answer.status, answer.headers)
+    return as_api_error(error).response()
 
 
 async def _answer_fault(request: Request, error: Exception) -> JSONResponse:
     """It is raised again behind this answer, and the gate logs it."""
-    answer = ApiError(500, f"an internal error ended this request: {describe(error)}")
-    return JSONResponse(answer.body, answer.status)
+    return ApiError(500, f"an internal error ended this request: {describe(error)}").response()
 
 
 async def _answer_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -35,6 +35,10 @@ class Ask:
     trace: bool
     tools: tuple[str, ...] = ()  # names of those that may be called
 
+    @property
+    def num_choices(self) -> int:
+        return self.n * len(self.prompts)
+
     def choices(self) -> list[tuple[Prompt, GenerationConfig]]:
         """In the order of the answer's choices; each of a seed of its own, if there is one."""
         made: list[tuple[Prompt, GenerationConfig]] = []

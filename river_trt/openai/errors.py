@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from river_trt.errors import RiverError
 from river_trt.faults import InternalError, contained
 from river_trt.serving import RejectedError, ServerClosedError
@@ -36,6 +38,10 @@ class ApiError(Exception):
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+
+    def response(self) -> JSONResponse:
+        """Status, headers and body."""
+        return JSONResponse(self.body, self.status, self.headers)
 
 
 def as_api_error(error: BaseException) -> ApiError:

@@ -46,7 +46,7 @@ class Gate:
             answer = as_api_error(error)  # raises again what ends the process
             if status == 0:
                 status = answer.status
-                await _send(answer, send)
+                await answer.response()(scope, receive, send)
         finally:
             self._write(scope, status, time.perf_counter() - started)
 
@@ -94,11 +94,3 @@ class Gate:
             return
         text = " ".join(f"{name}={value}" for name, value in line.items())
         log.info(text.encode("unicode_escape").decode())
-
-
-async def _send(answer: ApiError, send: Send) -> None:
-    body = json.dumps(answer.body).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-    given = [(k.lower().encode(), v.encode()) for k, v in (headers | answer.headers).items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": given})
-    await send({"type": "http.response.body", "body": body})

@@ -22,7 +22,6 @@ from river_trt.openai.fields import (
     ChatFields,
     CompletionFields,
     DetokenizeFields,
-    Sampled,
     TokenizeFields,
 )
 from river_trt.openai.metrics import HttpMetrics, Watch
@@ -114,14 +113,14 @@ class Routes:
         fields = read_fields(await request.body(), CompletionFields)
         model = self._find(fields.model)
         ask = completion_ask(fields, self._settings.most_choices)
-        return await self._answer(request, model, ask, fields, chat=False)
+        return await self._answer(request, model, ask, chat=False)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         fields = read_fields(await request.body(), ChatFields)
         model = self._find(fields.model)
         ask = chat_ask(fields, model.engine.max_seq_len, self._settings.most_choices)
-        return await self._answer(request, model, ask, fields, chat=True)
+        return await self._answer(request, model, ask, chat=True)
 
     async def tokenize(self, request: Request) -> dict[str, Any]:
         """POST /tokenize: the ids of a prompt or a conversation."""
@@ -171,14 +170,12 @@ class Routes:
             raise ApiError(404, f"{asked}; this server has {known}", "model", "model_not_found")
         return self._models[name]
 
-    async def _answer(
-        self, request: Request, model: Model, ask: Ask, fields: Sampled, *, chat: bool
-    ) -> Response:
+    async def _answer(self, request: Request, model: Model, ask: Ask, *, chat: bool) -> Response:
         answer = Answer.new(chat, model.name, model.engine.num_layers, ask.trace, ask.tools)
         request.state.log["model"] = model.name
         events = self._events(model, ask)
         if not ask.stream:
-            results = await until_gone(request, _results(events, len(ask.choices())))
+            results = await until_gone(request, _results(events, ask.num_choices))
             body = answer.whole(results, ask.n)
             _note(request, body["usage"])
             return JSONResponse(body)
@@ -198,7 +195,7 @@ class Routes:
     ) -> AsyncIterator[bytes]:
         results: dict[int, GenerationResult] = {}
         opened: set[int] = set()
-        held = dict.fromkeys(range(len(ask.choices())) if ask.tools else (), "")
+        held = dict.fromkeys(range(ask.num_choices) if ask.tools else (), "")
         async with aclosing(events):
             try:
                 found: tuple[int, TokenEvent] | None = first
@@ -225,15 +222,15 @@ class Routes:
                 yield _sse(as_api_error(error).body)
                 return
         in_order = [results[index] for index in sorted(results)]
-        _note(request, answer.usage(in_order, ask.n))
+        usage = answer.usage(in_order, ask.n)
+        _note(request, usage)
         if ask.include_usage:
-            yield _sse(answer.closing(in_order, ask.n))
+            yield _sse(answer.closing(usage))
         yield b"data: [DONE]\n\n"
 
     async def _events(self, model: Model, ask: Ask) -> AsyncGenerator[tuple[int, TokenEvent], None]:
         """The tokens of all choices as they come; the first error ends all of them."""
         queue: asyncio.Queue[Ended] = asyncio.Queue()
-        choices = ask.choices()
 
         async def follow(index: int, prompt: Prompt, config: GenerationConfig) -> None:
             watch = Watch(self._metrics, model.name)
@@ -248,7 +245,7 @@ class Routes:
 
         tasks = [
             asyncio.create_task(follow(index, prompt, config))
-            for index, (prompt, config) in enumerate(choices)
+            for index, (prompt, config) in enumerate(ask.choices())
         ]
         seconds, late = self._settings.request_seconds, (0, TimeoutError())
         timer = asyncio.get_running_loop().call_later(seconds, queue.put_nowait, late)
