@@ -9,7 +9,7 @@ from builders.aotinductor.cpu import HEAD_BITS as CPU_HEAD_BITS
 from builders.aotinductor.cpu import CpuDevice
 from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
 from builders.aotinductor.cuda import CudaDevice
-from builders.aotinductor.fakes import register_fakes
+from river_trt.backends.torch.fakes import register_fakes
 from builders.aotinductor.options import AOTInductorOptions
 from builders.aotinductor.package import compile_package
 from builders.aotinductor.program import Device, rewrite

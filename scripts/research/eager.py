@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from builders.aotinductor.cpu import CpuDevice
-from builders.aotinductor.fakes import register_fakes
+from river_trt.backends.torch.fakes import register_fakes
 from builders.aotinductor.program import DeviceProgram, rewrite
 from builders.quantisers import make_quantiser
 from builders.river_bank import river_format

@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from builders.aotinductor.cuda import CudaDevice
-from builders.aotinductor.fakes import register_fakes
+from river_trt.backends.torch.fakes import register_fakes
 from builders.aotinductor.program import rewrite
 from builders.position_tables import position_tables
 from builders.quantisers import make_quantiser

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from builders.aotinductor.cpu import CpuDevice
-from builders.aotinductor.fakes import register_fakes
+from river_trt.backends.torch.fakes import register_fakes
 from builders.aotinductor.program import rewrite
 from builders.position_tables import position_tables
 from builders.quantisers import make_quantiser
