@@ -17,6 +17,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # several ranks on few cores
+os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # of take_traces, to other ranks
 
 from vllm import LLM, SamplingParams  # noqa: E402 (it reads the environment)
 
@@ -33,7 +35,8 @@ ENGINE = {
 def run_case(case: dict) -> dict:
     llm = LLM(model=case["model"], **(ENGINE | case.get("engine", {})))
     try:
-        return {"batches": [run_batch(llm, batch) for batch in case["batches"]]}
+        batches = [run_batch(llm, batch) for batch in case["batches"]]
+        return {"batches": batches, "preemptions": preemptions(llm)}
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm
@@ -62,6 +65,14 @@ def run_batch(llm: LLM, batch: list[dict]) -> list[dict]:
         }
         for index, (output, request) in enumerate(zip(outputs, batch, strict=True))
     ]
+
+
+def preemptions(llm: LLM) -> int:
+    """Of an engine that keeps statistics."""
+    if llm.llm_engine.log_stats is False:
+        return 0
+    (found,) = [m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions"]
+    return int(found)
 
 
 def take_traces(model) -> dict:
