@@ -12,14 +12,9 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_bytes,
-    print_json,
-    show_progress,
-    stdout_console,
-)
+from river_trt.cli.console import format_bytes, print_json, show_progress, stdout_console
 from river_trt.cli.inspect import bytes_per_token, describe
+from river_trt.cli.tables import facts_table
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 from river_trt.text import CHAT_TEMPLATE_FILE

@@ -1,18 +1,19 @@
 """Where output goes and how sizes and layers read: results to stdout, progress to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
-from rich.table import Table
 
 from river_trt.progress import Progress
+
+UNLIMITED = 1_000_000  # columns
 
 
 class _Console(Console):
@@ -21,8 +22,11 @@ class _Console(Console):
 
 
 def stdout_console() -> Console:
+    """Of the terminal's width; where it is no terminal and COLUMNS is not set, without a limit."""
     # No markup: paths and model texts may hold square brackets.
-    return _Console(markup=False, highlight=False, emoji=False)
+    unlimited = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    width = UNLIMITED if unlimited else None
+    return _Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 def stderr_console() -> Console:
@@ -36,20 +40,6 @@ def printable(text: str) -> str:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
-
-
-def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
-    """Two columns, name and value, without lines."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
-
-
-def plain_table(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 @contextmanager
