@@ -47,7 +47,7 @@ def calibrate_draft(run: TextRun, progress: Progress) -> DraftCalibration:
 
     Raises RiverError for bad input, before any work.
     """
-    options = run.check()
+    options = run.check(least_pieces=RANKING_PIECES + 1)
     subject = open_subject(run)
     engine = subject.engine
     if engine is None:

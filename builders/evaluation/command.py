@@ -48,9 +48,13 @@ class TextRun:
     def options(self) -> TextOptions:
         return TextOptions(self.text, self.pieces, self.piece_tokens, self.skip, self.seed)
 
-    def check(self) -> TextOptions:
-        """The options of the text. What is bad about the files is said before a model is loaded."""
+    def check(self, least_pieces: int = 1) -> TextOptions:
+        """The options of the text. What is bad about them is said before a model is loaded."""
         options = self.options
+        if self.pieces < least_pieces:
+            raise RiverError(
+                f"--pieces must be at least {least_pieces} to calibrate, got {self.pieces}"
+            )
         read_documents(self.text)
         if self.report is not None:
             folder = self.report.parent

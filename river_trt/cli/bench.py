@@ -9,7 +9,7 @@ from river_trt.backends.base import MeasuresBandwidth
 from river_trt.benchmark.arms import DEFAULT_MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
 from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate
-from river_trt.benchmark.peers import INSTALL, Peer
+from river_trt.benchmark.peers import EXTRAS, Peer
 from river_trt.benchmark.prompts import BUILT_IN, cut_prompts
 from river_trt.benchmark.result import ArmQuality, BenchCase, BenchResult, stored_quality
 from river_trt.benchmark.summary import summarise
@@ -156,7 +156,7 @@ def _peers(
     if not args.peer:
         return [], []
     work = args.work or private_folder("peers")
-    names = list(INSTALL) if "all" in args.peer else list(dict.fromkeys(args.peer))
+    names = list(EXTRAS) if "all" in args.peer else list(dict.fromkeys(args.peer))
     peers, missing = [], []
     for number, name in enumerate(names):
         progress("starting peers", number, len(names))

@@ -26,7 +26,7 @@ EXAMPLES = """\
   river-trt build --model model.gguf --out engine/ --lm-head-bits 8 --force
   river-trt build --backend tensorrt-llm --model checkpoint/ --out engine/    after convert
 
-Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
+Building needs the extra `build` of river-trt (torch and more). Running an engine does not.
 """
 
 

@@ -34,7 +34,7 @@ EXAMPLES = """\
   river-trt calibrate engine/ --text wiki.txt --draft                what drafts in lossless mode
 
 The policy goes into the engine's manifest; nothing is built again. Half of the text is held out
-and only reported on. Calibrating needs torch: pip install "river-trt[build]"; --apply does not.
+and only reported on. Calibrating needs the extra `build` of river-trt; --apply does not.
 """
 BUDGETS = {  # option: metavar, help
     "max-kl": ("X", "fewest layers with at most this KL to the backbone, nats a token"),

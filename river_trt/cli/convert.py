@@ -21,7 +21,7 @@ EXAMPLES = """\
   river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --policy policy.json
 
 The engine is built from it where TensorRT-LLM and a GPU are, by `river-trt build --backend
-tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs: pip install "river-trt[build]".
+tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs the extra `build`.
 """
 FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint"}  # --format: the builders' name
 

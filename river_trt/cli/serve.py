@@ -12,6 +12,7 @@ from river_trt.cli.console import stderr_console
 from river_trt.engine import load
 from river_trt.errors import MissingDependencyError, RiverError
 from river_trt.openai.settings import ServeSettings
+from river_trt.origin import this_build
 
 EXAMPLES = """\
   river-trt serve engine/                              on 127.0.0.1:8000
@@ -102,7 +103,7 @@ def execute(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingDependencyError(
             f"`river-trt serve` needs {error.name}, which is not installed: "
-            'pip install "river-trt[serve]"'
+            f"{this_build().install('serve')}"
         ) from error
     console = stderr_console()
     bound = open_socket(settings)  # before minutes of loading

@@ -19,7 +19,7 @@ EXAMPLES = """\
   river-trt verify --model demo --engine engine/      an engine of any backend, on its GPU
 
 Every backend gets the same tokens at full depth and with forced exits. The code is 1 where one
-differs. Verifying needs torch and polygraphy: pip install "river-trt[verify]".
+differs. Verifying needs the extra `verify` of river-trt.
 """
 DIFFERS = 1
 
