@@ -43,7 +43,7 @@ class Calibration:
 def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress) -> Calibration:
     """Choose a policy within the budget. Raises RiverError for bad input, before any work."""
     options = run.check(least_pieces=len(PARTS))
-    subject = open_subject(run)
+    subject = open_subject(run, progress)
     subject.check_hidden_states()
     budget.check(subject.num_layers)
     split = Split.of(read_pieces(subject, options), str(run.text))

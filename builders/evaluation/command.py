@@ -20,7 +20,7 @@ from builders.evaluation.texts import read_documents
 from builders.recipes import load_recipe
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
-from river_trt.progress import Progress
+from river_trt.progress import Progress, silent
 
 RECIPE = "cpu"
 
@@ -84,7 +84,7 @@ class TextRun:
 def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     """Backbone, all river, the own policy and each tau. Raises RiverError for bad input."""
     options = run.check()
-    subject = open_subject(run)
+    subject = open_subject(run, progress)
     if run.report is not None:
         subject.check_hidden_states()
     policies = compared_policies(subject, run.taus, run.pinned)
@@ -94,7 +94,7 @@ def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     return results
 
 
-def open_subject(run: TextRun) -> Subject:
+def open_subject(run: TextRun, progress: Progress = silent) -> Subject:
     if run.engine is not None:
         longest = read_engine_dir(run.engine, verify=False).model.shape.max_seq_len
         if run.piece_tokens > longest:
@@ -107,6 +107,7 @@ def open_subject(run: TextRun) -> Subject:
             max_seq_len=run.piece_tokens,
             threads=run.threads,
             verify=run.verify,
+            progress=progress,
         )
         return EngineSubject(engine)
     assert run.model is not None, "the command line asks for one of them"

@@ -36,7 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     check_arguments(args, paths)
     arms_of = chosen_arms(args.mode or DEFAULT_MODES, args.tau, args.depth)
     with ExitStack() as stack, show_progress() as progress:
-        engines = [_load(args, path) for path in paths]
+        engines = [_load(args, path, progress) for path in paths]
         labels = _labels(paths)
         contestants = [
             EngineArm(engine, arm, label)
@@ -72,13 +72,14 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, path: Path) -> Engine:
+def _load(args: argparse.Namespace, path: Path, progress: Progress) -> Engine:
     return load(
         path,
         max_batch_size=max(args.batch),
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         verify=not args.no_verify,
+        progress=progress,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,9 +56,13 @@ def show_progress() -> Iterator[Progress]:
         disable=not console.is_terminal,
     )
     current: tuple[str, Any] | None = None
+    started = False
 
     def report(stage: str, done: int, total: int) -> None:
-        nonlocal current
+        nonlocal current, started
+        if not started:  # nothing to show draws nothing
+            bars.start()
+            started = True
         if current is None or current[0] != stage:
             if current is not None:
                 bars.stop_task(current[1])
@@ -66,8 +71,26 @@ def show_progress() -> Iterator[Progress]:
                 console.print(stage, soft_wrap=True)
         bars.update(current[1], completed=done, total=total or None)
 
-    with bars:
+    try:
         yield report
+    finally:
+        if started:
+            bars.stop()
+
+
+class Stopwatch:
+    """Passes progress on, and measures the time from the first word of a stage to its last."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._started = progress, 0.0
+        self.seconds = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done == 0:
+            self._started = time.perf_counter()
+        elif done == total:
+            self.seconds += time.perf_counter() - self._started
+        self._progress(stage, done, total)
 
 
 def format_bytes(size: float) -> str:

@@ -176,8 +176,8 @@ def _evaluate_task(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     run.check()
-    engine = load_engine(args)
     with show_progress() as progress, needs_extra("this task", "evaluate"):
+        engine = load_engine(args, progress)
         scores = evaluate_task(engine, run, progress)
     if args.json:
         print_json([describe(score) for score in scores])

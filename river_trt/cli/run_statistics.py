@@ -32,7 +32,10 @@ def describe_speculation(speculation: Speculation) -> dict[str, Any]:
     }
 
 
-def print_statistics(result: GenerationResult, num_layers: int, load_seconds: float) -> None:
+def print_statistics(
+    result: GenerationResult, num_layers: int, load_seconds: float, compile_seconds: float
+) -> None:
+    """compile_seconds: of the kernels, 0 where they were there."""
     # The first token ends the prefill: it says nothing about decoding.
     exits, depths = result.exit_layers[1:], result.backbone_layers[1:]
     rate = decode_rate(result)
@@ -43,6 +46,8 @@ def print_statistics(result: GenerationResult, num_layers: int, load_seconds: fl
         ("prompt", f"{result.prompt_tokens} tokens, time to first token {first}"),
         ("generated", f"{len(result.token_ids)} tokens ({result.finish_reason}){speed}"),
     ]
+    if compile_seconds:
+        facts.insert(0, ("kernels", f"compiled in {format_seconds(compile_seconds)}, once"))
     if result.speculation is not None:
         facts += _speculation_facts(result.speculation)
     elif len(depths):

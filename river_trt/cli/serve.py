@@ -8,7 +8,7 @@ from rich.console import Console
 
 from river_trt.cli.arguments import add_runtime_arguments
 from river_trt.cli.command import Command
-from river_trt.cli.console import stderr_console
+from river_trt.cli.console import show_progress, stderr_console
 from river_trt.engine import load
 from river_trt.errors import MissingDependencyError, RiverError
 from river_trt.openai.settings import ServeSettings
@@ -111,15 +111,17 @@ def execute(args: argparse.Namespace) -> int:
         engines = {}
         for name, directory in settings.engines.items():
             console.print(f"loading {directory} ...", highlight=False)
-            engines[name] = load(
-                directory,
-                max_batch_size=settings.max_batch_size,
-                max_seq_len=settings.max_seq_len,
-                threads=settings.threads,
-                prefill_chunk=settings.prefill_chunk,
-                verify=settings.verify,
-                batch_invariant=True,
-            )
+            with show_progress() as progress:
+                engines[name] = load(
+                    directory,
+                    max_batch_size=settings.max_batch_size,
+                    max_seq_len=settings.max_seq_len,
+                    threads=settings.threads,
+                    prefill_chunk=settings.prefill_chunk,
+                    verify=settings.verify,
+                    batch_invariant=True,
+                    progress=progress,
+                )
         _announce(console, settings, bound.getsockname()[1])
         serve(settings, engines, bound)
     return 0

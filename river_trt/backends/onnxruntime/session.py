@@ -44,7 +44,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             )
     if manifest.backend.kernels == "native":
         check_abi(manifest.backend.kernels_abi)
-    settings = session_settings(manifest, options.threads)
+    settings = session_settings(manifest, options)
     file, weights = directory / manifest.engine_file, directory / WEIGHTS_FILE
     try:
         model = read_plain(file, MOST_BYTES)
@@ -72,14 +72,14 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     )
 
 
-def session_settings(manifest: Manifest, threads: int | None) -> ort.SessionOptions:
+def session_settings(manifest: Manifest, options: SessionOptions) -> ort.SessionOptions:
     """Of whatever runs the engine's operators."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
-    if threads is not None:
-        settings.intra_op_num_threads = threads
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
     if manifest.backend.kernels == "native":
-        settings.register_custom_ops_library(str(native_library()))
+        settings.register_custom_ops_library(str(native_library(options.progress)))
     return settings
 
 
@@ -91,7 +91,7 @@ def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions
             "an engine's hidden states need onnx, which is not installed: "
             f"{this_build().install('build')}"
         ) from error
-    settings = session_settings(manifest, options.threads)
+    settings = session_settings(manifest, options)
     return GraphHiddenStates(
         model,
         model.with_name(WEIGHTS_FILE),

@@ -121,7 +121,7 @@ PRINTERS = {
     "evaluate --task": print_scores,
     "calibrate": print_calibration,
     "verify": print_verification,
-    "run --stats": lambda: run_statistics.print_statistics(generation(), NUM_LAYERS, 1.2),
+    "run --stats": lambda: run_statistics.print_statistics(generation(), NUM_LAYERS, 1.2, 15.0),
     "run --lossless --stats": lambda: run_statistics.print_statistics(
         speculation(), NUM_LAYERS, 1.2
     ),
