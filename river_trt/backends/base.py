@@ -114,9 +114,8 @@ class Draws:
     repetition_penalty: np.ndarray  # [rows] float32
     uniform: np.ndarray  # [rows] float64 in [0, 1): drawn by the row's own generator
     seen: np.ndarray | None = None  # [rows, vocab] bool; None: no row has a repetition penalty
-    # [rows, 1, vocab] float32, of a verification [rows, num_logits, vocab]: what is added to the
-    # logits behind that penalty; -inf forbids a token. None: nothing is.
-    added: np.ndarray | None = None
+    # What is added to the logits behind that penalty; -inf forbids a token. 1 but in a verification.
+    added: np.ndarray | None = None  # [rows, num_logits or 1, vocab] float32
     wants_leads: bool = False
     wants_logprobs: bool = False
     # Of lossless mode. Which token of its draft each row draws here: what it is drawn from is kept
