@@ -114,7 +114,7 @@ class Draws:
     repetition_penalty: np.ndarray  # [rows] float32
     uniform: np.ndarray  # [rows] float64 in [0, 1): drawn by the row's own generator
     seen: np.ndarray | None = None  # [rows, vocab] bool; None: no row has a repetition penalty
-    # What is added to the logits behind that penalty; -inf forbids a token. 1 but in a verification.
+    # Added to the logits behind that penalty; -inf forbids a token. 1, but in a verification.
     added: np.ndarray | None = None  # [rows, num_logits or 1, vocab] float32
     wants_leads: bool = False
     wants_logprobs: bool = False
