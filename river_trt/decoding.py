@@ -16,10 +16,14 @@ from river_trt.cache_rows import CacheRows, Group
 from river_trt.draws import draws_of
 from river_trt.errors import EngineError
 from river_trt.faults import row_failure
+from river_trt.logprobs import chosen_logprobs, token_logprobs
 from river_trt.lossless.decoding import Given, LosslessDecoder
 from river_trt.results import TokenEvent
 from river_trt.row import Row
+from river_trt.sampling import check_best
 from river_trt.spec import ExitPolicy, GateScope
+
+SCORED_TOKENS = 64  # of a prompt in one step: the logits of each come back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +63,8 @@ class Decoder:
     def next_chunk(self, row: Row) -> int:
         """Tokens of the row's next prefill step."""
         left = len(row.prompt) - row.past_length
+        if row.is_scoring:
+            return min(left - 1, self.prefill_chunk, SCORED_TOKENS)
         # "sequence": the prompt decides as a whole, so it runs as a whole.
         return left if row.config.prefill == "sequence" else min(left, self.prefill_chunk)
 
@@ -67,6 +73,10 @@ class Decoder:
         row = self.rows.prefilling
         assert row is not None
         started = time.perf_counter()
+        if row.is_scoring:
+            self._score(row)
+            row.prefill_seconds += time.perf_counter() - started
+            return []
         step = self._prefill_step(row)
         if not row.prefilled:
             self._session.step(step)
@@ -97,20 +107,42 @@ class Decoder:
             row.decode_seconds += seconds
         return [outcome for row, items in given.items() for outcome in _outcomes(row, items)]
 
+    def _score(self, row: Row) -> None:
+        """A step of the prompt as the row's policy would decode it, for its log-probabilities.
+
+        The prefill comes behind it, over the same slots where it would write other K and V.
+        """
+        start, count = row.past_length, row.config.prompt_logprobs
+        assert count is not None
+        step = self._prompt_step(row, row.policy, GateScope.TOKEN, all_logits=True)
+        logits = self._session.step(step).logits[0]
+        check_best(logits.max())
+        tokens = row.prompt[start + 1 : start + 1 + len(logits)].tolist()
+        row.prompt_logprobs += token_logprobs(logits, tokens, count)
+        if not row.is_scoring and not np.isposinf(row.policy.tau).all():
+            row.past_length = 0
+
     def _prefill_step(self, row: Row) -> Step:
         policy = row.policy
         if row.config.prefill == "off":
             policy = ExitPolicy.full_depth(len(policy.tau))
+        return self._prompt_step(row, policy, GateScope.SEQUENCE)
+
+    def _prompt_step(
+        self, row: Row, policy: ExitPolicy, scope: GateScope, *, all_logits: bool = False
+    ) -> Step:
+        """The prompt's next chunk, with the logits of its last token or of all."""
         start = row.past_length
         ids = row.prompt[None, start : start + self.next_chunk(row)]
         row.past_length += ids.shape[1]
+        first = 0 if all_logits else ids.shape[1] - 1
         return Step(
             ids,
             self.rows.prefill_place,
             np.array([start], np.int32),
-            np.array([ids.shape[1] - 1], np.int64),
+            np.arange(first, ids.shape[1], dtype=np.int64),
             policy,
-            GateScope.SEQUENCE,
+            scope,
         )
 
     def _decode_step(self, group: Group) -> Given:
@@ -132,11 +164,14 @@ class Decoder:
         rows = list(dict.fromkeys(places))
         if self._chooser is not None:
             chosen = self._chooser.choose(step, draws_of(places))
-            of_rows = zip(rows, chosen.tokens, chosen.best, chosen.exit_layer, strict=False)
-            return {
-                row: _accept(partial(row.accept_choice, int(token[0]), best[0], exits[-1]))
-                for row, token, best, exits in of_rows
-            }
+            given: Given = {}
+            for place, row in enumerate(rows):
+                count = row.config.logprobs
+                known = None if count is None else chosen_logprobs(chosen, place, 0, count)
+                token, exits = int(chosen.tokens[place, 0]), int(chosen.exit_layer[place, -1])
+                accept = partial(row.accept_choice, token, chosen.best[place, 0], exits, known)
+                given[row] = _accept(accept)
+            return given
         out = self._session.step(step)
         return {
             row: _accept(partial(row.accept, logits[0], exits[-1]))

@@ -1,6 +1,7 @@
 """Load an engine directory and generate with it."""
 
 from collections.abc import Generator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ from river_trt.backends.base import DecodingLoop, SessionOptions
 from river_trt.backends.device import gpu_index
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
+from river_trt.edits import Edits
 from river_trt.engine_dir import read_directions
 from river_trt.engine_files import loading
 from river_trt.errors import RiverError
+from river_trt.grammar import Grammars
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, step_cost
@@ -236,6 +239,17 @@ class Engine:
             )
         return self._loop
 
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What holds texts to a JSON schema; takes a part of a second when first asked for.
+
+        Raises RiverError without a tokenizer, MissingDependencyError without llguidance.
+        """
+        if self.tokenizer is None:
+            raise RiverError("json_schema needs a tokenizer, and this engine takes token ids only")
+        model = self.manifest.model
+        return Grammars(self.tokenizer, model.shape.vocab_size, model.eos_token_ids)
+
     def make_row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
         """A prompt ready to run, the `index`-th of its call.
 
@@ -246,11 +260,16 @@ class Engine:
         self._loop.check(config)
         policy = resolve_policy(config, self.policy, self.num_layers)
         ids = self.prompts.read(prompt)
-        seen = None
         sampling = resolve_sampling(config, self.manifest.text.sampling)
-        if sampling.repetition_penalty != 1.0:
-            seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
-            seen[ids] = True
+        vocab_size = self.manifest.model.shape.vocab_size
+        for token in dict(config.logit_bias):
+            if token >= vocab_size:
+                raise RiverError(
+                    f"logit_bias names token {token}, outside the vocabulary 0..{vocab_size - 1}"
+                )
+        schema = config.json_schema
+        grammar = self.grammars.start(schema) if isinstance(schema, str) else None
+        edits = Edits(config, sampling, ids, vocab_size, grammar)
         text = TextStream(self.tokenizer, config.stop, ids.tolist()) if self.tokenizer else None
         return Row(
             index,
@@ -259,7 +278,7 @@ class Engine:
             sampling,
             policy,
             row_generator(config.seed, index),
-            seen,
+            edits,
             text,
             eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
             cache_length=self.max_seq_len,

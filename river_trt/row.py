@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from river_trt.config import GenerationConfig
+from river_trt.edits import Edits
+from river_trt.logprobs import token_logprobs
 from river_trt.lossless.draft import Draft
-from river_trt.results import FinishReason, GenerationResult, TokenEvent
+from river_trt.results import FinishReason, GenerationResult, TokenEvent, TokenLogprobs
 from river_trt.sampling import Sampling, check_best, sample
 from river_trt.spec import ExitPolicy, GateScope, backbone_layers
 from river_trt.text import TextStream
@@ -25,7 +27,7 @@ class Row:
     sampling: Sampling
     policy: ExitPolicy
     generator: np.random.Generator
-    seen: np.ndarray | None  # [vocab] bool, tokens under the repetition penalty
+    edits: Edits
     text: TextStream | None
     eos_token_ids: frozenset[int]
     cache_length: int
@@ -35,11 +37,15 @@ class Row:
     past_length: int = 0  # slots filled in its cache row
     token_ids: list[int] = field(default_factory=list)
     exit_layers: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # where they are asked for
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # as far as scored
     finish_reason: FinishReason | None = None
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.config.prompt_logprobs is not None:
+            self.prompt_logprobs.append(TokenLogprobs(int(self.prompt[0]), None, ()))
         pinned = self.policy.pinned
         self.depths = backbone_layers(np.arange(1, len(pinned) + 1), pinned).tolist()
         policy = self.policy if self.draft is None else self.draft.policy
@@ -57,37 +63,70 @@ class Row:
 
     @property
     def filled(self) -> int:
-        """Slots of its cache row that hold something of use: the drafted tokens' too."""
-        return self.past_length + (0 if self.draft is None else len(self.draft.token_ids))
+        """Slots of its cache row that hold something of use: what the river drafted too."""
+        draft = self.draft
+        if draft is None or draft.repeated:  # no step has written a repeated text
+            return self.past_length
+        return self.past_length + len(draft.token_ids)
 
     @property
     def prefilled(self) -> bool:
         return self.past_length >= len(self.prompt)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Its prompt's log-probabilities are wanted and not all there."""
+        wanted = 0 if self.config.prompt_logprobs is None else len(self.prompt)
+        return len(self.prompt_logprobs) < wanted
 
     def accept(self, logits: np.ndarray, exit_layer: int) -> str:
         """Sample the next token and decide whether it is the last; returns the new text.
 
         logits: [vocab] float32. Raises EngineError for logits that are no numbers.
         """
-        return self.push(sample(logits, self.sampling, self.generator, self.seen), exit_layer)
+        token = sample(logits, self.sampling, self.generator, self.edits.after())
+        return self.push(token, exit_layer, logprobs=self.logprobs_of(logits, token))
 
-    def accept_choice(self, token: int, best: np.floating, exit_layer: int) -> str:
+    def logprobs_of(
+        self,
+        logits: np.ndarray,  # [vocab] float32
+        token: int,
+    ) -> TokenLogprobs | None:
+        """Of its next token; None where the row wants none."""
+        if self.config.logprobs is None:
+            return None
+        return token_logprobs(logits[None], [token], self.config.logprobs)[0]
+
+    def accept_choice(
+        self,
+        token: int,
+        best: np.floating,
+        exit_layer: int,
+        logprobs: TokenLogprobs | None,
+    ) -> str:
         """Take the token that a session chose; returns the new text.
 
         best: the best logit. Raises EngineError as `accept`.
         """
         check_best(best)
-        return self.push(token, exit_layer)
+        return self.push(token, exit_layer, logprobs=logprobs)
 
-    def push(self, token: int, exit_layer: int, is_last: bool = False) -> str:
+    def push(
+        self,
+        token: int,
+        exit_layer: int,
+        is_last: bool = False,
+        logprobs: TokenLogprobs | None = None,
+    ) -> str:
         """Take the next token, wherever it was sampled; returns the new text.
 
         is_last: no more will come, whatever this one is.
         """
         self.token_ids.append(token)
         self.exit_layers.append(int(exit_layer))
-        if self.seen is not None:
-            self.seen[token] = True
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+        self.edits.push(token)
         text = ""
         if token in self.eos_token_ids and not self.config.ignore_eos:
             self.finish_reason = "eos"
@@ -114,7 +153,10 @@ class Row:
         if not 1 <= exit_layer <= len(self.depths):
             backbone_layers(np.array([exit_layer]), self.policy.pinned)  # says what is wrong
         depth = self.depths[exit_layer - 1]
-        event = TokenEvent(self.index, self.token_ids[index], text, exit_layer, depth)
+        logprobs = None if self.config.logprobs is None else self.logprobs[index]
+        event = TokenEvent(
+            self.index, self.token_ids[index], text, exit_layer, depth, logprobs=logprobs
+        )
         if self.finish_reason is None or index < len(self.token_ids) - 1:
             return event
         exit_layers = np.array(self.exit_layers, np.int32)
@@ -128,5 +170,7 @@ class Row:
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,
             speculation=None if self.draft is None else self.draft.speculation(),
+            logprobs=None if self.config.logprobs is None else self.logprobs,
+            prompt_logprobs=(None if self.config.prompt_logprobs is None else self.prompt_logprobs),
         )
         return dataclasses.replace(event, finish_reason=self.finish_reason, result=result)
