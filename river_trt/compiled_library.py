@@ -80,7 +80,7 @@ class CppLibrary:
         return library
 
     def compile(self, library: Path, progress: Progress = silent) -> None:
-        """Into that file, a record of its hash beside it."""
+        """Into that file, a record of its hash beside it. Raises RiverError where it cannot."""
         compiler, flags = self._compiler(), self._flags()
         stage = f"compiling {self.what}, once on this machine"
         with tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=library.parent) as name:
