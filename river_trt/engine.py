@@ -22,6 +22,7 @@ from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, step_cost
 from river_trt.lossless.repeats import Repeats
 from river_trt.manifest import Manifest
+from river_trt.progress import Progress, silent
 from river_trt.prompts import Prompt, PromptReader, as_prompts
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
@@ -50,6 +51,7 @@ def load(
     batch_invariant: bool = False,
     kept_rows: int = 0,
     device: str | None = None,
+    progress: Progress = silent,
 ) -> "Engine":
     """Load the engine directory `path`.
 
@@ -67,6 +69,7 @@ def load(
     kept_rows: cache rows, beside those of max_batch_size, in which a server keeps requests that are
         done, so that prompts which begin alike are not read again (docs/serving.md).
     device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
+    progress: called while the kernels are compiled, as the first load on a machine may have to.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
@@ -92,7 +95,7 @@ def load(
         twins = batch_invariant and not manifest.rows_are_independent
         spare_rows = cache_rows(max_batch_size, twins) - max_batch_size + kept_rows
         gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
-        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu)
+        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu, progress)
         opened = open_session(directory, manifest, options)
         if isinstance(opened, DecodingLoop):
             if batch_invariant:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from river_trt.config import GenerationConfig
+from river_trt.progress import Progress, silent
 from river_trt.results import TokenEvent
 from river_trt.spec import STEP_INPUTS, ExitPolicy, GateScope
 
@@ -29,6 +30,7 @@ class SessionOptions:
     threads: int | None = None  # None: the backend's default
     spare_rows: int = 0  # cache rows beyond max_batch_size, for rows on the move (cache_rows.py)
     gpu: int = 0  # number of the GPU, for an engine of one
+    progress: Progress = silent  # hears of kernels that are compiled on first need
 
 
 @dataclass(frozen=True, slots=True, eq=False)

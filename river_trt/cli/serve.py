@@ -8,10 +8,11 @@ from rich.console import Console
 
 from river_trt.cli.arguments import add_runtime_arguments
 from river_trt.cli.command import Command
-from river_trt.cli.console import stderr_console
+from river_trt.cli.console import show_progress, stderr_console
 from river_trt.engine import load
 from river_trt.errors import MissingDependencyError, RiverError
 from river_trt.openai.settings import ServeSettings
+from river_trt.origin import this_build
 
 EXAMPLES = """\
   river-trt serve engine/                              on 127.0.0.1:8000
@@ -110,7 +111,7 @@ def execute(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingDependencyError(
             f"`river-trt serve` needs {error.name}, which is not installed: "
-            'pip install "river-trt[serve]"'
+            f"{this_build().install('serve')}"
         ) from error
     console = stderr_console()
     bound = open_socket(settings)  # before minutes of loading
@@ -118,16 +119,18 @@ def execute(args: argparse.Namespace) -> int:
         engines = {}
         for name, directory in settings.engines.items():
             console.print(f"loading {directory} ...", highlight=False)
-            engines[name] = load(
-                directory,
-                max_batch_size=settings.max_batch_size,
-                max_seq_len=settings.max_seq_len,
-                threads=settings.threads,
-                prefill_chunk=settings.prefill_chunk,
-                kept_rows=settings.kept_rows,
-                verify=settings.verify,
-                batch_invariant=True,
-            )
+            with show_progress() as progress:
+                engines[name] = load(
+                    directory,
+                    max_batch_size=settings.max_batch_size,
+                    max_seq_len=settings.max_seq_len,
+                    threads=settings.threads,
+                    prefill_chunk=settings.prefill_chunk,
+                    kept_rows=settings.kept_rows,
+                    verify=settings.verify,
+                    batch_invariant=True,
+                    progress=progress,
+                )
         _announce(console, settings, bound.getsockname()[1])
         serve(settings, engines, bound)
     return 0
