@@ -39,7 +39,10 @@ class Filled:
         token_ids = np.concatenate([row.prompt[:slots], np.array(text, np.int64)])
         return cls(place, token_ids, min(slots, row.backbone_slots), row.policy_key)
 
-    def common(self, token_ids: np.ndarray) -> int:
+    def common(
+        self,
+        token_ids: np.ndarray,  # [n] int64
+    ) -> int:
         """Tokens that both begin with."""
         length = min(len(self.token_ids), len(token_ids))
         different = np.flatnonzero(self.token_ids[:length] != token_ids[:length])
