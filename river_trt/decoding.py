@@ -18,6 +18,7 @@ from river_trt.errors import EngineError
 from river_trt.faults import row_failure
 from river_trt.logprobs import chosen_logprobs, token_logprobs
 from river_trt.lossless.decoding import Given, LosslessDecoder
+from river_trt.prefixes import Prefixes
 from river_trt.results import TokenEvent
 from river_trt.row import Row
 from river_trt.sampling import check_best
@@ -39,15 +40,21 @@ class Decoder:
 
     prefill_chunk: prompt tokens of a prefill step at most. batch_invariant: what a row gives does
     not depend on the rows beside it, to the last bit; a lone row steps as one of two for it.
+    prefixes: keeps rows that are done, for prompts that begin alike.
     """
 
     def __init__(
-        self, session: Session, prefill_chunk: int, *, batch_invariant: bool = False
+        self,
+        session: Session,
+        prefill_chunk: int,
+        *,
+        batch_invariant: bool = False,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self._session = session
         self._chooser = session if isinstance(session, ChoosesTokens) else None
         self.prefill_chunk = prefill_chunk
-        self.rows = CacheRows(session, twins=batch_invariant)
+        self.rows = CacheRows(session, twins=batch_invariant, prefixes=prefixes)
         self.lossless = LosslessDecoder(session, least_tokens=2 if batch_invariant else 1)
 
     def run(self, rows: list[Row]) -> Iterator[TokenEvent]:
@@ -86,7 +93,7 @@ class Decoder:
         if _goes_on(row, given):
             self.rows.join()
         else:
-            self.rows.remove(row)
+            self.rows.remove(row, keep=not _has_failed(given))
         row.prefill_seconds += time.perf_counter() - started
         return _outcomes(row, given)
 
@@ -101,7 +108,7 @@ class Decoder:
         # From the end, so that no row moves twice.
         for row, items in reversed(given.items()):
             if not _goes_on(row, items):
-                self.rows.remove(row)
+                self.rows.remove(row, keep=not _has_failed(items))
         seconds = time.perf_counter() - started
         for row in given:
             row.decode_seconds += seconds
@@ -188,8 +195,11 @@ def _accept(take: Callable[[], str]) -> list[str | EngineError]:
 
 
 def _goes_on(row: Row, given: list[str | EngineError]) -> bool:
-    failed = any(isinstance(item, EngineError) for item in given)
-    return row.finish_reason is None and not failed
+    return row.finish_reason is None and not _has_failed(given)
+
+
+def _has_failed(given: list[str | EngineError]) -> bool:
+    return any(isinstance(item, EngineError) for item in given)
 
 
 def _outcomes(row: Row, given: list[str | EngineError]) -> list[Outcome]:

@@ -49,6 +49,7 @@ def load(
     verify: bool = True,
     prefill_chunk: int = 512,
     batch_invariant: bool = False,
+    kept_rows: int = 0,
     device: str | None = None,
     progress: Progress = silent,
 ) -> "Engine":
@@ -65,6 +66,8 @@ def load(
     batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
         a batch with. Where the kernels need it, a lone row then steps as one of two, which costs
         time (docs/serving.md).
+    kept_rows: cache rows, beside those of max_batch_size, in which a server keeps requests that are
+        done, so that prompts which begin alike are not read again (docs/serving.md).
     device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
     progress: called while the kernels are compiled, as the first load on a machine may have to.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
@@ -85,10 +88,12 @@ def load(
         ):
             if value < 1:
                 raise RiverError(f"{name} must be at least 1, got {value}")
+        if kept_rows < 0:
+            raise RiverError(f"kept_rows must be at least 0, got {kept_rows}")
         tokenizer = Tokenizer.from_engine_dir(directory, manifest)
         policy = manifest.policy.to_policy(read_directions(directory, manifest))
         twins = batch_invariant and not manifest.rows_are_independent
-        spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
+        spare_rows = cache_rows(max_batch_size, twins) - max_batch_size + kept_rows
         gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
         options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu, progress)
         opened = open_session(directory, manifest, options)
@@ -99,7 +104,9 @@ def load(
                     "batches by itself"
                 )
             return Engine(manifest, policy, tokenizer, opened, options)
-        stepper = Stepper(opened, manifest, options, prefill_chunk, batch_invariant=twins)
+        stepper = Stepper(
+            *(opened, manifest, options, prefill_chunk), batch_invariant=twins, kept_rows=kept_rows
+        )
         return Engine(manifest, policy, tokenizer, stepper, options)
 
 
@@ -162,25 +169,36 @@ class Engine:
         return self._loop.run(rows)
 
     def serve(
-        self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
+        self,
+        *,
+        max_batch_size: int | None = None,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        reuses_river: bool = False,
     ) -> "Server":
         """An asyncio server over this engine, with continuous batching: `async with` it.
 
         max_batch_size: requests that decode together, by default as many as the engine takes.
-        max_queue: requests that may wait beyond those; more are rejected. Raises RiverError for a
-        value out of range. From `async with` to its end the engine does nothing else; entering
-        raises RiverError when it is busy.
+        max_queue: requests that may wait beyond those; more are rejected. reuses_river: of kept
+        rows (see `load`) also what River steps wrote, for requests of the same policy, whose texts
+        may then differ from those of a whole prefill. Raises RiverError for a value out of range.
+        From `async with` to its end the engine does nothing else; entering raises RiverError when
+        it is busy.
         """
         from river_trt.serving.server import Server  # asyncio, for those who serve
 
         options = self._serving_options(max_batch_size, max_queue)
-        return Server(lambda: self._open_scheduler(*options))
+        return Server(lambda: self._open_scheduler(*options, reuses_river))
 
     def scheduler(
-        self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
+        self,
+        *,
+        max_batch_size: int | None = None,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        reuses_river: bool = False,
     ) -> "Scheduler":
         """What `serve` runs on, for threads of one's own: see serving/scheduler.py."""
-        return self._open_scheduler(*self._serving_options(max_batch_size, max_queue))
+        options = self._serving_options(max_batch_size, max_queue)
+        return self._open_scheduler(*options, reuses_river)
 
     def _serving_options(self, max_batch_size: int | None, max_queue: int) -> tuple[int, int]:
         """Both, checked."""
@@ -195,12 +213,13 @@ class Engine:
         _ = self.stepper  # a loop of its own has a scheduler of its own
         return size, max_queue
 
-    def _open_scheduler(self, size: int, max_queue: int) -> "Scheduler":
+    def _open_scheduler(self, size: int, max_queue: int, reuses_river: bool) -> "Scheduler":
         from river_trt.serving.scheduler import Scheduler
 
         stepper = self.stepper
         stepper.caller.acquire()
-        return Scheduler(stepper.decoder(), self.make_row, stepper.caller.release, size, max_queue)
+        decoder = stepper.serving_decoder(reuses_river=reuses_river)
+        return Scheduler(decoder, self.make_row, stepper.caller.release, size, max_queue)
 
     def chat_prompt(
         self, messages: Sequence[Message], options: ChatOptions | None = None

@@ -63,6 +63,7 @@ class GenerationResult:
     decode_seconds: wall time of the decode steps that this row took part in (shared with the
         other rows of its batch; the caller's time between streamed events is not counted).
     speculation: in the mode "lossless", whose exit_layers are those of the verification: L.
+    reused_tokens: of the prompt, whose K and V a server had kept (river_trt/prefixes.py).
     logprobs, prompt_logprobs: of each token, where GenerationConfig asks for them.
     """
 
@@ -75,6 +76,7 @@ class GenerationResult:
     prefill_seconds: float
     decode_seconds: float
     speculation: Speculation | None = None
+    reused_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
 

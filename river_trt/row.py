@@ -14,7 +14,8 @@ from river_trt.sampling import Sampling, check_best, sample
 from river_trt.spec import ExitPolicy, GateScope, backbone_layers
 from river_trt.text import TextStream
 
-StepKey = tuple[bytes, bytes, int, str]
+PolicyKey = tuple[bytes, bytes, int]
+StepKey = tuple[PolicyKey, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +34,9 @@ class Row:
     cache_length: int
     draft: Draft | None = None  # of the mode "lossless"
     step_key: StepKey = field(init=False)  # rows of equal keys may share a step
+    policy_key: PolicyKey = field(init=False)
+    backbone_slots: int = field(init=False)  # before the first one that a River step writes
+    reused_tokens: int = 0  # of the prompt, whose K and V were there
     depths: list[int] = field(init=False)  # layers on the backbone, by exit layer - 1
     past_length: int = 0  # slots filled in its cache row
     token_ids: list[int] = field(default_factory=list)
@@ -48,14 +52,14 @@ class Row:
             self.prompt_logprobs.append(TokenLogprobs(int(self.prompt[0]), None, ()))
         pinned = self.policy.pinned
         self.depths = backbone_layers(np.arange(1, len(pinned) + 1), pinned).tolist()
-        policy = self.policy if self.draft is None else self.draft.policy
-        directions = 0 if policy.directions is None else id(policy.directions)
-        self.step_key = (
-            policy.tau.tobytes(),
-            policy.pinned.tobytes(),
-            directions,
-            self.config.gate_scope if self.draft is None else self.config.mode,
-        )
+        self.policy_key = _key(self.policy)
+        self.backbone_slots = len(self.prompt)
+        if np.isposinf(self.policy.tau).all():
+            self.backbone_slots = self.cache_length
+        if self.draft is None:
+            self.step_key = (self.policy_key, self.config.gate_scope)
+        else:
+            self.step_key = (_key(self.draft.policy), self.config.mode)
 
     @property
     def scope(self) -> GateScope:
@@ -170,7 +174,13 @@ class Row:
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,
             speculation=None if self.draft is None else self.draft.speculation(),
+            reused_tokens=self.reused_tokens,
             logprobs=None if self.config.logprobs is None else self.logprobs,
             prompt_logprobs=(None if self.config.prompt_logprobs is None else self.prompt_logprobs),
         )
         return dataclasses.replace(event, finish_reason=self.finish_reason, result=result)
+
+
+def _key(policy: ExitPolicy) -> PolicyKey:
+    directions = 0 if policy.directions is None else id(policy.directions)
+    return policy.tau.tobytes(), policy.pinned.tobytes(), directions

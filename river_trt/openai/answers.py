@@ -143,6 +143,9 @@ class Answer:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {
+                "cached_tokens": sum(result.reused_tokens for result in results[:: self.ask.n])
+            },
             "river": river,
         }
 
