@@ -107,7 +107,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         found = watch.calibrate(manifest, kind, quality, report)
         if found is None:
             return manifest
-        return replace_policy(directory, found.result.policy, found.summary(manifest))
+        return found.store(directory, manifest)
 
 
 def policy_kind(options: BuildOptions) -> PolicyKind | None:

@@ -167,9 +167,9 @@ def _attention_gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | N
     """Of q, k and v: the attention computed once more, in torch's own operators."""
     q, k, v, *rest = ctx.attention_inputs
     with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        out, *_ = _attention(*leaves, *rest)
-        return *torch.autograd.grad(out, leaves, grad), *[None] * 10
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        out = _attention(q, k, v, *rest)[0]
+        return *torch.autograd.grad(out, (q, k, v), grad), *[None] * 10
 
 
 # What calibration asks how much each layer matters (builders/calibration/first_order.py).

@@ -167,8 +167,8 @@ ENGINES: dict[str, tuple[Damage, str]] = {
         "model.data is missing from {engine}; copy it again or rebuild the engine",
     ),
     "newer schema": (
-        edit_json("manifest.json", schema_version=3, of_the_future=True),
-        "the engine has manifest schema 3 but this river-trt reads up to 2; "
+        edit_json("manifest.json", schema_version=4, of_the_future=True),
+        "the engine has manifest schema 4 but this river-trt reads up to 3; "
         "upgrade with `pip install -U river-trt`",
     ),
     "unknown key": (edit_json("manifest.json", flow=1), "manifest.json: unknown key flow"),

@@ -30,20 +30,22 @@ from builders.quantisers.base import RiverWeight
 from builders.river_bank import format_of
 from builders.source import ModelSource
 from builders.weights import LayerWeights
+from river_trt import engine_dir
 from river_trt.errors import RiverWarning
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 from river_trt.text import TOKENIZER_FILE, Tokenizer
 
+NAMED = {"quality": 0.03, "balanced": 0.05, "fast": 0.1}  # budgets of KL, nats
 READABLE = ("onnxruntime",)  # backends whose engines show hidden states
 MEMORY_MARGIN = 1.25  # of the float32 model, for its logits and the texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What a search gives an engine."""
+    """A policy of a search, and what it does on held-out text."""
 
-    result: PolicyResult  # the policy, and what it does on held-out text
+    result: PolicyResult
     description: str
     budget: float  # nats
 
@@ -57,6 +59,36 @@ class Found:
             f"KL {result.kl.value:.3f}{interval} at {layers:.1f} of {total} layers, "
             f"{fewer:.1f}x fewer bytes than full depth, on held-out built-in text; "
             f"for KL {self.budget:g}: {self.description}"
+        )
+
+    def named(self, manifest: Manifest) -> engine_dir.NamedPolicy:
+        """As an engine keeps it."""
+        result = self.result
+        return engine_dir.NamedPolicy(
+            result.name,
+            result.policy,
+            self.summary(manifest),
+            self.budget,
+            result.kl.value,
+            result.agreement.value,
+            result.backbone_layers.value,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policies:
+    """What a search gives an engine: the policy of calls that name none, and the named ones."""
+
+    default: Found
+    named: tuple[Found, ...]
+
+    def store(self, directory: Path, manifest: Manifest) -> Manifest:
+        """In the engine directory of that manifest."""
+        return engine_dir.replace_policy(
+            directory,
+            self.default.result.policy,
+            self.default.summary(manifest),
+            [found.named(manifest) for found in self.named],
         )
 
 
@@ -95,7 +127,7 @@ class BuildWatch:
 
     def calibrate(
         self, manifest: Manifest, kind: PolicyKind, quality: float, progress: Progress
-    ) -> Found | None:
+    ) -> Policies | None:
         """None where it cannot be done: without a tokenizer, or (with a warning) without memory."""
         if self._first_order is None:
             return None
@@ -108,13 +140,26 @@ class BuildWatch:
         if kind == "paper":
             paper = PaperSearch(subject, texts.search, SKIP, progress)
             chosen = within_budget(paper.at, Budget("max-kl", quality), subject.num_layers)
-            policy, description = chosen.policy, chosen.description
+            described = {"": (quality, chosen.policy, chosen.description)}
         else:
             ladder = Ladder(subject, costs, texts.search, texts.kinds, SKIP, progress)
-            (choice,) = ladder.within([quality])
-            policy, description = choice.policy, choice.description
-        (result,) = held_out(subject, texts.report, [NamedPolicy("", policy)], progress)
-        return Found(result, description, quality)
+            budgets = NAMED if quality in NAMED.values() else {"": quality} | NAMED
+            described = {
+                name: (budget, choice.policy, choice.description)
+                for (name, budget), choice in zip(
+                    budgets.items(), ladder.within(list(budgets.values())), strict=True
+                )
+            }
+        policies = [NamedPolicy(name, policy) for name, (_, policy, _) in described.items()]
+        results = held_out(subject, texts.report, policies, progress)
+        found = [
+            Found(result, described[result.name][2], described[result.name][0])
+            for result in results
+        ]
+        return Policies(
+            default=next(item for item in found if item.budget == quality),
+            named=tuple(item for item in found if item.result.name),
+        )
 
     def _fits(self) -> bool:
         needed = int(4 * MEMORY_MARGIN * self._source.num_parameters)

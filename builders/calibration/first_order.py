@@ -109,5 +109,5 @@ def window_sums(
     values: Tensor,  # [texts, positions]
 ) -> Tensor:
     """Of WINDOW neighbours each, [texts, windows]; what is left over at the end is not summed."""
-    whole = values.shape[1] // WINDOW * WINDOW
-    return values[:, :whole].unflatten(1, (-1, WINDOW)).sum(-1)
+    windows = values.shape[1] // WINDOW
+    return values[:, : windows * WINDOW].reshape(len(values), windows, WINDOW).sum(-1)

@@ -20,6 +20,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect import bytes_per_token, describe, summarise_tau
+from river_trt.cli.policies_table import policies_table
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 from river_trt.text import CHAT_TEMPLATE_FILE
@@ -175,6 +176,8 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
             ]
         )
     )
+    if manifest.policies:
+        console.print(policies_table(manifest))
     console.print("\nnext:")
     if manifest.backend.name == "torch":
         console.print("  river-trt plugin build --part torch   # once, where it runs: the kernels")

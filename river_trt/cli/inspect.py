@@ -22,6 +22,7 @@ from river_trt.cli.console import (
     stdout_console,
 )
 from river_trt.cli.inspect_offload import add_offload_arguments, print_offload
+from river_trt.cli.policies_table import policies_table
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.gpu_memory import gigabytes, gpu_memory
@@ -67,6 +68,11 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     console = stdout_console()
     console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))
+    if manifest.policies:
+        console.print(policies_table(manifest))
+        console.print(
+            "KL, top-1 and layers: on held-out text; * is the default, others: --policy NAME"
+        )
     if args.layers:
         _print_layers(manifest)
     if args.network:

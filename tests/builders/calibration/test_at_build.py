@@ -11,7 +11,7 @@ from builders.calibration import at_build, texts
 from builders.calibration.ladder import Ladder
 from builders.calibration.texts import Texts
 from builders.evaluation.subject import EngineSubject
-from river_trt import Engine, RiverError, load
+from river_trt import Engine, GenerationConfig, RiverError, load
 from river_trt.cli.build import uncalibrated
 from river_trt.errors import RiverWarning
 from tests.builders.tiny_engines import TINY
@@ -76,6 +76,29 @@ def test_a_build_calibrates_and_says_what_it_found(built):
     assert "x fewer bytes than full depth, on held-out built-in text; for KL 0.05: " in (
         policy.calibration
     )
+
+
+def test_the_engine_has_named_policies_with_their_figures(built, engine):
+    manifest = engine.manifest
+    assert [named.name for named in manifest.policies] == ["quality", "balanced", "fast"]
+    depths = [named.backbone_layers for named in manifest.policies]
+    assert depths == sorted(depths, reverse=True)
+    assert list(engine.policies) == ["exact", "quality", "balanced", "fast"]
+    np.testing.assert_array_equal(engine.policies["balanced"].tau, engine.policy.tau)
+    ids = list(range(10))
+    for name, policy in engine.policies.items():
+        config = GenerationConfig(max_new_tokens=8, policy=name, ignore_eos=True)
+        (got,) = engine.generate([ids], config)
+        config = GenerationConfig(
+            max_new_tokens=8,
+            ignore_eos=True,
+            tau=policy.tau.tolist(),
+            pinned=(np.flatnonzero(policy.pinned) + 1).tolist(),
+            policy=None if policy.directions is None else name,
+        )
+        assert got.token_ids == engine.generate([ids], config)[0].token_ids
+    with pytest.raises(RiverError, match="policy 'swift' is not one of this engine's: exact, qual"):
+        engine.generate([ids], GenerationConfig(policy="swift"))
 
 
 def test_budgets_are_kept_on_the_text_of_the_search_and_cost_layers(engine):
