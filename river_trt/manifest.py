@@ -15,6 +15,7 @@ from river_trt.json_text import parse_json
 from river_trt.manifest_limits import DTYPE_BYTES as DTYPE_BYTES
 from river_trt.manifest_limits import REBUILD as REBUILD
 from river_trt.manifest_limits import check_limits
+from river_trt.origin import this_build
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
 # Controls, which a terminal obeys and no file name has, and halves of characters.
@@ -272,7 +273,7 @@ class Manifest:
         if type(version) is int and version > SCHEMA_VERSION:
             raise EngineError(
                 f"the engine has manifest schema {version} but this river-trt reads up to "
-                f"{SCHEMA_VERSION}; upgrade with `pip install -U river-trt`"
+                f"{SCHEMA_VERSION}; upgrade with {this_build().upgrade()}"
             )
         if type(version) is int and version < SCHEMA_VERSION and version not in ADDED:
             raise EngineError(

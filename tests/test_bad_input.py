@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import river_trt
 from river_trt.cli.main import main
+from river_trt.origin import this_build
 from tests.builders.tiny_engines import TINY
 from tests.builders.tiny_llama import save_tiny_llama
 
@@ -169,7 +170,7 @@ ENGINES: dict[str, tuple[Damage, str]] = {
     "newer schema": (
         edit_json("manifest.json", schema_version=4, of_the_future=True),
         "the engine has manifest schema 4 but this river-trt reads up to 3; "
-        "upgrade with `pip install -U river-trt`",
+        f"upgrade with {this_build().upgrade()}",
     ),
     "unknown key": (edit_json("manifest.json", flow=1), "manifest.json: unknown key flow"),
     "path upwards": (list_file("../model/config.json"), "lists '../model/config.json', which"),
@@ -294,7 +295,7 @@ sys.exit(main({argv!r}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert message_of(done.stderr) == (
-        'building needs torch, which is not installed: pip install "river-trt[build]"'
+        f"building needs torch, which is not installed: {this_build().install('build')}"
     )
     assert contents(work) == before
 

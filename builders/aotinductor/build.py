@@ -51,7 +51,7 @@ def build_engine(job: BuildJob) -> Manifest:
     if is_recorded:
         declare_operators()
     else:
-        load_operators(device.name)
+        load_operators(device.name, job.progress)
         register_fakes(device.name)
     job.write_tokenizer()
     calibration = job.read_calibration(quantiser)

@@ -61,7 +61,8 @@ def build_engine(job: BuildJob) -> Manifest:
             "float32 only: leave it out or choose float32"
         )
     if native:
-        native_library()  # without a compiler, say so now and not when the engine is loaded
+        # Without a compiler, say so now and not when the engine is loaded.
+        native_library(job.progress)
     quantiser = job.quantiser()
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()

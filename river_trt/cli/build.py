@@ -12,15 +12,10 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_bytes,
-    print_json,
-    show_progress,
-    stdout_console,
-)
+from river_trt.cli.console import format_bytes, print_json, show_progress, stdout_console
 from river_trt.cli.inspect import bytes_per_token, describe, summarise_tau
 from river_trt.cli.policies_table import policies_table
+from river_trt.cli.tables import facts_table, print_table
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 from river_trt.text import CHAT_TEMPLATE_FILE
@@ -32,7 +27,7 @@ EXAMPLES = """\
   river-trt build --model model.gguf --out engine/ --lm-head-bits 8 --force
   river-trt build --backend tensorrt-llm --model checkpoint/ --out engine/    after convert
 
-Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
+Building needs the extra `build` of river-trt (torch and more). Running an engine does not.
 """
 
 
@@ -177,7 +172,7 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
         )
     )
     if manifest.policies:
-        console.print(policies_table(manifest))
+        print_table(console, policies_table(manifest))
     console.print("\nnext:")
     if manifest.backend.name == "torch":
         console.print("  river-trt plugin build --part torch   # once, where it runs: the kernels")

@@ -9,14 +9,9 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_bytes,
-    print_json,
-    show_progress,
-    stdout_console,
-)
+from river_trt.cli.console import format_bytes, print_json, show_progress, stdout_console
 from river_trt.cli.inspect import describe
+from river_trt.cli.tables import facts_table
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 
@@ -26,7 +21,7 @@ EXAMPLES = """\
   river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --policy policy.json
 
 The engine is built from it where TensorRT-LLM and a GPU are, by `river-trt build --backend
-tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs: pip install "river-trt[build]".
+tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs the extra `build`.
 """
 FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint"}  # --format: the builders' name
 

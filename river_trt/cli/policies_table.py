@@ -2,7 +2,8 @@
 
 from rich.table import Table
 
-from river_trt.cli.console import format_bytes, format_layers, plain_table
+from river_trt.cli.console import format_bytes, format_layers
+from river_trt.cli.tables import plain_table
 from river_trt.manifest import EXACT, Manifest, PolicyInfo
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 import river_trt
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
+from river_trt.errors import RiverError
 from river_trt.openai.answers import FINISH, Answer
 from river_trt.openai.asks import Ask, chat_ask, completion_ask, read_fields
 from river_trt.openai.errors import ApiError, as_api_error
@@ -28,7 +29,7 @@ from river_trt.openai.metrics import HttpMetrics, Watch
 from river_trt.openai.settings import ServeSettings
 from river_trt.openai.tools import may_open
 from river_trt.prompts import Prompt
-from river_trt.results import GenerationResult, TokenEvent
+from river_trt.results import GenerationResult, TokenEvent, TokenLogprobs
 from river_trt.serving.server import Server
 from river_trt.text import Chat, ChatOptions, Tokenizer
 
@@ -71,6 +72,14 @@ class Model:
                 "backend": self.engine.manifest.backend.name,
             },
         }
+
+
+@dataclass(slots=True)
+class Held:
+    """What of a stream's choice is held back while it may become a call."""
+
+    text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 class Routes:
@@ -171,12 +180,15 @@ class Routes:
         return self._models[name]
 
     async def _answer(self, request: Request, model: Model, ask: Ask, *, chat: bool) -> Response:
-        answer = Answer.new(chat, model.name, model.engine.num_layers, ask.trace, ask.tools)
+        engine = model.engine
+        answer = Answer.new(chat, model.name, engine.num_layers, ask, engine.tokenizer)
         request.state.log["model"] = model.name
+        if ask.config.json_schema is not None:
+            await asyncio.to_thread(_check_schema, engine, ask)
         events = self._events(model, ask)
         if not ask.stream:
             results = await until_gone(request, _results(events, ask.num_choices))
-            body = answer.whole(results, ask.n)
+            body = answer.whole(results)
             _note(request, body["usage"])
             return JSONResponse(body)
         # Errors that come before the first token are answered with their own status.
@@ -195,7 +207,7 @@ class Routes:
     ) -> AsyncIterator[bytes]:
         results: dict[int, GenerationResult] = {}
         opened: set[int] = set()
-        held = dict.fromkeys(range(ask.num_choices) if ask.tools else (), "")
+        held = {index: Held() for index in range(ask.num_choices) if ask.tools}
         async with aclosing(events):
             try:
                 found: tuple[int, TokenEvent] | None = first
@@ -205,12 +217,16 @@ class Routes:
                         opened.add(index)
                         yield _sse(answer.opening(index))
                     if index in held:
-                        held[index] += event.text
+                        back = held[index]
+                        back.text += event.text
+                        back.logprobs += [] if event.logprobs is None else [event.logprobs]
                         if event.finish_reason is not None:
                             finish = FINISH[event.finish_reason]
-                            yield _sse(answer.called(index, held[index], finish))
-                        elif not may_open(held[index]):  # a text after all
-                            event = replace(event, text=held.pop(index))
+                            yield _sse(answer.called(index, back.text, finish, back.logprobs))
+                        elif not may_open(back.text):  # a text after all
+                            del held[index]
+                            yield _sse(answer.released(index, back.text, back.logprobs))
+                            event = replace(event, text="", logprobs=None)
                     if index not in held:
                         chunk = answer.piece(index, event)
                         if chunk is not None:
@@ -222,7 +238,7 @@ class Routes:
                 yield _sse(as_api_error(error).body)
                 return
         in_order = [results[index] for index in sorted(results)]
-        usage = answer.usage(in_order, ask.n)
+        usage = answer.usage(in_order)
         _note(request, usage)
         if ask.include_usage:
             yield _sse(answer.closing(usage))
@@ -293,6 +309,16 @@ async def _results(
             if event.result is not None:
                 found[index] = event.result
     return [found[index] for index in range(count)]
+
+
+def _check_schema(engine: Engine, ask: Ask) -> None:
+    """Compile it, which may take long; ApiError naming the field that it comes from."""
+    schema = ask.config.json_schema
+    assert isinstance(schema, str)
+    try:
+        engine.grammars.start(schema)
+    except RiverError as error:
+        raise ApiError(400, str(error), ask.schema_field) from error
 
 
 def _tokens(model: Model, fields: TokenizeFields) -> list[int]:

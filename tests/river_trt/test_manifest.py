@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -13,6 +14,7 @@ from river_trt.manifest import (
     Manifest,
     PolicyInfo,
 )
+from river_trt.origin import this_build
 
 FILES = {"model.onnx": FileInfo(5, "ab"), "directions.bin": FileInfo(1, "cd")}
 
@@ -45,9 +47,8 @@ def test_round_trip_keeps_infinities_and_is_plain_json(manifest):
 
 def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
     data = json.loads(changed(manifest, "schema_version", SCHEMA_VERSION + 1)) | {"novelty": 1}
-    with pytest.raises(
-        EngineError, match=rf"schema {SCHEMA_VERSION + 1} .*pip install -U river-trt"
-    ):
+    upgrade = re.escape(this_build().upgrade())
+    with pytest.raises(EngineError, match=f"schema {SCHEMA_VERSION + 1} .*upgrade with {upgrade}"):
         Manifest.from_json(json.dumps(data))
 
 

@@ -20,6 +20,7 @@ from river_trt.cli import build, convert
 from river_trt.cli.build_options import NOT_OPTIONS, given_options
 from river_trt.cli.main import main
 from river_trt.engine_dir import read_engine_dir
+from river_trt.origin import this_build
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def test_missing_package_names_the_pip_command(capsys, builder, name):
     builder.error = ModuleNotFoundError(f"No module named {name!r}", name=name)
     assert main(["build", "--model", "demo", "--out", "engine"]) == 2
     package = name.partition(".")[0]
-    expected = f'building needs {package}, which is not installed: pip install "river-trt[build]"'
+    expected = f"building needs {package}, which is not installed: {this_build().install('build')}"
     assert expected in capsys.readouterr().err
 
 
