@@ -152,7 +152,10 @@ def read_policies(path: Path, manifest: Manifest) -> dict[str, ExitPolicy]:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class NamedPolicy:
-    """A policy to be stored under a name; the figures are NamedPolicyInfo's."""
+    """A policy to be stored under a name, and what it does on held-out text.
+
+    budget and kl are nats a token, agreement a share of positions, backbone_layers a mean a token.
+    """
 
     name: str
     policy: ExitPolicy
