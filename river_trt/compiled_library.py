@@ -69,7 +69,7 @@ class CppLibrary:
                 with locked(library.parent):
                     if not _is_whole(library):  # another process may have made it meanwhile
                         _remove_leftovers(library.parent)
-                        self.compile(library, progress)
+                        self._compile(library, progress)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RiverError(self._full_disk(user_cache())) from error
@@ -79,8 +79,7 @@ class CppLibrary:
             ) from error
         return library
 
-    def compile(self, library: Path, progress: Progress = silent) -> None:
-        """Into that file, a record of its hash beside it. Raises RiverError where it cannot."""
+    def _compile(self, library: Path, progress: Progress) -> None:
         compiler, flags = self._compiler(), self._flags()
         stage = f"compiling {self.what}, once on this machine"
         with tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=library.parent) as name:

@@ -62,10 +62,12 @@ class GenerationConfig:
     ignore_eos: go on after an end-of-sequence token.
     mode: "river" leaves the backbone as the exit policy says; "full" is the backbone alone;
         "lossless" gives the backbone's output too, drafted by the river (docs/lossless.md).
-    tau: exit thresholds in the gate's units (cosine): None is the engine's own, a number holds
+    policy: the name of one of the engine's policies (`engine.policies`; "exact" is full depth);
+        None is the one that the engine has by default. Of the mode "river" only.
+    tau: exit thresholds in the gate's units (cosine): None is the policy's own, a number holds
         for every layer, else one number per layer; inf forbids an exit, -inf forces one. Of the
         mode "river" only.
-    pinned: layer numbers 1..L that always run the backbone; None is the engine's own, () is none.
+    pinned: layer numbers 1..L that always run the backbone; None is the policy's own, () is none.
         In the mode "lossless" those that run it while drafting.
     max_draft_tokens: tokens drafted for one verification at most, >= 1; mode "lossless" only.
     prefill: "off" runs prompts on the backbone, "sequence" lets a prompt exit as a whole.
@@ -89,6 +91,7 @@ class GenerationConfig:
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     mode: Mode = "river"
+    policy: str | None = None
     tau: float | Sequence[float] | None = None
     pinned: Sequence[int] | None = None
     prefill: PrefillMode = "off"
@@ -148,12 +151,19 @@ class GenerationConfig:
             for layer in layers:
                 _check_int("a layer in pinned", layer, 1)
             object.__setattr__(self, "pinned", tuple(map(int, layers)))
+        if self.policy is not None and not isinstance(self.policy, str):
+            raise RiverError(f"policy must be a name, got {_shown(self.policy)}")
         if self.mode != "river":
             self._check_backbone_output()
 
     def _check_backbone_output(self) -> None:
         """What asks for another output than the backbone's."""
-        for name, neutral in (("tau", None), ("prefill", "off"), ("gate_scope", "token")):
+        for name, neutral in (
+            ("policy", None),
+            ("tau", None),
+            ("prefill", "off"),
+            ("gate_scope", "token"),
+        ):
             if (value := getattr(self, name)) != neutral:
                 raise RiverError(
                     f"{name} {value!r} is for the mode 'river'; "
@@ -167,10 +177,11 @@ class GenerationConfig:
 
 
 def resolve_policy(config: GenerationConfig, policy: ExitPolicy, num_layers: int) -> ExitPolicy:
-    """The policy that makes the text: the config's tau and pinned where given, else the engine's.
+    """The policy that makes the text: the config's tau and pinned where given, else `policy`'s.
 
-    The engine's directions stay in force either way; in the modes "full" and "lossless" it is the
-    backbone. Raises RiverError for a tau of the wrong length or a pinned layer beyond num_layers.
+    policy: what the config names (`Engine.policy_of`). Its directions stay in force either way; in
+    the modes "full" and "lossless" it is the backbone. Raises RiverError for a tau of the wrong
+    length or a pinned layer beyond num_layers.
     """
     if config.mode != "river":
         return ExitPolicy.full_depth(num_layers)

@@ -13,7 +13,7 @@ from river_trt.backends.device import gpu_index
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
 from river_trt.edits import Edits
-from river_trt.engine_dir import read_directions
+from river_trt.engine_dir import read_directions, read_policies
 from river_trt.engine_files import loading
 from river_trt.errors import RiverError
 from river_trt.grammar import Grammars
@@ -92,6 +92,7 @@ def load(
             raise RiverError(f"kept_rows must be at least 0, got {kept_rows}")
         tokenizer = Tokenizer.from_engine_dir(directory, manifest)
         policy = manifest.policy.to_policy(read_directions(directory, manifest))
+        named = read_policies(directory, manifest)
         twins = batch_invariant and not manifest.rows_are_independent
         spare_rows = cache_rows(max_batch_size, twins) - max_batch_size + kept_rows
         gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
@@ -103,17 +104,18 @@ def load(
                     f"batch_invariant is not offered by {manifest.backend.name}, which forms "
                     "batches by itself"
                 )
-            return Engine(manifest, policy, tokenizer, opened, options)
+            return Engine(manifest, policy, tokenizer, opened, options, named)
         stepper = Stepper(
             *(opened, manifest, options, prefill_chunk), batch_invariant=twins, kept_rows=kept_rows
         )
-        return Engine(manifest, policy, tokenizer, stepper, options)
+        return Engine(manifest, policy, tokenizer, stepper, options, named)
 
 
 class Engine:
     """A loaded River engine, from `river_trt.load`. One generation runs at a time.
 
-    Attributes: manifest; policy, the engine's own ExitPolicy; draft_policy, what drafts in
+    Attributes: manifest; policy, the ExitPolicy of calls that name none; policies, those that they
+    may name; draft_policy, what drafts in
     lossless mode; tokenizer, None when the engine
     takes token ids only; prompts, which reads them; num_layers; max_batch_size; max_seq_len, the
     cache slots of a row; gap_acceptance, what lossless mode has learned.
@@ -126,9 +128,11 @@ class Engine:
         tokenizer: Tokenizer | None,
         loop: DecodingLoop,
         options: SessionOptions,
+        policies: Mapping[str, ExitPolicy] | None = None,
     ) -> None:
         self.manifest = manifest
         self.policy = policy
+        self.policies = dict(policies or {})
         self.draft_policy = manifest.draft.to_policy(manifest.model.shape.num_layers)
         self.tokenizer = tokenizer
         self.num_layers = manifest.model.shape.num_layers
@@ -258,6 +262,17 @@ class Engine:
             )
         return self._loop
 
+    def policy_of(self, config: GenerationConfig) -> ExitPolicy:
+        """The policy that a config names; RiverError for a name that the engine has not."""
+        if config.policy is None:
+            return self.policy
+        if config.policy not in self.policies:
+            raise RiverError(
+                f"policy {config.policy!r:.80} is not one of this engine's: "
+                f"{', '.join(self.policies)}"
+            )
+        return self.policies[config.policy]
+
     @cached_property
     def grammars(self) -> Grammars:
         """What holds texts to a JSON schema; takes a part of a second when first asked for.
@@ -277,7 +292,7 @@ class Engine:
         if config.stop and self.tokenizer is None:
             raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
         self._loop.check(config)
-        policy = resolve_policy(config, self.policy, self.num_layers)
+        policy = resolve_policy(config, self.policy_of(config), self.num_layers)
         ids = self.prompts.read(prompt)
         sampling = resolve_sampling(config, self.manifest.text.sampling)
         vocab_size = self.manifest.model.shape.vocab_size

@@ -17,17 +17,13 @@ def native_library(progress: Progress = silent) -> Path:
 
     Raises RiverError where it must be compiled and no C++ compiler can.
     """
-    return cpu_library().compile_once(progress)
-
-
-def cpu_library() -> CppLibrary:
-    """What it is compiled from."""
     from river_trt.plugin.sources import source_directory  # not for engines without native kernels
 
-    return CppLibrary(
+    library = CppLibrary(
         name="river_cpu",
         what="the native CPU kernels",
         instead="build the engine with --kernels onnxruntime",
         sources=read_sources(source_directory() / "cpu"),
         standard="c++17",
     )
+    return library.compile_once(progress)

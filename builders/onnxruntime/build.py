@@ -82,7 +82,11 @@ def build_engine(job: BuildJob) -> Manifest:
     with WeightsWriter(layout, directory) as weights:
         _write_shared(weights, source, shared, head, recipe.max_seq_len, native)
         banks = stream_layers(
-            source, quantiser, shared, calibration.token_ids if calibration else None
+            source,
+            quantiser,
+            shared,
+            calibration.token_ids if calibration else None,
+            job.watch,
         )
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors

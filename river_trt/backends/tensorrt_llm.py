@@ -141,9 +141,9 @@ class ExecutorLoop:
 
     def check(self, config: GenerationConfig) -> None:
         """RiverError for what is fixed in the engine."""
-        if config.tau is not None or config.pinned is not None:
+        if any(value is not None for value in (config.policy, config.tau, config.pinned)):
             raise RiverError(
-                "tau and pinned are constants of a TensorRT-LLM engine; "
+                "policy, tau and pinned are constants of a TensorRT-LLM engine; "
                 "convert and build it again with --tau, --pinned or --policy"
             )
         for name, value, fixed in (

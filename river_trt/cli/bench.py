@@ -34,7 +34,7 @@ QUALITY_TOKENS = 256  # of a piece
 def execute(args: argparse.Namespace) -> int:
     paths = [*args.engines, *args.engine]
     check_arguments(args, paths)
-    arms_of = chosen_arms(args.mode or DEFAULT_MODES, args.tau, args.depth)
+    arms_of = chosen_arms(args.mode or DEFAULT_MODES, args.tau, args.depth, args.policy)
     with ExitStack() as stack, show_progress() as progress:
         engines = [_load(args, path, progress) for path in paths]
         labels = _labels(paths)

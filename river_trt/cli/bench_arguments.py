@@ -67,6 +67,14 @@ def _add_modes(modes: argparse._ArgumentGroup) -> None:
         help="measure this threshold too; may be given several times",
     )
     modes.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure this policy of the engine too, as `inspect` lists them; may be given several "
+        "times",
+    )
+    modes.add_argument(
         "--depth",
         type=int,
         action="append",

@@ -88,7 +88,7 @@ def _convert(options: dict[str, Any], progress: Progress) -> Manifest:
     with needs_extra("converting", "build"):
         from builders.build import BuildOptions, build
 
-        return build(BuildOptions(**options), progress)
+        return build(BuildOptions(**options, calibrate=False), progress)
 
 
 COMMAND = Command(

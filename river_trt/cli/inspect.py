@@ -15,6 +15,7 @@ from river_trt.cli.arguments import add_engine_argument, engine_path
 from river_trt.cli.command import Command
 from river_trt.cli.console import format_bytes, format_layers, print_json, stdout_console
 from river_trt.cli.inspect_offload import add_offload_arguments, print_offload
+from river_trt.cli.policies_table import policies_table
 from river_trt.cli.tables import facts_table, plain_table, print_table
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
@@ -61,6 +62,11 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     console = stdout_console()
     console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))
+    if manifest.policies:
+        print_table(console, policies_table(manifest))
+        console.print(
+            "KL, top-1 and layers: on held-out text; * is the default, others: --policy NAME"
+        )
     if args.layers:
         _print_layers(manifest)
     if args.network:

@@ -29,7 +29,7 @@ EXAMPLES = """\
   river-trt run --engine engine/ --chat --prompt "Why is the sky blue?" --stats
   river-trt run --engine engine/ --prompt "The river" --full-depth       the plain model
   river-trt run --engine engine/ --prompt "The river" --lossless --stats the same text, faster
-  river-trt run --engine engine/ --prompt "The river" --tau 0.95         exit earlier
+  river-trt run --engine engine/ --prompt "The river" --policy fast      exit earlier
   river-trt run --engine engine/ --prompt "The river" --tau -inf --pinned 1,2,30
   river-trt run --engine engine/ --chat --temperature 0.7 --top-p 0.9 --seed 1 < question.txt
   river-trt run --engine engine/ --prompt "The river" --json | jq .backbone_layers
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lossless",
         action="store_true",
         help="the plain model's output, drafted by the river and verified by the backbone",
+    )
+    policy.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="one of the engine's policies by name, as `inspect` lists them: exact, quality, "
+        "balanced, fast",
     )
     policy.add_argument(
         "--pinned",

@@ -216,6 +216,7 @@ def _ask(fields: Sampled, prompts: list[Prompt], tokens: int, most_choices: int)
         stop_token_ids=fields.stop_token_ids or (),
         ignore_eos=fields.ignore_eos,
         mode=river.mode,
+        policy=river.policy,
         tau=river.tau,
         pinned=river.pinned,
         **more,

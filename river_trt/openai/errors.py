@@ -69,7 +69,7 @@ def _named(message: str) -> str | None:
     first = message.split(" ", 1)[0]
     if first == "max_new_tokens":
         return "max_tokens"
-    if first in ("tau", "pinned", "mode", "max_draft_tokens"):
+    if first in ("tau", "pinned", "mode", "policy", "max_draft_tokens"):
         return f"river.{first}"
     if first in SAME_NAME:
         return first

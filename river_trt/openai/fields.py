@@ -43,6 +43,7 @@ class RiverFields(Fields):
     """`"river": {...}` of a request; what is left out is the engine's own."""
 
     mode: Literal["river", "lossless", "full"] = "river"
+    policy: str | None = None  # one of the engine's by name
     tau: Annotated[float | list[float] | None, BeforeValidator(_number)] = None
     pinned: list[int] | None = None
     max_draft_tokens: int | None = None

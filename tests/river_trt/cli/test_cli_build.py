@@ -40,7 +40,9 @@ class FakeOptions:
     max_seq_len: int | None = None
     tau: float | None = None
     pinned: tuple[int, ...] | None = None
-    policy: Path | None = None
+    policy: Path | str | None = None
+    quality: float | None = None
+    calibrate: bool = True
     calibration_text: Path | None = None
     force: bool = False
     banks: str = "both"
@@ -99,6 +101,18 @@ def test_every_option_reaches_the_builder(capsys, builder):
             banks="backbone",
         )
     ]
+
+
+def test_policies_by_name(capsys, builder):
+    argv = ["build", "--model", "m", "--out", "e"]
+    for options, expected in (
+        (["--policy", "none"], {"policy": "none"}),
+        (["--policy", "paper", "--quality", "0.1"], {"policy": "paper", "quality": 0.1}),
+        (["--no-calibrate"], {"calibrate": False}),
+    ):
+        assert main([*argv, *options]) == 0
+        assert builder.calls.pop() == FakeOptions("m", Path("e"), **expected)
+    assert "policy " in capsys.readouterr().out
 
 
 def test_result_says_what_to_type_next(capsys, builder):
