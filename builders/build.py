@@ -1,10 +1,11 @@
 """From a checkpoint to an engine directory, one layer at a time."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 DEFAULT_TAU = 0.97
+DEFAULT_QUALITY = 0.05  # nats
+PolicyKind = Literal["calibrated", "paper"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -36,7 +39,10 @@ class BuildOptions:
     recipe: str = "cpu"
     tau: float | None = None  # one tau for all layers
     pinned: tuple[int, ...] | None = None  # layers 1..L; None: the last layer
-    policy: Path | None = None  # written by `calibrate --save`; in place of tau and pinned
+    # "none": full depth; "paper": similarity gate, one tau; a file written by `calibrate --save`
+    policy: Path | str | None = None
+    calibrate: bool = True  # find a policy, where no other option names one
+    quality: float | None = None  # KL that it may cost, nats a token; None: DEFAULT_QUALITY
     calibration_text: Path | None = None
     force: bool = False
     banks: Banks = "both"
@@ -59,10 +65,12 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     What can be wrong with the input is found before the output directory is touched, and a build
     that fails leaves nothing behind. Raises RiverError (CheckpointError for the model).
     """
+    # The search reads engines that this module builds.
+    from builders.calibration.at_build import BuildWatch
+
     recipe = load_recipe(options.recipe, options.changes)
-    if options.policy is not None and (options.tau is not None or options.pinned is not None):
-        raise RiverError("a saved policy has its own tau and pins; leave tau and pinned out")
-    saved = None if options.policy is None else PolicyFile.read(options.policy)
+    kind = policy_kind(options)
+    saved = PolicyFile.read(options.policy) if isinstance(options.policy, Path) else None
     with write_engine_dir(options.out, options.force) as directory:
         source = ModelSource.open(options.model)
         config = source.config
@@ -72,20 +80,57 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         longest = engine_positions(config, recipe.max_seq_len, options.changes.get("max_seq_len"))
         recipe = dataclasses.replace(recipe, max_seq_len=longest)
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
+        if options.policy == "none":
+            policy = ExitPolicy.full_depth(config.num_layers)
+        report = progress or _silent
+        # The policy of a TensorRT-LLM network is part of it.
+        fixed = recipe.backend.startswith("tensorrt-llm")
+        searches = kind is not None and options.banks == "both" and not fixed
+        watch = BuildWatch(source, directory, recipe.backend) if searches else None
         job = BuildJob(
             source,
             recipe,
             policy,
             directory,
             options.calibration_text,
-            progress or _silent,
+            report,
             options.banks,
             None if saved is None else saved.policy,
+            watch,
         )
         manifest: Manifest = builder(recipe.backend)(job)
-        if saved is None:
+        if saved is not None:
+            return replace_policy(directory, saved.policy, saved.calibration)
+        if watch is None or kind is None:
             return manifest
-        return replace_policy(directory, saved.policy, saved.calibration)
+        quality = DEFAULT_QUALITY if options.quality is None else options.quality
+        found = watch.calibrate(manifest, kind, quality, report)
+        if found is None:
+            return manifest
+        return found.store(directory, manifest)
+
+
+def policy_kind(options: BuildOptions) -> PolicyKind | None:
+    """What is to be searched for; None where the options name a policy, or want no search.
+
+    Raises RiverError for options that contradict each other.
+    """
+    by_hand = options.tau is not None or options.pinned is not None
+    if options.policy is not None and by_hand:
+        raise RiverError("a saved policy has its own tau and pins; leave tau and pinned out")
+    if isinstance(options.policy, str) and options.policy not in ("none", "paper"):
+        raise RiverError(f"policy must be none, paper or a file, got {options.policy!r}")
+    searched = options.policy in (None, "paper") and not by_hand and options.calibrate
+    if options.policy == "paper" and not options.calibrate:
+        raise RiverError("--policy paper is calibrated; leave --no-calibrate out, or give --tau")
+    if options.quality is not None:
+        if not (math.isfinite(options.quality) and options.quality > 0):
+            raise RiverError(f"quality must be a KL above 0, got {options.quality:g}")
+        if not searched:
+            raise RiverError("--quality is what a calibrated policy may cost, and none is searched")
+    if not searched:
+        return None
+    return "paper" if options.policy == "paper" else "calibrated"
 
 
 def check_dtype(config: ModelConfig, recipe: Recipe, changes: Mapping[str, Any]) -> None:

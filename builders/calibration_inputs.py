@@ -3,11 +3,14 @@
 The text is pushed through one layer at a time, so only that layer's weights are in memory.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from builders.decoder import DecoderLayer, RiverFormat
 from builders.families import ModelConfig
+from builders.families.base import LayerSpec
 from builders.position_tables import layer_rotary, position_tables, query_scale
 from builders.weights import LayerWeights
 
@@ -41,14 +44,26 @@ class CalibrationInputs:
             linear.register_forward_pre_hook(
                 lambda _, args, name=name: inputs.update({name: _rows(args[0])})
             )
-        texts, tokens, _ = self.h.shape
-        cache = torch.zeros(texts, self.config.num_kv_heads, tokens, self.config.head_dim)
-        nobody = torch.zeros(texts, tokens, dtype=torch.bool)
-        start = torch.zeros(texts, dtype=torch.int32)
-        rotary = layer_rotary(self.tables, spec)
-        q_scale = query_scale(self.tables, start, nobody)
-        self.h = layer(self.h, nobody, cache, cache, start, rotary, q_scale)[0]
+        self.h = run_layer(layer, self.config, spec, self.tables, self.h, on_river=False)
         return inputs
+
+
+def run_layer(
+    layer: DecoderLayer,
+    config: ModelConfig,
+    spec: LayerSpec,
+    tables: Mapping[str, Tensor],
+    h: Tensor,  # [texts, tokens, hidden]: what the layer is given
+    on_river: bool,
+) -> Tensor:
+    """What one bank of a layer makes of whole texts, [texts, tokens, hidden]."""
+    texts, tokens, _ = h.shape
+    cache = torch.zeros(texts, config.num_kv_heads, tokens, config.head_dim)
+    flags = torch.full((texts, tokens), on_river)
+    start = torch.zeros(texts, dtype=torch.int32)
+    q_scale = query_scale(tables, start, flags)
+    out: Tensor = layer(h, flags, cache, cache, start, layer_rotary(tables, spec), q_scale)[0]
+    return out
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Each has a CPU implementation (the reference for all backends) and a fake kernel
 Their ONNX schemas are in onnx_schemas.py. Importing this module registers the operators.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -64,8 +66,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
-@torch.library.custom_op("river_trt::attention", mutates_args=())
-def attention(
+def _attention(
     q: Tensor,  # [batch, seq, num_heads * D]
     k: Tensor,  # [batch, seq, num_kv_heads * D]
     v: Tensor,  # [batch, seq, num_kv_heads * D]
@@ -125,6 +126,9 @@ def _attend(
     return scores.masked_fill(~visible, -torch.inf).softmax(-1) @ v
 
 
+attention = torch.library.custom_op("river_trt::attention", _attention, mutates_args=())
+
+
 @attention.register_fake
 def _(
     q: Tensor,
@@ -142,6 +146,35 @@ def _(
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k_cache), torch.empty_like(v_cache)
+
+
+def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, use_river, weight, *_ = inputs
+    assert not use_river.any(), "gradients are the backbone's"
+    ctx.save_for_backward(weight)
+
+
+def _linear_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (weight,) = ctx.saved_tensors
+    return grad @ weight, *[None] * 7
+
+
+def _keep_attention(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.attention_inputs = inputs
+
+
+def _attention_gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Of q, k and v: the attention computed once more, in torch's own operators."""
+    q, k, v, *rest = ctx.attention_inputs
+    with torch.enable_grad():
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        out = _attention(q, k, v, *rest)[0]
+        return *torch.autograd.grad(out, (q, k, v), grad), *[None] * 10
+
+
+# What calibration asks how much each layer matters (builders/calibration/first_order.py).
+linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
+attention.register_autograd(_attention_gradients, setup_context=_keep_attention)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

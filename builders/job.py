@@ -11,6 +11,7 @@ from builders.checkpoints.text_files import eos_union
 from builders.quantisers import make_quantiser
 from builders.quantisers.base import Quantiser
 from builders.recipes import Recipe
+from builders.river_bank import LayerWatch
 from builders.source import ModelSource
 from builders.text import special_token_ids, write_text
 from river_trt.engine_dir import hash_files, write_manifest
@@ -46,6 +47,7 @@ class BuildJob:
     progress: Progress
     banks: Banks = "both"
     stored_policy: ExitPolicy | None = None  # that will replace `policy` in the manifest
+    watch: LayerWatch | None = None  # shown each layer as it is quantised
 
     def quantiser(self) -> Quantiser:
         recipe = self.recipe

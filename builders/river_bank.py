@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,19 +23,38 @@ class LayerBanks:
     river: dict[str, RiverWeight]
 
 
+class LayerWatch(Protocol):
+    """What looks at the layers of a build as they go by."""
+
+    def token_ids(self) -> Tensor | None:
+        """Text to push through the layers where the quantiser reads none, [texts, tokens]."""
+        ...
+
+    def layer(
+        self, weights: LayerWeights, river: dict[str, RiverWeight], before: Tensor, after: Tensor
+    ) -> None:
+        """The next layer; the backbone's states around it, [texts, tokens, hidden]."""
+        ...
+
+
 def stream_layers(
     source: ModelSource,
     quantiser: Quantiser,
     shared: SharedWeights,
     calibration_ids: Tensor | None = None,  # [texts, tokens]; for quantisers that need inputs
+    watch: LayerWatch | None = None,
 ) -> Iterator[LayerBanks]:
     """Read and quantise layer after layer."""
     calibration = None
     if quantiser.needs_inputs:
         assert calibration_ids is not None, f"{quantiser.name} reads calibration text"
+    elif watch is not None:
+        calibration_ids = watch.token_ids()
+    if calibration_ids is not None:
         calibration = CalibrationInputs(source.config, shared.embedding, calibration_ids)
     for index in range(source.config.num_layers):
         weights = source.layer(index)
+        before = calibration.h if calibration else None
         inputs = calibration.advance(weights) if calibration else {}
         river = {
             name: quantiser.quantise(weight, inputs.get(name))
@@ -42,6 +62,8 @@ def stream_layers(
         }
         if folds_down(source.config, quantiser):
             river = fold_down_pre_scale(river)
+        if watch is not None and calibration is not None and before is not None:
+            watch.layer(weights, river, before, calibration.h)
         yield LayerBanks(weights, river)
 
 
@@ -72,6 +94,13 @@ def river_format(
     if folds_down(config, quantiser):
         scaled -= {"down"}
     return RiverFormat(group_size, symmetric, scaled)
+
+
+def format_of(river: dict[str, RiverWeight]) -> RiverFormat:
+    """Of the linears of a layer, by name."""
+    first = next(iter(river.values()))
+    scaled = frozenset(name for name, weight in river.items() if weight.pre_scale is not None)
+    return RiverFormat(first.group_size, first.zero_points is None, scaled)
 
 
 def load_decoder(

@@ -1,6 +1,6 @@
 """river-trt: run River engines, decoders that leave their full-precision layers token by token."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine, load

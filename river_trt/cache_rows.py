@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from river_trt.backends.base import Session
+from river_trt.prefixes import Prefixes
 from river_trt.row import Row, StepKey
 
 
@@ -40,9 +41,12 @@ def cache_rows(max_batch_size: int, twins: bool) -> int:
 class CacheRows:
     """Needs one cache row more than it holds rows, with twins twice as many (`cache_rows`)."""
 
-    def __init__(self, session: Session, *, twins: bool = False) -> None:
+    def __init__(
+        self, session: Session, *, twins: bool = False, prefixes: Prefixes | None = None
+    ) -> None:
         self._session = session
         self._twins = twins
+        self._prefixes = prefixes
         self.groups: list[Group] = []
         self.prefilling: Row | None = None
         self.prefill_place = 0
@@ -57,9 +61,12 @@ class CacheRows:
         return row is self.prefilling or any(row in group.places for group in self.groups)
 
     def begin(self, row: Row) -> None:
-        """Give a row its place for the prefill."""
+        """Give a row its place for the prefill, with what is known of its prompt's beginning."""
         assert self.prefilling is None
         self.prefilling, self.prefill_place = row, self._end()
+        if self._prefixes is not None:
+            running = ((other, self._place(other)) for other in self)
+            self._prefixes.fill(row, self.prefill_place, running)
 
     def join(self) -> None:
         """Put the prefilled row into the group that it steps with."""
@@ -89,8 +96,13 @@ class CacheRows:
         self._move(row, source, group.first + len(group.places))
         group.places.append(row)
 
-    def remove(self, row: Row) -> None:
-        """Close the gap that a row leaves, so that the others do not pay for it."""
+    def remove(self, row: Row, *, keep: bool = False) -> None:
+        """Close the gap that a row leaves, so that the others do not pay for it.
+
+        keep: its K and V are right, and worth keeping where there is room for it.
+        """
+        if keep and self._prefixes is not None:
+            self._prefixes.keep(row, self._place(row))
         if row is self.prefilling:
             self.prefilling = None
             return
@@ -108,6 +120,12 @@ class CacheRows:
             group.places[index] = last
         if not self._double(group):
             self._close_up(at + 1)
+
+    def _place(self, row: Row) -> int:
+        if row is self.prefilling:
+            return self.prefill_place
+        group = next(group for group in self.groups if row in group.places)
+        return group.first + group.places.index(row)
 
     def _double(self, group: Group) -> bool:
         """Let a lone row stand in the free place behind it too."""

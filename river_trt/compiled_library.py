@@ -1,7 +1,8 @@
 """C++ sources that travel with the package, compiled on first need and then kept.
 
 A library is known by the hash of its sources and flags, so an upgrade of river-trt compiles anew.
-Once it is there no compiler is needed: an image may be made with one and run without.
+Once it is there no compiler is needed: an image may be made with one and run without. A platform
+wheel (hatch_build.py) carries it compiled.
 Instruction sets are chosen when the library runs, never by this machine's flags.
 """
 
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from river_trt.errors import RiverError
+from river_trt.progress import Progress, silent
 from river_trt.user_cache import is_trusted, locked, private_folder, user_cache
 
+PREBUILT = Path(__file__).parent / "_prebuilt"  # of a platform wheel
 LEFTOVER = "tmp"  # begins the names of temporary folders
 FULL_DISK = os.strerror(errno.ENOSPC)
 
@@ -47,21 +50,26 @@ class CppLibrary:
     flags: tuple[str, ...] = ()
     link_flags: tuple[str, ...] = ()
 
-    def compile_once(self) -> Path:
-        """The library in the user's cache; compiles it (some seconds) unless it is there.
+    @property
+    def file_name(self) -> str:
+        """By which the library is known."""
+        parts = (self.sources, self._flags(), _file_flags(), self.link_flags, platform.machine())
+        return f"lib{self.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
 
-        Raises RiverError where it must be compiled and no C++ compiler can.
+    def compile_once(self, progress: Progress = silent) -> Path:
+        """The wheel's library, or the user cache's; compiles it (some seconds) where it must.
+
+        progress hears of compiling only. Raises RiverError where no C++ compiler can.
         """
-        flags = (*FLAGS, f"-std={self.standard}", *self.flags)
-        identity = repr((self.sources, flags, _file_flags(), self.link_flags, platform.machine()))
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        if (PREBUILT / self.file_name).is_file():
+            return PREBUILT / self.file_name
         try:
-            library = private_folder() / f"lib{self.name}-{digest}.so"
+            library = private_folder() / self.file_name
             if not _is_whole(library):
                 with locked(library.parent):
                     if not _is_whole(library):  # another process may have made it meanwhile
                         _remove_leftovers(library.parent)
-                        self._compile(self._compiler(), flags, library)
+                        self._compile(library, progress)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RiverError(self._full_disk(user_cache())) from error
@@ -71,7 +79,9 @@ class CppLibrary:
             ) from error
         return library
 
-    def _compile(self, compiler: str, flags: tuple[str, ...], library: Path) -> None:
+    def _compile(self, library: Path, progress: Progress) -> None:
+        compiler, flags = self._compiler(), self._flags()
+        stage = f"compiling {self.what}, once on this machine"
         with tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=library.parent) as name:
             directory = Path(name)
             for file, content in self.sources.items():
@@ -87,7 +97,11 @@ class CppLibrary:
                 )
                 for unit in units
             ]
-            errors = [(job.communicate()[1], job.returncode) for job in jobs]
+            errors = []
+            for number, job in enumerate(jobs):
+                progress(stage, number, len(jobs) + 1)
+                errors.append((job.communicate()[1], job.returncode))
+            progress(stage, len(jobs), len(jobs) + 1)
             objects = [f"{unit}.o" for unit in units]
             if not any(code for _, code in errors):
                 link = subprocess.run(  # noqa: S603
@@ -111,6 +125,10 @@ class CppLibrary:
             record.chmod(0o644)
             record.replace(_record_of(library))
             built.replace(library)  # whole or not at all
+        progress(stage, len(jobs) + 1, len(jobs) + 1)
+
+    def _flags(self) -> tuple[str, ...]:
+        return (*FLAGS, f"-std={self.standard}", *self.flags)
 
     def _failure(self, compiler: str, text: str) -> str:
         if FULL_DISK in text:

@@ -1,6 +1,7 @@
 """Load an engine directory and generate with it."""
 
 from collections.abc import Generator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,17 @@ from river_trt.backends.base import DecodingLoop, SessionOptions
 from river_trt.backends.device import gpu_index
 from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig, resolve_draft_policy, resolve_policy
-from river_trt.engine_dir import read_directions
+from river_trt.edits import Edits
+from river_trt.engine_dir import read_directions, read_policies
 from river_trt.engine_files import loading
 from river_trt.errors import RiverError
+from river_trt.grammar import Grammars
 from river_trt.lossless.draft import Draft
 from river_trt.lossless.gap import GapAcceptance
 from river_trt.lossless.length import DraftLength, step_cost
 from river_trt.lossless.repeats import Repeats
 from river_trt.manifest import Manifest
+from river_trt.progress import Progress, silent
 from river_trt.prompts import Prompt, PromptReader, as_prompts
 from river_trt.results import GenerationResult, TokenEvent
 from river_trt.row import Row
@@ -45,7 +49,9 @@ def load(
     verify: bool = True,
     prefill_chunk: int = 512,
     batch_invariant: bool = False,
+    kept_rows: int = 0,
     device: str | None = None,
+    progress: Progress = silent,
 ) -> "Engine":
     """Load the engine directory `path`.
 
@@ -60,7 +66,10 @@ def load(
     batch_invariant: what a prompt gives does not depend, to the last bit, on the prompts it shares
         a batch with. Where the kernels need it, a lone row then steps as one of two, which costs
         time (docs/serving.md).
+    kept_rows: cache rows, beside those of max_batch_size, in which a server keeps requests that are
+        done, so that prompts which begin alike are not read again (docs/serving.md).
     device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
+    progress: called while the kernels are compiled, as the first load on a machine may have to.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
     for an option out of range.
     """
@@ -79,12 +88,15 @@ def load(
         ):
             if value < 1:
                 raise RiverError(f"{name} must be at least 1, got {value}")
+        if kept_rows < 0:
+            raise RiverError(f"kept_rows must be at least 0, got {kept_rows}")
         tokenizer = Tokenizer.from_engine_dir(directory, manifest)
         policy = manifest.policy.to_policy(read_directions(directory, manifest))
+        named = read_policies(directory, manifest)
         twins = batch_invariant and not manifest.rows_are_independent
-        spare_rows = cache_rows(max_batch_size, twins) - max_batch_size
+        spare_rows = cache_rows(max_batch_size, twins) - max_batch_size + kept_rows
         gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
-        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu)
+        options = SessionOptions(max_batch_size, cache_length, threads, spare_rows, gpu, progress)
         opened = open_session(directory, manifest, options)
         if isinstance(opened, DecodingLoop):
             if batch_invariant:
@@ -92,15 +104,18 @@ def load(
                     f"batch_invariant is not offered by {manifest.backend.name}, which forms "
                     "batches by itself"
                 )
-            return Engine(manifest, policy, tokenizer, opened, options)
-        stepper = Stepper(opened, manifest, options, prefill_chunk, batch_invariant=twins)
-        return Engine(manifest, policy, tokenizer, stepper, options)
+            return Engine(manifest, policy, tokenizer, opened, options, named)
+        stepper = Stepper(
+            *(opened, manifest, options, prefill_chunk), batch_invariant=twins, kept_rows=kept_rows
+        )
+        return Engine(manifest, policy, tokenizer, stepper, options, named)
 
 
 class Engine:
     """A loaded River engine, from `river_trt.load`. One generation runs at a time.
 
-    Attributes: manifest; policy, the engine's own ExitPolicy; draft_policy, what drafts in
+    Attributes: manifest; policy, the ExitPolicy of calls that name none; policies, those that they
+    may name; draft_policy, what drafts in
     lossless mode; tokenizer, None when the engine
     takes token ids only; prompts, which reads them; num_layers; max_batch_size; max_seq_len, the
     cache slots of a row; gap_acceptance, what lossless mode has learned.
@@ -113,9 +128,11 @@ class Engine:
         tokenizer: Tokenizer | None,
         loop: DecodingLoop,
         options: SessionOptions,
+        policies: Mapping[str, ExitPolicy] | None = None,
     ) -> None:
         self.manifest = manifest
         self.policy = policy
+        self.policies = dict(policies or {})
         self.draft_policy = manifest.draft.to_policy(manifest.model.shape.num_layers)
         self.tokenizer = tokenizer
         self.num_layers = manifest.model.shape.num_layers
@@ -156,25 +173,36 @@ class Engine:
         return self._loop.run(rows)
 
     def serve(
-        self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
+        self,
+        *,
+        max_batch_size: int | None = None,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        reuses_river: bool = False,
     ) -> "Server":
         """An asyncio server over this engine, with continuous batching: `async with` it.
 
         max_batch_size: requests that decode together, by default as many as the engine takes.
-        max_queue: requests that may wait beyond those; more are rejected. Raises RiverError for a
-        value out of range. From `async with` to its end the engine does nothing else; entering
-        raises RiverError when it is busy.
+        max_queue: requests that may wait beyond those; more are rejected. reuses_river: of kept
+        rows (see `load`) also what River steps wrote, for requests of the same policy, whose texts
+        may then differ from those of a whole prefill. Raises RiverError for a value out of range.
+        From `async with` to its end the engine does nothing else; entering raises RiverError when
+        it is busy.
         """
         from river_trt.serving.server import Server  # asyncio, for those who serve
 
         options = self._serving_options(max_batch_size, max_queue)
-        return Server(lambda: self._open_scheduler(*options))
+        return Server(lambda: self._open_scheduler(*options, reuses_river))
 
     def scheduler(
-        self, *, max_batch_size: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE
+        self,
+        *,
+        max_batch_size: int | None = None,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        reuses_river: bool = False,
     ) -> "Scheduler":
         """What `serve` runs on, for threads of one's own: see serving/scheduler.py."""
-        return self._open_scheduler(*self._serving_options(max_batch_size, max_queue))
+        options = self._serving_options(max_batch_size, max_queue)
+        return self._open_scheduler(*options, reuses_river)
 
     def _serving_options(self, max_batch_size: int | None, max_queue: int) -> tuple[int, int]:
         """Both, checked."""
@@ -189,12 +217,13 @@ class Engine:
         _ = self.stepper  # a loop of its own has a scheduler of its own
         return size, max_queue
 
-    def _open_scheduler(self, size: int, max_queue: int) -> "Scheduler":
+    def _open_scheduler(self, size: int, max_queue: int, reuses_river: bool) -> "Scheduler":
         from river_trt.serving.scheduler import Scheduler
 
         stepper = self.stepper
         stepper.caller.acquire()
-        return Scheduler(stepper.decoder(), self.make_row, stepper.caller.release, size, max_queue)
+        decoder = stepper.serving_decoder(reuses_river=reuses_river)
+        return Scheduler(decoder, self.make_row, stepper.caller.release, size, max_queue)
 
     def chat_prompt(
         self, messages: Sequence[Message], options: ChatOptions | None = None
@@ -233,6 +262,28 @@ class Engine:
             )
         return self._loop
 
+    def policy_of(self, config: GenerationConfig) -> ExitPolicy:
+        """The policy that a config names; RiverError for a name that the engine has not."""
+        if config.policy is None:
+            return self.policy
+        if config.policy not in self.policies:
+            raise RiverError(
+                f"policy {config.policy!r:.80} is not one of this engine's: "
+                f"{', '.join(self.policies)}"
+            )
+        return self.policies[config.policy]
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What holds texts to a JSON schema; takes a part of a second when first asked for.
+
+        Raises RiverError without a tokenizer, MissingDependencyError without llguidance.
+        """
+        if self.tokenizer is None:
+            raise RiverError("json_schema needs a tokenizer, and this engine takes token ids only")
+        model = self.manifest.model
+        return Grammars(self.tokenizer, model.shape.vocab_size, model.eos_token_ids)
+
     def make_row(self, index: int, prompt: Prompt, config: GenerationConfig) -> Row:
         """A prompt ready to run, the `index`-th of its call.
 
@@ -241,13 +292,18 @@ class Engine:
         if config.stop and self.tokenizer is None:
             raise RiverError("stop strings need a tokenizer, and this engine takes token ids only")
         self._loop.check(config)
-        policy = resolve_policy(config, self.policy, self.num_layers)
+        policy = resolve_policy(config, self.policy_of(config), self.num_layers)
         ids = self.prompts.read(prompt)
-        seen = None
         sampling = resolve_sampling(config, self.manifest.text.sampling)
-        if sampling.repetition_penalty != 1.0:
-            seen = np.zeros(self.manifest.model.shape.vocab_size, np.bool_)
-            seen[ids] = True
+        vocab_size = self.manifest.model.shape.vocab_size
+        for token in dict(config.logit_bias):
+            if token >= vocab_size:
+                raise RiverError(
+                    f"logit_bias names token {token}, outside the vocabulary 0..{vocab_size - 1}"
+                )
+        schema = config.json_schema
+        grammar = self.grammars.start(schema) if isinstance(schema, str) else None
+        edits = Edits(config, sampling, ids, vocab_size, grammar)
         text = TextStream(self.tokenizer, config.stop, ids.tolist()) if self.tokenizer else None
         return Row(
             index,
@@ -256,7 +312,7 @@ class Engine:
             sampling,
             policy,
             row_generator(config.seed, index),
-            seen,
+            edits,
             text,
             eos_token_ids=frozenset(self.manifest.model.eos_token_ids),
             cache_length=self.max_seq_len,

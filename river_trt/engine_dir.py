@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,15 @@ import numpy as np
 
 from river_trt.engine_files import MANIFEST_FILE, EngineFiles
 from river_trt.errors import EngineError, RiverError
-from river_trt.manifest import REBUILD, DraftInfo, FileInfo, Manifest, PolicyInfo
+from river_trt.manifest import (
+    EXACT,
+    REBUILD,
+    DraftInfo,
+    FileInfo,
+    Manifest,
+    NamedPolicyInfo,
+    PolicyInfo,
+)
 from river_trt.plain_file import read_plain
 from river_trt.spec import ExitPolicy
 
@@ -108,12 +116,15 @@ def read_engine_dir(path: Path, verify: bool = True) -> Manifest:
         return files.manifest
 
 
-def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
-    """The gate's directions, float32 [L, hidden]; None for the similarity gate.
+def read_directions(
+    path: Path, manifest: Manifest, policy: PolicyInfo | None = None
+) -> np.ndarray | None:
+    """A gate's directions, float32 [L, hidden]; None for the similarity gate.
 
-    Raises EngineError for a file that cannot be read or is of another size.
+    policy: one of the manifest's; None is what a call has by default. Raises EngineError for a
+    file that cannot be read or is of another size.
     """
-    name = manifest.policy.directions_file
+    name = (policy or manifest.policy).directions_file
     if name is None:
         return None
     shape = (manifest.model.shape.num_layers, manifest.model.shape.hidden_size)
@@ -128,32 +139,88 @@ def read_directions(path: Path, manifest: Manifest) -> np.ndarray | None:
     return values.astype(np.float32).reshape(shape)
 
 
-def replace_policy(directory: Path, policy: ExitPolicy, calibration: str) -> Manifest:
+def read_policies(path: Path, manifest: Manifest) -> dict[str, ExitPolicy]:
+    """The policies that a call may name: EXACT, then the engine's own.
+
+    Raises what `read_directions` does.
+    """
+    found = {EXACT: ExitPolicy.full_depth(manifest.model.shape.num_layers)}
+    for named in manifest.policies:
+        found[named.name] = named.policy.to_policy(read_directions(path, manifest, named.policy))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class NamedPolicy:
+    """A policy to be stored under a name, and what it does on held-out text.
+
+    budget and kl are nats a token, agreement a share of positions, backbone_layers a mean a token.
+    """
+
+    name: str
+    policy: ExitPolicy
+    calibration: str  # how it was found, one line
+    budget: float
+    kl: float
+    agreement: float
+    backbone_layers: float
+
+
+def replace_policy(
+    directory: Path,
+    policy: ExitPolicy,
+    calibration: str,
+    named: Sequence[NamedPolicy] | None = None,
+) -> Manifest:
     """Give an engine another policy, without building it again.
 
-    Directions go to a new file; the new manifest takes its place in one rename, so an engine that
-    is interrupted here is the old one or the new one. Raises RiverError where it cannot be written.
+    named: in place of the engine's named policies; None leaves them. Directions go to new files;
+    the new manifest takes its place in one rename, so an engine that is interrupted here is the
+    old one or the new one. Raises RiverError where it cannot be written.
     """
     manifest = read_engine_dir(directory, verify=False)
-    old_name = manifest.policy.directions_file
-    files = {name: info for name, info in manifest.files.items() if name != old_name}
-    new_name = None
+    old = manifest.directions_files
+    new: dict[str, FileInfo] = {}
     try:
-        if policy.directions is not None:
-            data = policy.directions.astype("<f4").tobytes()
-            new_name = f"directions.{hashlib.sha256(data).hexdigest()[:12]}.bin"
-            _write_whole(directory / new_name, data)
-            files[new_name] = FileInfo(len(data), sha256(directory / new_name))
-        stored = PolicyInfo.from_policy(policy, new_name, calibration)
-        changed = dataclasses.replace(manifest, policy=stored, files=files)
+        stored = _store(directory, policy, calibration, new)
+        policies = manifest.policies
+        if named is not None:
+            policies = tuple(
+                NamedPolicyInfo(
+                    item.name,
+                    _store(directory, item.policy, item.calibration, new),
+                    item.budget,
+                    item.kl,
+                    item.agreement,
+                    item.backbone_layers,
+                )
+                for item in named
+            )
+        used = {info.directions_file for info in (stored, *(item.policy for item in policies))}
+        files = {n: info for n, info in manifest.files.items() if n not in old or n in used} | new
+        changed = dataclasses.replace(manifest, policy=stored, policies=policies, files=files)
         _write_whole(directory / MANIFEST_FILE, changed.to_json().encode())
     except OSError as error:
-        if new_name is not None and new_name != old_name:
-            (directory / new_name).unlink(missing_ok=True)
+        for name in new.keys() - old:
+            (directory / name).unlink(missing_ok=True)
         raise RiverError(f"cannot write the policy to {directory}: {error.strerror}") from error
-    if old_name is not None and old_name != new_name:
-        (directory / old_name).unlink(missing_ok=True)
+    for name in old - used:
+        (directory / name).unlink(missing_ok=True)
     return changed
+
+
+def _store(
+    directory: Path, policy: ExitPolicy, calibration: str, written: dict[str, FileInfo]
+) -> PolicyInfo:
+    """Write a policy's directions, if it has some, and note the file in `written`."""
+    if policy.directions is None:
+        return PolicyInfo.from_policy(policy, None, calibration)
+    data = policy.directions.astype("<f4").tobytes()
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"directions.{digest[:12]}.bin"
+    written[name] = FileInfo(len(data), digest)  # before it is there: what fails is removed
+    _write_whole(directory / name, data)
+    return PolicyInfo.from_policy(policy, name, calibration)
 
 
 def replace_draft(directory: Path, draft: DraftInfo) -> Manifest:

@@ -15,13 +15,17 @@ from river_trt.json_text import parse_json
 from river_trt.manifest_limits import DTYPE_BYTES as DTYPE_BYTES
 from river_trt.manifest_limits import REBUILD as REBUILD
 from river_trt.manifest_limits import check_limits
+from river_trt.origin import this_build
 from river_trt.spec import ExitPolicy, GateKind, ModelShape
 
 # Controls, which a terminal obeys and no file name has, and halves of characters.
 FOREIGN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 MOST_NUMBER = 10**300  # of a float; more would be no number, or infinite
 # Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Schema 2 is read too: its engines have no named policies.
+ADDED: dict[int, dict[str, Any]] = {2: {"policies": []}}
+EXACT = "exact"  # the policy that every engine has: full depth
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
 RiverInputs = Literal["int8", "float32", "float16", "bfloat16"]  # what the river multiplies in
@@ -107,6 +111,18 @@ class PolicyInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedPolicyInfo:
+    """A policy that a call may choose by name, and what it does on held-out text."""
+
+    name: str
+    policy: PolicyInfo
+    budget: float  # KL that it was found for, nats a token
+    kl: float  # on held-out text, nats a token
+    agreement: float  # 0..1: share of positions whose likeliest token is the backbone's
+    backbone_layers: float  # mean, a token
+
+
+@dataclass(frozen=True, slots=True)
 class DraftInfo:
     """What drafts in lossless mode: every token on the river, the pinned layers (from 1) aside."""
 
@@ -183,30 +199,50 @@ class Manifest:
     engine_file: str
     files: dict[str, FileInfo]
     draft: DraftInfo = DraftInfo()
+    policies: tuple[NamedPolicyInfo, ...] = ()  # beside `policy`, which a call has by default
     text: TextInfo = field(default_factory=TextInfo)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         check_limits(self)
         num_layers = self.model.shape.num_layers
-        if len(self.policy.tau) != num_layers:
-            raise EngineError(
-                f"manifest.json: policy.tau has {len(self.policy.tau)} values for "
-                f"{num_layers} layers; {REBUILD}"
-            )
-        for key, pinned in (("policy", self.policy.pinned), ("draft", self.draft.pinned)):
+        for key, policy in self.stored_policies().items():
+            if len(policy.tau) != num_layers:
+                raise EngineError(
+                    f"manifest.json: {key}.tau has {len(policy.tau)} values for "
+                    f"{num_layers} layers; {REBUILD}"
+                )
+            if (policy.gate == "direction") != (policy.directions_file is not None):
+                raise EngineError(
+                    f"manifest.json: {key}.directions_file must be given for the direction gate, "
+                    f"and only for it; {REBUILD}"
+                )
+        pins = {key: policy.pinned for key, policy in self.stored_policies().items()}
+        for key, pinned in (pins | {"draft": self.draft.pinned}).items():
             if not all(1 <= layer <= num_layers for layer in pinned):
                 raise EngineError(
                     f"manifest.json: {key}.pinned names a layer outside 1..{num_layers}; {REBUILD}"
                 )
-        if (self.policy.gate == "direction") != (self.policy.directions_file is not None):
+        names = [EXACT, *(policy.name for policy in self.policies)]
+        if len(set(names)) < len(names):
             raise EngineError(
-                "manifest.json: policy.directions_file must be given for the direction gate, "
-                f"and only for it; {REBUILD}"
+                f"manifest.json: the names in policies must differ, and none may be {EXACT!r}; "
+                f"{REBUILD}"
             )
-        for name in (self.engine_file, self.policy.directions_file):
-            if name is not None and name not in self.files:
+        for name in (self.engine_file, *self.directions_files):
+            if name not in self.files:
                 raise EngineError(f"manifest.json: files does not list {name}; {REBUILD}")
+
+    def stored_policies(self) -> dict[str, PolicyInfo]:
+        """All of them, by where they stand in the manifest."""
+        named = {f"policies[{i}].policy": named.policy for i, named in enumerate(self.policies)}
+        return {"policy": self.policy} | named
+
+    @property
+    def directions_files(self) -> set[str]:
+        """Names of the files that hold directions."""
+        files = {policy.directions_file for policy in self.stored_policies().values()}
+        return {name for name in files if name is not None}
 
     @property
     def rows_are_independent(self) -> bool:
@@ -237,13 +273,15 @@ class Manifest:
         if type(version) is int and version > SCHEMA_VERSION:
             raise EngineError(
                 f"the engine has manifest schema {version} but this river-trt reads up to "
-                f"{SCHEMA_VERSION}; upgrade with `pip install -U river-trt`"
+                f"{SCHEMA_VERSION}; upgrade with {this_build().upgrade()}"
             )
-        if type(version) is int and version < SCHEMA_VERSION:
+        if type(version) is int and version < SCHEMA_VERSION and version not in ADDED:
             raise EngineError(
                 f"the engine has manifest schema {version} but this river-trt reads "
                 f"{SCHEMA_VERSION}; {REBUILD}"
             )
+        if type(version) is int and version in ADDED:
+            data = ADDED[version] | data | {"schema_version": SCHEMA_VERSION}
         manifest: Manifest = _decode(cls, data, "")
         return manifest
 

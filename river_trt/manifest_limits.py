@@ -45,11 +45,12 @@ def check_limits(manifest: "Manifest") -> None:
         _check(f"bytes_per_layer.{part}", size, 0, MOST_BYTES)
     for name, info in manifest.files.items():
         _check(f"files.{name}.size", info.size, 0, MOST_BYTES)
-    for i, tau in enumerate(manifest.policy.tau):
-        if LARGEST_FLOAT < abs(tau) < float("inf"):
-            raise EngineError(
-                f"manifest.json: policy.tau[{i}] must fit float32, got {tau}; {REBUILD}"
-            )
+    for key, policy in manifest.stored_policies().items():
+        for i, tau in enumerate(policy.tau):
+            if LARGEST_FLOAT < abs(tau) < float("inf"):
+                raise EngineError(
+                    f"manifest.json: {key}.tau[{i}] must fit float32, got {tau}; {REBUILD}"
+                )
     if manifest.precision.kv_cache not in DTYPE_BYTES:
         raise EngineError(
             f"manifest.json: precision.kv_cache must be one of {', '.join(DTYPE_BYTES)}, "

@@ -9,3 +9,7 @@ class Progress(Protocol):
     def __call__(self, stage: str, done: int, total: int, /) -> None:
         """stage: for people; done of total: in units that the stage chooses."""
         ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tells nobody."""

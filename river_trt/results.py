@@ -8,6 +8,19 @@ import numpy as np
 FinishReason = Literal["eos", "stop", "length"]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Of a token at its place: natural logarithms of the model's own probabilities.
+
+    logprob: None for a prompt's first token, of which nothing is known.
+    top: the best tokens of that place and theirs, the likeliest first; as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Speculation:
     """How the mode "lossless" went: a round drafts some tokens, or none, and verifies them.
@@ -50,6 +63,8 @@ class GenerationResult:
     decode_seconds: wall time of the decode steps that this row took part in (shared with the
         other rows of its batch; the caller's time between streamed events is not counted).
     speculation: in the mode "lossless", whose exit_layers are those of the verification: L.
+    reused_tokens: of the prompt, whose K and V a server had kept (river_trt/prefixes.py).
+    logprobs, prompt_logprobs: of each token, where GenerationConfig asks for them.
     """
 
     text: str | None
@@ -61,6 +76,9 @@ class GenerationResult:
     prefill_seconds: float
     decode_seconds: float
     speculation: Speculation | None = None
+    reused_tokens: int = 0
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,3 +97,4 @@ class TokenEvent:
     backbone_layers: int
     finish_reason: FinishReason | None = None
     result: GenerationResult | None = None
+    logprobs: TokenLogprobs | None = None

@@ -26,6 +26,21 @@ class Sampling:
         return self.temperature == 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """What is done to a row's logits before its next token is chosen, in this order.
+
+    seen: [vocab] bool, tokens under the repetition penalty. added: [vocab] float32, what is added;
+    -inf forbids a token.
+    """
+
+    seen: np.ndarray | None = None
+    added: np.ndarray | None = None
+
+
+NO_EDIT = Edit()
+
+
 def resolve_sampling(config: GenerationConfig, publisher: SamplingInfo) -> Sampling:
     """What a caller asks for, else what the model's publisher says, else greedy and off."""
     chosen = {}
@@ -59,7 +74,8 @@ class Distribution:
         """One token, for exactly one number of the generator."""
         sums = np.cumsum(self.weights)
         drawn = np.searchsorted(sums, generator.random() * sums[-1], side="right")
-        return int(self.token_ids[min(int(drawn), len(sums) - 1)])
+        last = np.searchsorted(sums, sums[-1])  # with a weight, should the product be rounded up
+        return int(self.token_ids[min(drawn, last)])
 
     def probabilities(
         self,
@@ -76,13 +92,13 @@ def sample(
     logits: np.ndarray,  # [vocab] float32, left as it is
     sampling: Sampling,
     generator: np.random.Generator,
-    seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
+    edit: Edit = NO_EDIT,
 ) -> int:
     """The next token id. Greedy draws nothing from the generator, sampling exactly one number.
 
     Raises EngineError when the logits hold NaN or infinity.
     """
-    choice = distribution(logits, sampling, seen)
+    choice = distribution(logits, sampling, edit)
     if sampling.is_greedy:
         return int(choice.token_ids[0])
     return choice.draw(generator)
@@ -91,12 +107,12 @@ def sample(
 def distribution(
     logits: np.ndarray,  # [vocab] float32, left as it is
     sampling: Sampling,
-    seen: np.ndarray | None = None,  # [vocab] bool: tokens of the prompt and the text so far
+    edit: Edit = NO_EDIT,
 ) -> Distribution:
     """What `sample` draws from; filters in the order of transformers: penalty, temperature, k, p,
     min_p. Greedy is the best token alone. Raises EngineError as `sample`.
     """
-    logits = penalised(logits, sampling, seen)
+    logits = edited(logits, sampling, edit)
     best = int(logits.argmax())  # argmax finds a NaN if there is one
     check_best(logits[best])
     if sampling.is_greedy:
@@ -118,12 +134,13 @@ def check_best(logit: np.floating) -> None:
         )
 
 
-def penalised(logits: np.ndarray, sampling: Sampling, seen: np.ndarray | None) -> np.ndarray:
-    """The logits [vocab] under the row's repetition penalty; themselves where it has none."""
-    if sampling.repetition_penalty == 1.0:
-        return logits
-    assert seen is not None
-    return penalise(logits, seen, sampling.repetition_penalty)
+def edited(logits: np.ndarray, sampling: Sampling, edit: Edit) -> np.ndarray:
+    """The logits [vocab] as the row's past has them; themselves where it changes nothing."""
+    if edit.seen is not None:
+        logits = penalise(logits, edit.seen, sampling.repetition_penalty)
+    if edit.added is not None:
+        logits = logits + edit.added
+    return logits
 
 
 def lead(logits: np.ndarray, best: int) -> float:

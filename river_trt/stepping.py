@@ -5,11 +5,13 @@ from collections.abc import Generator
 import numpy as np
 
 from river_trt.backends.base import GivesHiddenStates, Session, SessionOptions, Step
+from river_trt.cache_rows import cache_rows
 from river_trt.config import GenerationConfig
 from river_trt.decoding import Decoder
 from river_trt.errors import RiverError
 from river_trt.manifest import Manifest
 from river_trt.one_caller import OneCaller
+from river_trt.prefixes import Prefixes
 from river_trt.prompts import PromptReader
 from river_trt.results import TokenEvent
 from river_trt.row import Row
@@ -30,8 +32,11 @@ class Stepper:
         options: SessionOptions,
         prefill_chunk: int = 512,
         batch_invariant: bool = False,
+        kept_rows: int = 0,
     ) -> None:
-        """prefill_chunk, batch_invariant: see decoding.Decoder."""
+        """prefill_chunk, batch_invariant: see decoding.Decoder. kept_rows: the last ones of the
+        cache, which servers keep requests in that are done.
+        """
         self.session = session
         self.caller = OneCaller()
         self.num_layers = manifest.model.shape.num_layers
@@ -41,6 +46,7 @@ class Stepper:
         self._prompts = PromptReader(manifest.model.shape.vocab_size, self.max_seq_len)
         self._prefill_chunk = prefill_chunk
         self._batch_invariant = batch_invariant
+        self._kept_rows = kept_rows
 
     def check(self, config: GenerationConfig) -> None:
         """Nothing that a config may ask for is out of reach here."""
@@ -54,6 +60,17 @@ class Stepper:
     def decoder(self) -> Decoder:
         """A new one, over a cache that nobody uses; hold `caller` while it runs."""
         return Decoder(self.session, self._prefill_chunk, batch_invariant=self._batch_invariant)
+
+    def serving_decoder(self, *, reuses_river: bool) -> Decoder:
+        """The same, which keeps rows that are done; reuses_river: see prefixes.Prefixes."""
+        first = cache_rows(self.max_batch_size, self._batch_invariant)
+        prefixes = Prefixes(self.session, first, self._kept_rows, reuses_river=reuses_river)
+        return Decoder(
+            self.session,
+            self._prefill_chunk,
+            batch_invariant=self._batch_invariant,
+            prefixes=prefixes if self._kept_rows else None,
+        )
 
     def forward(
         self,

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import river_trt
 from river_trt.cli.main import main
+from river_trt.origin import this_build
 from tests.builders.tiny_engines import TINY
 from tests.builders.tiny_llama import save_tiny_llama
 
@@ -167,9 +168,9 @@ ENGINES: dict[str, tuple[Damage, str]] = {
         "model.data is missing from {engine}; copy it again or rebuild the engine",
     ),
     "newer schema": (
-        edit_json("manifest.json", schema_version=3, of_the_future=True),
-        "the engine has manifest schema 3 but this river-trt reads up to 2; "
-        "upgrade with `pip install -U river-trt`",
+        edit_json("manifest.json", schema_version=4, of_the_future=True),
+        "the engine has manifest schema 4 but this river-trt reads up to 3; "
+        f"upgrade with {this_build().upgrade()}",
     ),
     "unknown key": (edit_json("manifest.json", flow=1), "manifest.json: unknown key flow"),
     "path upwards": (list_file("../model/config.json"), "lists '../model/config.json', which"),
@@ -242,7 +243,8 @@ def refused(work: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
 
 
 def build_whole(model: Path, out: Path) -> None:
-    assert main(["build", "--model", str(model), "--out", str(out), "--quantiser", "rtn"]) == 0
+    argv = ["build", "--model", str(model), "--out", str(out), "--quantiser", "rtn"]
+    assert main([*argv, "--no-calibrate"]) == 0
 
 
 def message_of(err: str) -> str:
@@ -293,7 +295,7 @@ sys.exit(main({argv!r}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert message_of(done.stderr) == (
-        'building needs torch, which is not installed: pip install "river-trt[build]"'
+        f"building needs torch, which is not installed: {this_build().install('build')}"
     )
     assert contents(work) == before
 

@@ -87,7 +87,7 @@ def _matches(path: str) -> Iterator[Path]:
 
 
 def _file_names() -> set[str]:
-    return {path.name for path in SOURCES} | {Path(__file__).name}
+    return {path.name for path in [*SOURCES, *ROOT.glob("*.py")]} | {Path(__file__).name}
 
 
 def dead_modules(text: str) -> list[str]:

@@ -51,7 +51,7 @@ def build_engine(job: BuildJob) -> Manifest:
     if is_recorded:
         declare_operators()
     else:
-        load_operators(device.name)
+        load_operators(device.name, job.progress)
         register_fakes(device.name)
     job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
@@ -73,7 +73,11 @@ def build_engine(job: BuildJob) -> Manifest:
         )
         weights.write_planned(device.shared_tensors(shared))
         banks = stream_layers(
-            source, quantiser, shared, calibration.token_ids if calibration else None
+            source,
+            quantiser,
+            shared,
+            calibration.token_ids if calibration else None,
+            job.watch,
         )
         for index, layer in enumerate(banks):
             weights.write_planned(device.layer_tensors(index, layer))

@@ -7,7 +7,7 @@ import numpy as np
 
 from builders.calibration.budget import Budget
 from builders.calibration.candidates import static_mask
-from builders.calibration.material import Split, sensitivity
+from builders.calibration.material import PARTS, Split, sensitivity
 from builders.calibration.paper import PaperSearch
 from builders.calibration.search import RANKING_PIECES, Measured, Search, pin_counts, within_budget
 from builders.evaluation.command import TextRun, open_subject
@@ -42,8 +42,8 @@ class Calibration:
 
 def calibrate(run: TextRun, kind: PolicyKind, budget: Budget, progress: Progress) -> Calibration:
     """Choose a policy within the budget. Raises RiverError for bad input, before any work."""
-    options = run.check()
-    subject = open_subject(run)
+    options = run.check(least_pieces=len(PARTS))
+    subject = open_subject(run, progress)
     subject.check_hidden_states()
     budget.check(subject.num_layers)
     split = Split.of(read_pieces(subject, options), str(run.text))

@@ -47,8 +47,8 @@ def calibrate_draft(run: TextRun, progress: Progress) -> DraftCalibration:
 
     Raises RiverError for bad input, before any work.
     """
-    options = run.check()
-    subject = open_subject(run)
+    options = run.check(least_pieces=RANKING_PIECES + 1)
+    subject = open_subject(run, progress)
     engine = subject.engine
     if engine is None:
         raise RiverError("a draft policy is measured on an engine; give one in place of --model")

@@ -20,7 +20,7 @@ from builders.evaluation.texts import read_documents
 from builders.recipes import load_recipe
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
-from river_trt.progress import Progress
+from river_trt.progress import Progress, silent
 
 RECIPE = "cpu"
 
@@ -48,9 +48,13 @@ class TextRun:
     def options(self) -> TextOptions:
         return TextOptions(self.text, self.pieces, self.piece_tokens, self.skip, self.seed)
 
-    def check(self) -> TextOptions:
-        """The options of the text. What is bad about the files is said before a model is loaded."""
+    def check(self, least_pieces: int = 1) -> TextOptions:
+        """The options of the text. What is bad about them is said before a model is loaded."""
         options = self.options
+        if self.pieces < least_pieces:
+            raise RiverError(
+                f"--pieces must be at least {least_pieces} to calibrate, got {self.pieces}"
+            )
         read_documents(self.text)
         if self.report is not None:
             folder = self.report.parent
@@ -80,7 +84,7 @@ class TextRun:
 def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     """Backbone, all river, the own policy and each tau. Raises RiverError for bad input."""
     options = run.check()
-    subject = open_subject(run)
+    subject = open_subject(run, progress)
     if run.report is not None:
         subject.check_hidden_states()
     policies = compared_policies(subject, run.taus, run.pinned)
@@ -90,7 +94,7 @@ def evaluate_text(run: TextRun, progress: Progress) -> list[PolicyResult]:
     return results
 
 
-def open_subject(run: TextRun) -> Subject:
+def open_subject(run: TextRun, progress: Progress = silent) -> Subject:
     if run.engine is not None:
         longest = read_engine_dir(run.engine, verify=False).model.shape.max_seq_len
         if run.piece_tokens > longest:
@@ -103,6 +107,7 @@ def open_subject(run: TextRun) -> Subject:
             max_seq_len=run.piece_tokens,
             threads=run.threads,
             verify=run.verify,
+            progress=progress,
         )
         return EngineSubject(engine)
     assert run.model is not None, "the command line asks for one of them"

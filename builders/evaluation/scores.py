@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from builders.evaluation.metrics import agreement, kl_divergence, surprise
 from builders.evaluation.subject import Subject
 from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
@@ -50,24 +50,18 @@ def score(
     for number, ids in enumerate(pieces):
         assert skip + 2 <= len(ids) <= subject.max_seq_len
         chunks = [slice(at, min(at + CHUNK, len(ids))) for at in range(0, len(ids), CHUNK)]
-        expected = [
-            subject.step(BACKBONE_ROW, chunk.start, ids[chunk], full_depth)[0] for chunk in chunks
-        ]
+        expected = []
+        for chunk in chunks:
+            logits, _ = subject.step(BACKBONE_ROW, chunk.start, ids[chunk], full_depth)
+            expected.append(Reference.of(logits[scored_positions(chunk, skip, len(ids))]))
         backbone = subject.read_cache(BACKBONE_ROW, len(ids))[..., skip : len(ids) - 1, :]
         for index, policy in enumerate(policies):
             parts = []
             for chunk, reference in zip(chunks, expected, strict=True):
                 logits, exit_layer = subject.step(POLICY_ROW, chunk.start, ids[chunk], policy)
-                # Scored: positions skip .. tokens - 2 of the piece; `start` is within the chunk.
-                start = max(0, skip - chunk.start)
-                next_ids = ids[chunk.start + start + 1 : chunk.stop + 1]
-                stop = start + len(next_ids)
-                parts.append(
-                    (
-                        *_compare(reference[start:stop], logits[start:stop], next_ids),
-                        exit_layer[start:stop],
-                    )
-                )
+                scored = scored_positions(chunk, skip, len(ids))
+                next_ids = ids[chunk.start + scored.start + 1 :][: scored.stop - scored.start]
+                parts.append((*reference.compare(logits[scored], next_ids), exit_layer[scored]))
             kl, agreed, nats, exits = (np.concatenate(c) for c in zip(*parts, strict=True))
             found = subject.read_cache(POLICY_ROW, len(ids))[..., skip : len(ids) - 1, :]
             k_cosine, v_cosine = cache_cosine(backbone, found)
@@ -86,15 +80,36 @@ def cache_cosine(
     return k, v
 
 
-def _compare(
-    expected: np.ndarray,  # [positions, vocab]
-    logits: np.ndarray,  # [positions, vocab]
-    next_ids: np.ndarray,  # [positions]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """kl, agreement and surprise of each position."""
-    reference, found = torch.from_numpy(expected), torch.from_numpy(logits)
-    return (
-        kl_divergence(reference, found).double().numpy(),
-        agreement(reference, found).numpy(),
-        surprise(found, torch.from_numpy(next_ids)).double().numpy(),
-    )
+def scored_positions(chunk: slice, skip: int, tokens: int) -> slice:
+    """Within the chunk: positions skip .. tokens - 2 of a piece of that many tokens."""
+    start = min(max(0, skip - chunk.start), chunk.stop - chunk.start)
+    return slice(start, max(start, min(chunk.stop, tokens - 1) - chunk.start))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The backbone's distributions over a chunk, which every policy is compared with."""
+
+    p: Tensor  # [positions, vocab]
+    log_p: Tensor
+    likeliest: Tensor  # [positions]
+
+    @classmethod
+    def of(
+        cls,
+        logits: np.ndarray,  # [positions, vocab]
+    ) -> "Reference":
+        log_p = torch.from_numpy(logits).float().log_softmax(-1)
+        return cls(log_p.exp(), log_p, log_p.argmax(-1))
+
+    def compare(
+        self,
+        logits: np.ndarray,  # [positions, vocab]
+        next_ids: np.ndarray,  # [positions]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """kl, agreement and surprise of each position."""
+        log_q = torch.from_numpy(logits).float().log_softmax(-1)
+        kl = (self.log_p - log_q).mul_(self.p).sum(-1)
+        agreed = log_q.argmax(-1) == self.likeliest
+        surprise = -log_q.gather(1, torch.from_numpy(next_ids)[:, None]).squeeze(1)
+        return kl.double().numpy(), agreed.numpy(), surprise.double().numpy()

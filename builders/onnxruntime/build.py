@@ -61,7 +61,8 @@ def build_engine(job: BuildJob) -> Manifest:
             "float32 only: leave it out or choose float32"
         )
     if native:
-        native_library()  # without a compiler, say so now and not when the engine is loaded
+        # Without a compiler, say so now and not when the engine is loaded.
+        native_library(job.progress)
     quantiser = job.quantiser()
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
@@ -81,7 +82,11 @@ def build_engine(job: BuildJob) -> Manifest:
     with WeightsWriter(layout, directory) as weights:
         _write_shared(weights, source, shared, head, recipe.max_seq_len, native)
         banks = stream_layers(
-            source, quantiser, shared, calibration.token_ids if calibration else None
+            source,
+            quantiser,
+            shared,
+            calibration.token_ids if calibration else None,
+            job.watch,
         )
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors

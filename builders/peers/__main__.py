@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders.peers.base import Runtime
 from river_trt.benchmark.bandwidth import available_cores
-from river_trt.benchmark.peers import INSTALL, NOT_INSTALLED
+from river_trt.benchmark.peers import EXTRAS, NOT_INSTALLED
 from river_trt.errors import MissingDependencyError, RiverError
 
 
@@ -31,7 +31,7 @@ def open_runtime(name: str, model: str, work: Path, threads: int) -> Runtime:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=INSTALL)
+    parser.add_argument("name", choices=EXTRAS)
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=available_cores())

@@ -81,7 +81,7 @@ def write_graph(
             }
         )
         ids = calibration.token_ids if calibration else None
-        for index, layer in enumerate(stream_layers(source, quantiser, shared, ids)):
+        for index, layer in enumerate(stream_layers(source, quantiser, shared, ids, job.watch)):
             weights.write_planned(layer_arrays(index, layer, dtype, options.network))
             job.progress("quantising", index + 1, config.num_layers)
     return WrittenGraph(layout, calibration)

@@ -6,6 +6,7 @@ from pathlib import Path
 from river_trt.backends.base import DecodingLoop, Session, SessionOptions
 from river_trt.errors import EngineError
 from river_trt.manifest import Manifest
+from river_trt.origin import this_build
 
 BACKENDS = {
     "aotinductor": "river_trt.backends.aotinductor",
@@ -28,7 +29,7 @@ def open_session(
     if manifest.backend.name not in BACKENDS:
         raise EngineError(
             f"the engine needs the backend {manifest.backend.name!r}, but this river-trt has "
-            f"{', '.join(BACKENDS)}; upgrade with `pip install -U river-trt`"
+            f"{', '.join(BACKENDS)}; upgrade with {this_build().upgrade()}"
         )
     module = import_module(BACKENDS[manifest.backend.name])
     session: Session | DecodingLoop = module.open_session(directory, manifest, options)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from river_trt.config import GenerationConfig
+from river_trt.progress import Progress, silent
 from river_trt.results import TokenEvent
 from river_trt.spec import STEP_INPUTS, ExitPolicy, GateScope
 
@@ -29,6 +30,7 @@ class SessionOptions:
     threads: int | None = None  # None: the backend's default
     spare_rows: int = 0  # cache rows beyond max_batch_size, for rows on the move (cache_rows.py)
     gpu: int = 0  # number of the GPU, for an engine of one
+    progress: Progress = silent  # hears of kernels that are compiled on first need
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,8 +115,11 @@ class Draws:
     min_p: np.ndarray  # [rows] float32
     repetition_penalty: np.ndarray  # [rows] float32
     uniform: np.ndarray  # [rows] float64 in [0, 1): drawn by the row's own generator
-    seen: np.ndarray | None = None  # [rows, vocab] bool; None: no row has a penalty
+    seen: np.ndarray | None = None  # [rows, vocab] bool; None: no row has a repetition penalty
+    # Added to the logits behind that penalty; -inf forbids a token. 1, but in a verification.
+    added: np.ndarray | None = None  # [rows, num_logits or 1, vocab] float32
     wants_leads: bool = False
+    wants_logprobs: bool = False
     # Of lossless mode. Which token of its draft each row draws here: what it is drawn from is kept
     # with the cache row, for the verification; -1: nothing is.
     draft_indices: np.ndarray | None = None  # [rows] int64
@@ -127,7 +132,8 @@ class Draws:
         """Every row takes its best token."""
         zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)
         return cls(
-            zeros, np.zeros(rows, np.int32), ones, zeros, ones, np.zeros(rows), None, wants_leads
+            *(zeros, np.zeros(rows, np.int32), ones, zeros, ones, np.zeros(rows)),
+            wants_leads=wants_leads,
         )
 
 
@@ -139,6 +145,11 @@ class ChosenOutput:
     best: np.ndarray  # [rows, num_logits] float32: the best logit
     leads: np.ndarray  # [rows, num_logits] float32: over the next one, where asked for
     exit_layer: np.ndarray  # [rows, seq] int32, 1..L
+    # Where asked for, before anything was added or penalised: of each token, and the best
+    # config.MOST_LOGPROBS tokens of its place, or all that there are.
+    logprob: np.ndarray | None = None  # [rows, num_logits] float32
+    top_ids: np.ndarray | None = None  # [rows, num_logits, best] int64
+    top_logprobs: np.ndarray | None = None  # [rows, num_logits, best] float32
 
 
 class Session(Protocol):

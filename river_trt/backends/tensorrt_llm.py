@@ -24,6 +24,11 @@ from river_trt.row import Row
 
 CONFIG_FILE = "config.json"
 CHECKPOINT = "checkpoint"  # BackendInfo.target of what is converted but not built yet
+# Fields that need the logits.
+LOGITS_FIELDS = (
+    *("presence_penalty", "frequency_penalty", "logit_bias", "json_schema"),
+    *("logprobs", "prompt_logprobs"),
+)
 EXIT_LAYER = "exit_layer"  # the network's additional output
 # The last minor version whose releases have the TensorRT engine path, and the release to install.
 SUPPORTED, SUPPORTED_VERSION = "1.2", "1.2.1"
@@ -136,9 +141,9 @@ class ExecutorLoop:
 
     def check(self, config: GenerationConfig) -> None:
         """RiverError for what is fixed in the engine."""
-        if config.tau is not None or config.pinned is not None:
+        if any(value is not None for value in (config.policy, config.tau, config.pinned)):
             raise RiverError(
-                "tau and pinned are constants of a TensorRT-LLM engine; "
+                "policy, tau and pinned are constants of a TensorRT-LLM engine; "
                 "convert and build it again with --tau, --pinned or --policy"
             )
         for name, value, fixed in (
@@ -148,6 +153,11 @@ class ExecutorLoop:
         ):
             if value != fixed:
                 raise RiverError(f"{name} is always {fixed!r} with TensorRT-LLM, got {value!r}")
+        for name in LOGITS_FIELDS:
+            if getattr(config, name) not in (None, 0.0, ()):
+                raise RiverError(
+                    f"{name} is not offered with TensorRT-LLM, whose loop keeps the logits"
+                )
 
     def run(self, rows: list[Row]) -> Generator[TokenEvent, None, None]:
         """All rows together, to the end of each; closing the iterator cancels what is left."""

@@ -11,13 +11,14 @@ from river_trt.errors import RiverError
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A mode to measure; tau, pinned, gate_scope and mode as in GenerationConfig."""
+    """A mode to measure; tau, pinned, gate_scope, mode and policy as in GenerationConfig."""
 
     name: str
     tau: float | Sequence[float] | None = None
     pinned: Sequence[int] | None = None
     gate_scope: DecodeScope = "token"
     mode: Mode = "river"
+    policy: str | None = None  # one of the engine's by name
 
 
 FULL_DEPTH = Arm("full depth", tau=float("inf"))
@@ -56,6 +57,7 @@ def chosen_arms(
     modes: Sequence[str],
     taus: Sequence[float | tuple[float, ...]],
     depths: Sequence[int],
+    policies: Sequence[str] = (),
 ) -> Callable[[int], list[Arm]]:
     """The arms asked for, of a model with so many layers. RiverError for an unknown mode."""
     for mode in modes:
@@ -63,6 +65,7 @@ def chosen_arms(
             raise RiverError(f"mode {mode!r} is not offered; choose among {', '.join(MODES)}")
     return lambda num_layers: [
         *(MODES[mode] for mode in modes),
+        *(Arm(name, policy=name) for name in policies),
         *(at_tau(tau) for tau in taus),
         *(at_depth(depth, num_layers) for depth in depths),
     ]

@@ -79,7 +79,8 @@ class EngineArm:
 
     def check_mode(self) -> None:
         """RiverError when the mode does not fit the model."""
-        resolve_policy(self._config(1), self.engine.policy, self.engine.num_layers)
+        config = self._config(1)
+        resolve_policy(config, self.engine.policy_of(config), self.engine.num_layers)
 
     def check_prompts(self, prompts: Sequence[Prompt], plan: Plan) -> None:
         """RiverError when a prompt with its new tokens does not fit the cache."""
@@ -94,7 +95,7 @@ class EngineArm:
     def run(self, groups: Groups, new_tokens: int) -> Round:
         engine, config = self.engine, self._config(new_tokens)
         results: list[list[GenerationResult]] = [engine.generate(group, config) for group in groups]
-        pinned = resolve_policy(config, engine.policy, engine.num_layers).pinned
+        pinned = resolve_policy(config, engine.policy_of(config), engine.num_layers).pinned
         # The first token of each row belongs to the prefill. Rows of a group share their steps.
         exits = [np.stack([r.exit_layers[1:] for r in group]) for group in results]
         depths = np.concatenate([r.backbone_layers[1:] for group in results for r in group])
@@ -119,6 +120,7 @@ class EngineArm:
             ignore_eos=True,
             temperature=0.0,
             repetition_penalty=1.0,
+            policy=arm.policy,
             tau=arm.tau,
             pinned=arm.pinned,
             gate_scope=arm.gate_scope,

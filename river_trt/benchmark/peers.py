@@ -15,15 +15,16 @@ from typing import Any
 
 from river_trt.benchmark.measure import Groups, Round
 from river_trt.errors import MissingDependencyError, RiverError
+from river_trt.origin import this_build
 
-# Peers and what installs them. The first part of a name is the runtime.
-INSTALL = {
-    "transformers": 'pip install "river-trt[build]"',
-    "genai-fp32": 'pip install "river-trt[bench]"',
-    "genai-int4": 'pip install "river-trt[bench]"',
-    "llama.cpp-f16": 'pip install "river-trt[llama]"',
-    "llama.cpp-q8_0": 'pip install "river-trt[llama]"',
-    "llama.cpp-q4_0": 'pip install "river-trt[llama]"',
+# Peers and the extras that install them. The first part of a name is the runtime.
+EXTRAS = {
+    "transformers": "build",
+    "genai-fp32": "bench",
+    "genai-int4": "bench",
+    "llama.cpp-f16": "llama",
+    "llama.cpp-q8_0": "llama",
+    "llama.cpp-q4_0": "llama",
 }
 NOT_INSTALLED = 3  # exit status of a peer whose library is missing
 
@@ -92,5 +93,6 @@ class Peer:
         said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = said[-1] if said else f"exit status {status}"
         if status == NOT_INSTALLED:
-            raise MissingDependencyError(f"{self.name} is not installed: {INSTALL[self.name]}")
+            command = this_build().install(EXTRAS[self.name])
+            raise MissingDependencyError(f"{self.name} is not installed: {command}")
         raise RiverError(f"{self.name} failed: {last[:300]} (all of it: {self._log})")

@@ -18,7 +18,7 @@ from river_trt.manifest import ByteCounts
 from river_trt.plain_file import read_text
 
 MOST_BYTES = 256 << 20  # of an earlier result
-POLICY_KEYS = ("tau", "pinned", "gate_scope", "mode")  # of an arm's JSON
+POLICY_KEYS = ("tau", "pinned", "gate_scope", "mode", "policy")  # of an arm's JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def stored_quality(path: Path, contestants: Sequence[EngineArm]) -> dict[str, Ar
         data = parse_json(read_text(path, MOST_BYTES))
         digests = [engine["digest"] for engine in data["engines"]]
         known = [
-            (digests[arm["engine"]], {key: arm[key] for key in POLICY_KEYS}, arm["quality"])
+            (digests[arm["engine"]], {key: arm.get(key) for key in POLICY_KEYS}, arm["quality"])
             for case in data["cases"]
             for arm in case["arms"]
             if arm["quality"] is not None
@@ -191,7 +191,13 @@ def _policy(arm: Arm) -> dict[str, Any]:
     """tau and pins as JSON, which has no infinity: "inf" and "-inf", as in a manifest."""
     tau = arm.tau if arm.tau is None or isinstance(arm.tau, float | int) else list(arm.tau)
     pinned = None if arm.pinned is None else list(arm.pinned)
-    return {"tau": _finite(tau), "pinned": pinned, "gate_scope": arm.gate_scope, "mode": arm.mode}
+    return {
+        "tau": _finite(tau),
+        "pinned": pinned,
+        "gate_scope": arm.gate_scope,
+        "mode": arm.mode,
+        "policy": arm.policy,
+    }
 
 
 def _finite(value: Any) -> Any:

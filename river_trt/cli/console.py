@@ -1,18 +1,20 @@
 """Where output goes and how sizes and layers read: results to stdout, progress to stderr."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
-from rich.table import Table
 
 from river_trt.progress import Progress
+
+UNLIMITED = 1_000_000  # columns
 
 
 class _Console(Console):
@@ -21,8 +23,11 @@ class _Console(Console):
 
 
 def stdout_console() -> Console:
+    """Of the terminal's width; where it is no terminal and COLUMNS is not set, without a limit."""
     # No markup: paths and model texts may hold square brackets.
-    return _Console(markup=False, highlight=False, emoji=False)
+    unlimited = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    width = UNLIMITED if unlimited else None
+    return _Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 def stderr_console() -> Console:
@@ -38,20 +43,6 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
 
 
-def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
-    """Two columns, name and value, without lines."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
-
-
-def plain_table(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """A bar a stage on stderr; where that is no terminal, a line a stage."""
@@ -65,9 +56,13 @@ def show_progress() -> Iterator[Progress]:
         disable=not console.is_terminal,
     )
     current: tuple[str, Any] | None = None
+    started = False
 
     def report(stage: str, done: int, total: int) -> None:
-        nonlocal current
+        nonlocal current, started
+        if not started:  # nothing to show draws nothing
+            bars.start()
+            started = True
         if current is None or current[0] != stage:
             if current is not None:
                 bars.stop_task(current[1])
@@ -76,8 +71,26 @@ def show_progress() -> Iterator[Progress]:
                 console.print(stage, soft_wrap=True)
         bars.update(current[1], completed=done, total=total or None)
 
-    with bars:
+    try:
         yield report
+    finally:
+        if started:
+            bars.stop()
+
+
+class Stopwatch:
+    """Passes progress on, and measures the time from the first word of a stage to its last."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._started = progress, 0.0
+        self.seconds = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done == 0:
+            self._started = time.perf_counter()
+        elif done == total:
+            self.seconds += time.perf_counter() - self._started
+        self._progress(stage, done, total)
 
 
 def format_bytes(size: float) -> str:

@@ -9,14 +9,9 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_bytes,
-    print_json,
-    show_progress,
-    stdout_console,
-)
+from river_trt.cli.console import format_bytes, print_json, show_progress, stdout_console
 from river_trt.cli.inspect import describe
+from river_trt.cli.tables import facts_table
 from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 
@@ -28,7 +23,7 @@ EXAMPLES = """\
 
 vLLM serves its checkpoint as it is, over any number of GPUs. An engine for TensorRT-LLM is built
 where that and a GPU are, by `river-trt build --backend tensorrt-llm --model checkpoint/` or
-trtllm-build. Converting needs: pip install "river-trt[build]".
+trtllm-build. Converting needs the extra `build`.
 """
 # --format: the builders' name
 FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint", "vllm": "river-checkpoint"}
@@ -97,7 +92,7 @@ def _convert(options: dict[str, Any], progress: Progress) -> Manifest:
     with needs_extra("converting", "build"):
         from builders.build import BuildOptions, build
 
-        return build(BuildOptions(**options), progress)
+        return build(BuildOptions(**options, calibrate=False), progress)
 
 
 COMMAND = Command(

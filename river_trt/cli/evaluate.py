@@ -27,7 +27,7 @@ EXAMPLES = """\
   river-trt evaluate engine/ --task humaneval --data HumanEval.jsonl --allow-code
   river-trt evaluate engine/ --task lm-eval:hellaswag --limit 200
 
-Evaluating needs torch: pip install "river-trt[build]"; lm-eval tasks "river-trt[evaluate]".
+Evaluating needs the extra `build` of river-trt; lm-eval tasks the extra `evaluate`.
 """
 TASKS = ("gsm8k", "humaneval", "lm-eval:NAME")
 TASK_OPTIONS = (
@@ -176,8 +176,8 @@ def _evaluate_task(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     run.check()
-    engine = load_engine(args)
     with show_progress() as progress, needs_extra("this task", "evaluate"):
+        engine = load_engine(args, progress)
         scores = evaluate_task(engine, run, progress)
     if args.json:
         print_json([describe(score) for score in scores])

@@ -13,15 +13,10 @@ import numpy as np
 from river_trt.backends.tensorrt.inspector import engine_layers
 from river_trt.cli.arguments import add_engine_argument, engine_path
 from river_trt.cli.command import Command
-from river_trt.cli.console import (
-    facts_table,
-    format_bytes,
-    format_layers,
-    plain_table,
-    print_json,
-    stdout_console,
-)
+from river_trt.cli.console import format_bytes, format_layers, print_json, stdout_console
 from river_trt.cli.inspect_offload import add_offload_arguments, print_offload
+from river_trt.cli.policies_table import policies_table
+from river_trt.cli.tables import facts_table, plain_table, print_table
 from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.gpu_memory import gigabytes, gpu_memory
@@ -67,12 +62,17 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     console = stdout_console()
     console.print(facts_table([*facts(manifest), *record_facts(read_record(path))]))
+    if manifest.policies:
+        print_table(console, policies_table(manifest))
+        console.print(
+            "KL, top-1 and layers: on held-out text; * is the default, others: --policy NAME"
+        )
     if args.layers:
         _print_layers(manifest)
     if args.network:
         _print_network(path, manifest)
     table = plain_table()
-    table.add_column("file", overflow="fold")
+    table.add_column("file")
     table.add_column("size", justify="right")
     table.add_column("sha256", justify="right")
     for name, info in manifest.files.items():
@@ -80,7 +80,7 @@ def execute(args: argparse.Namespace) -> int:
     table.add_section()
     total = sum(info.size for info in manifest.files.values())
     table.add_row("total", format_bytes(total), "not verified" if args.no_verify else "verified")
-    console.print(table)
+    print_table(console, table)
     return 0
 
 
@@ -255,12 +255,12 @@ def _print_network(path: Path, manifest: Manifest) -> None:
             for layer in record.layers
         ]
     table = plain_table(title)
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer")
     for column in ("type", "precision", "weights"):
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
-    stdout_console().print(table)
+    print_table(stdout_console(), table)
 
 
 def _print_layers(manifest: Manifest) -> None:
@@ -273,7 +273,7 @@ def _print_layers(manifest: Manifest) -> None:
         if layer in manifest.policy.pinned:
             bank = "backbone (pinned)"
         table.add_row(str(layer), f"{tau:g}", bank)
-    stdout_console().print(table)
+    print_table(stdout_console(), table)
 
 
 COMMAND = Command("inspect", "Show what is in an engine.", EXAMPLES, add_arguments, execute)

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from river_trt.cli.console import format_bytes, format_layers, plain_table, stdout_console
+from river_trt.cli.console import format_bytes, format_layers, stdout_console
+from river_trt.cli.tables import plain_table, print_table
 from river_trt.errors import RiverError
 from river_trt.json_text import parse_json
 from river_trt.manifest import Manifest
@@ -52,7 +53,7 @@ def print_offload(args: argparse.Namespace, manifest: Manifest) -> None:
         _add_row(table, f"layer {layer}", plan.token(layer, card))
     for name, counts in measured.items():
         _add_row(table, f"{name} (mean)", mean_cost(plan, card, counts))
-    console.print(table)
+    print_table(console, table)
     console.print(
         "read by flag: kernels that read host memory only where a token needs it; streamed whole: "
         "TensorRT's weight streaming, which copies every such layer in each step",

@@ -7,13 +7,13 @@ from typing import Any
 
 from river_trt.cli.command import Command
 from river_trt.cli.console import (
-    facts_table,
     format_bytes,
     format_seconds,
     print_json,
     show_progress,
     stdout_console,
 )
+from river_trt.cli.tables import facts_table
 from river_trt.errors import RiverError
 from river_trt.plugin.build import LibraryOptions, build_library, copy_library, find_built
 from river_trt.plugin.cache import Library, cache_directory, read_libraries

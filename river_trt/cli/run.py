@@ -18,7 +18,7 @@ from river_trt.cli.arguments import (
     parse_tau,
 )
 from river_trt.cli.command import Command
-from river_trt.cli.console import print_json, stderr_console
+from river_trt.cli.console import Stopwatch, print_json, show_progress, stderr_console
 from river_trt.cli.run_statistics import decode_rate, describe_speculation, print_statistics
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
@@ -29,7 +29,7 @@ EXAMPLES = """\
   river-trt run --engine engine/ --chat --prompt "Why is the sky blue?" --stats
   river-trt run --engine engine/ --prompt "The river" --full-depth       the plain model
   river-trt run --engine engine/ --prompt "The river" --lossless --stats the same text, faster
-  river-trt run --engine engine/ --prompt "The river" --tau 0.95         exit earlier
+  river-trt run --engine engine/ --prompt "The river" --policy fast      exit earlier
   river-trt run --engine engine/ --prompt "The river" --tau -inf --pinned 1,2,30
   river-trt run --engine engine/ --chat --temperature 0.7 --top-p 0.9 --seed 1 < question.txt
   river-trt run --engine engine/ --prompt "The river" --json | jq .backbone_layers
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lossless",
         action="store_true",
         help="the plain model's output, drafted by the river and verified by the backbone",
+    )
+    policy.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="one of the engine's policies by name, as `inspect` lists them: exact, quality, "
+        "balanced, fast",
     )
     policy.add_argument(
         "--pinned",
@@ -134,8 +140,10 @@ def execute(args: argparse.Namespace) -> int:
         raise RiverError("--chat and --system need a text; with --prompt-ids give the whole prompt")
     text = None if args.prompt_ids is not None else _prompt_text(args)
     started = time.perf_counter()
-    engine = load_engine(args)
-    load_seconds = time.perf_counter() - started
+    with show_progress() as progress:
+        compiling = Stopwatch(progress)
+        engine = load_engine(args, compiling)
+    load_seconds = time.perf_counter() - started - compiling.seconds
     if text is not None and engine.tokenizer is None:
         raise RiverError("this engine has no tokenizer; give --prompt-ids in place of a text")
     prompt = args.prompt_ids
@@ -144,9 +152,9 @@ def execute(args: argparse.Namespace) -> int:
 
     result = _generate(engine, prompt, config, quiet=args.json)
     if args.json:
-        print_json(describe(result, load_seconds))
+        print_json(describe(result, load_seconds, compiling.seconds))
     elif args.stats:
-        print_statistics(result, engine.num_layers, load_seconds)
+        print_statistics(result, engine.num_layers, load_seconds, compiling.seconds)
     return 0
 
 
@@ -160,7 +168,9 @@ def generation_config(args: argparse.Namespace) -> GenerationConfig:
     return GenerationConfig(**given)
 
 
-def describe(result: GenerationResult, load_seconds: float) -> dict[str, Any]:
+def describe(
+    result: GenerationResult, load_seconds: float, compile_seconds: float
+) -> dict[str, Any]:
     """The JSON of a result; times in seconds, the first token belongs to the prefill."""
     return {
         "text": result.text,
@@ -172,6 +182,7 @@ def describe(result: GenerationResult, load_seconds: float) -> dict[str, Any]:
         "speculation": result.speculation and describe_speculation(result.speculation),
         "timings": {
             "load_seconds": load_seconds,
+            "compile_seconds": compile_seconds,
             "prefill_seconds": result.prefill_seconds,
             "decode_seconds": result.decode_seconds,
             "tokens_per_second": decode_rate(result),

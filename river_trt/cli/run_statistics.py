@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from rich.bar import Bar
 
-from river_trt.cli.console import facts_table, format_seconds, plain_table, stdout_console
+from river_trt.cli.console import format_seconds, stdout_console
+from river_trt.cli.tables import facts_table, plain_table, print_table
 from river_trt.lossless.length import estimate_speedup
 from river_trt.results import GenerationResult, Speculation
 
@@ -31,7 +32,10 @@ def describe_speculation(speculation: Speculation) -> dict[str, Any]:
     }
 
 
-def print_statistics(result: GenerationResult, num_layers: int, load_seconds: float) -> None:
+def print_statistics(
+    result: GenerationResult, num_layers: int, load_seconds: float, compile_seconds: float
+) -> None:
+    """compile_seconds: of the kernels, 0 where they were there."""
     # The first token ends the prefill: it says nothing about decoding.
     exits, depths = result.exit_layers[1:], result.backbone_layers[1:]
     rate = decode_rate(result)
@@ -42,6 +46,8 @@ def print_statistics(result: GenerationResult, num_layers: int, load_seconds: fl
         ("prompt", f"{result.prompt_tokens} tokens, time to first token {first}"),
         ("generated", f"{len(result.token_ids)} tokens ({result.finish_reason}){speed}"),
     ]
+    if compile_seconds:
+        facts.insert(0, ("kernels", f"compiled in {format_seconds(compile_seconds)}, once"))
     if result.speculation is not None:
         facts += _speculation_facts(result.speculation)
     elif len(depths):
@@ -53,15 +59,15 @@ def print_statistics(result: GenerationResult, num_layers: int, load_seconds: fl
         return
     table = plain_table()
     table.add_column("exit layer", justify="right")
-    table.add_column("")
+    table.add_column("", max_width=BAR_WIDTH)
     table.add_column("tokens", justify="right")
     table.add_column("share", justify="right")
     layers, counts = np.unique(exits, return_counts=True)
     for layer, count in zip(layers.tolist(), counts.tolist(), strict=True):
         name = f"{layer} (none)" if layer == num_layers else str(layer)
-        bar = Bar(int(counts.max()), 0, count, width=BAR_WIDTH, color="cyan")
+        bar = Bar(int(counts.max()), 0, count, color="cyan")
         table.add_row(name, bar, str(count), f"{count / len(exits):.0%}")
-    console.print(table)
+    print_table(console, table)
 
 
 def _speculation_facts(speculation: Speculation) -> list[tuple[str, str]]:

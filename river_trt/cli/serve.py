@@ -8,10 +8,11 @@ from rich.console import Console
 
 from river_trt.cli.arguments import add_runtime_arguments
 from river_trt.cli.command import Command
-from river_trt.cli.console import stderr_console
+from river_trt.cli.console import show_progress, stderr_console
 from river_trt.engine import load
 from river_trt.errors import MissingDependencyError, RiverError
 from river_trt.openai.settings import ServeSettings
+from river_trt.origin import this_build
 
 EXAMPLES = """\
   river-trt serve engine/                              on 127.0.0.1:8000
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("max_batch_size", "requests that decode together"),
         ("max_queue", "requests that may wait beyond those; more get 429"),
         ("prefill_chunk", "prompt tokens between two decode steps"),
+        ("kept_rows", "requests kept for prompts that begin alike; each takes a cache row"),
         ("max_body_bytes", "of a request; more get 413"),
         ("most_choices", "prompts times n of a request"),
         ("request_seconds", "a request that takes longer is ended"),
@@ -69,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="S" if name.endswith("_seconds") else "N",
             help=f"{about} (default: %(default)s)",
         )
+    bounds.add_argument(
+        "--reuse-river",
+        action="store_true",
+        help="of kept requests also what River steps wrote, for the same policy; changes texts",
+    )
     add_runtime_arguments(parser)
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the files with their SHA-256"
@@ -89,6 +96,8 @@ def execute(args: argparse.Namespace) -> int:
         max_queue=args.max_queue,
         max_seq_len=args.max_seq_len,
         prefill_chunk=args.prefill_chunk,
+        kept_rows=args.kept_rows,
+        reuse_river=args.reuse_river,
         threads=args.threads,
         max_body_bytes=args.max_body_bytes,
         request_seconds=args.request_seconds,
@@ -102,7 +111,7 @@ def execute(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingDependencyError(
             f"`river-trt serve` needs {error.name}, which is not installed: "
-            'pip install "river-trt[serve]"'
+            f"{this_build().install('serve')}"
         ) from error
     console = stderr_console()
     bound = open_socket(settings)  # before minutes of loading
@@ -110,15 +119,18 @@ def execute(args: argparse.Namespace) -> int:
         engines = {}
         for name, directory in settings.engines.items():
             console.print(f"loading {directory} ...", highlight=False)
-            engines[name] = load(
-                directory,
-                max_batch_size=settings.max_batch_size,
-                max_seq_len=settings.max_seq_len,
-                threads=settings.threads,
-                prefill_chunk=settings.prefill_chunk,
-                verify=settings.verify,
-                batch_invariant=True,
-            )
+            with show_progress() as progress:
+                engines[name] = load(
+                    directory,
+                    max_batch_size=settings.max_batch_size,
+                    max_seq_len=settings.max_seq_len,
+                    threads=settings.threads,
+                    prefill_chunk=settings.prefill_chunk,
+                    kept_rows=settings.kept_rows,
+                    verify=settings.verify,
+                    batch_invariant=True,
+                    progress=progress,
+                )
         _announce(console, settings, bound.getsockname()[1])
         serve(settings, engines, bound)
     return 0

@@ -9,7 +9,8 @@ from typing import get_args
 
 from river_trt.cli.arguments import add_engine_argument, engine_path
 from river_trt.cli.command import Command
-from river_trt.cli.console import plain_table, stdout_console
+from river_trt.cli.console import stdout_console
+from river_trt.cli.tables import plain_table, print_table
 from river_trt.errors import RiverError
 from river_trt.triton.doctor import examine, problems
 from river_trt.triton.fields import LAYOUTS
@@ -187,10 +188,10 @@ def _doctor(args: argparse.Namespace) -> int:
     checks = examine(args.python)
     table = plain_table()
     for title in ("check", "found", "problem"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title)
     for check in checks:
         table.add_row(check.name, check.found, check.problem or "none")
-    stdout_console().print(table)
+    print_table(stdout_console(), table)
     for problem in problems(checks):
         raise RiverError(problem)
     return 0

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from river_trt.cli.command import Command
-from river_trt.cli.console import plain_table, stdout_console
+from river_trt.cli.console import stdout_console
+from river_trt.cli.tables import plain_table, print_table
 from river_trt.engine_files import read_manifest
 from river_trt.errors import RiverError
 
@@ -61,7 +62,7 @@ def execute(args: argparse.Namespace) -> int:
         table.add_column(column)
     for case, variant in chosen.items():
         table.add_row(case.key, variant)
-    stdout_console().print(table)
+    print_table(stdout_console(), table)
     return 0
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import plain_table, print_json, show_progress, stdout_console
+from river_trt.cli.console import print_json, show_progress, stdout_console
+from river_trt.cli.tables import plain_table, print_table
 
 if TYPE_CHECKING:
     from builders.verify.command import VerifyResult
@@ -18,7 +19,7 @@ EXAMPLES = """\
   river-trt verify --model demo --engine engine/      an engine of any backend, on its GPU
 
 Every backend gets the same tokens at full depth and with forced exits. The code is 1 where one
-differs. Verifying needs torch and polygraphy: pip install "river-trt[verify]".
+differs. Verifying needs the extra `verify` of river-trt.
 """
 DIFFERS = 1
 
@@ -65,7 +66,7 @@ def execute(args: argparse.Namespace) -> int:
 def _print(result: "VerifyResult") -> None:
     table = plain_table("against the torch reference in float32")
     for column in ("backend", "output"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for column in ("largest difference", "allowed", ""):
         table.add_column(column, justify="right")
     for comparison in result.comparisons:
@@ -77,7 +78,7 @@ def _print(result: "VerifyResult") -> None:
             "equal" if comparison.passed else "DIFFERS",
         )
     console = stdout_console()
-    console.print(table)
+    print_table(console, table)
     for backend, reason in sorted(result.not_run.items()):
         console.print(f"not run: {backend}: {reason}", soft_wrap=True)
 

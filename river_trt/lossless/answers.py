@@ -7,9 +7,11 @@ import numpy as np
 
 from river_trt.backends.base import ChoosesTokens, Draws, Session, Step
 from river_trt.draws import drafting_draws, verifying_draws
+from river_trt.logprobs import chosen_logprobs
 from river_trt.lossless.acceptance import verify_token
+from river_trt.results import TokenLogprobs
 from river_trt.row import Row
-from river_trt.sampling import Distribution, check_best, distribution, lead, penalised
+from river_trt.sampling import Distribution, Edit, check_best, distribution, edited, lead
 
 
 class Answers(Protocol):
@@ -17,20 +19,15 @@ class Answers(Protocol):
 
     exit_layer: np.ndarray  # [rows, seq] int32
 
-    def draft(
-        self,
-        row: Row,
-        place: int,
-        seen: np.ndarray | None,  # [vocab] bool
-    ) -> tuple[int, Distribution | None]:
+    def draft(self, row: Row, place: int, edit: Edit) -> tuple[int, Distribution | None]:
         """A token of a draft step, and what it was drawn from, unless the session keeps that.
 
         EngineError for logits that are no numbers.
         """
         ...
 
-    def lead(self, row: Row, place: int, seen: np.ndarray | None) -> float:
-        """How far the best logit of a draft step lies above the next one; seen: [vocab] bool."""
+    def lead(self, row: Row, place: int, edit: Edit) -> float:
+        """How far the best logit of a draft step lies above the next one."""
         ...
 
     def verified(self, row: Row, place: int, index: int) -> int:
@@ -38,6 +35,10 @@ class Answers(Protocol):
 
         Asked for in order, up to the first that is not the drafted one. EngineError as `draft`.
         """
+        ...
+
+    def logprobs(self, row: Row, place: int, index: int, token: int) -> TokenLogprobs | None:
+        """Of the token that `verified` has given; None where the row wants none."""
         ...
 
 
@@ -63,23 +64,26 @@ class _Logits:
         out = session.step(step)
         self._logits, self.exit_layer = out.logits, out.exit_layer
 
-    def draft(self, row: Row, place: int, seen: np.ndarray | None) -> tuple[int, Distribution]:
-        choice = distribution(self._logits[place, 0], row.sampling, seen)
+    def draft(self, row: Row, place: int, edit: Edit) -> tuple[int, Distribution]:
+        choice = distribution(self._logits[place, 0], row.sampling, edit)
         return choice.draw(row.generator), choice
 
-    def lead(self, row: Row, place: int, seen: np.ndarray | None) -> float:
-        logits = penalised(self._logits[place, 0], row.sampling, seen)
+    def lead(self, row: Row, place: int, edit: Edit) -> float:
+        logits = edited(self._logits[place, 0], row.sampling, edit)
         return lead(logits, int(logits.argmax()))
 
     def verified(self, row: Row, place: int, index: int) -> int:
         draft = row.draft
         assert draft is not None
-        target = distribution(self._logits[place, index], row.sampling, row.seen)
+        target = distribution(self._logits[place, index], row.sampling, row.edits.after())
         if index == len(draft.token_ids):
             return target.draw(row.generator)
         origin = draft.distributions[index]
         assert origin is not None
         return verify_token(draft.token_ids[index], origin, target, row.generator)
+
+    def logprobs(self, row: Row, place: int, index: int, token: int) -> TokenLogprobs | None:
+        return row.logprobs_of(self._logits[place, index], token)
 
 
 class _Chosen:
@@ -87,11 +91,11 @@ class _Chosen:
         self._out = session.choose(step, draws)
         self.exit_layer = self._out.exit_layer
 
-    def draft(self, row: Row, place: int, seen: np.ndarray | None) -> tuple[int, None]:
+    def draft(self, row: Row, place: int, edit: Edit) -> tuple[int, None]:
         check_best(self._out.best[place, 0])
         return int(self._out.tokens[place, 0]), None
 
-    def lead(self, row: Row, place: int, seen: np.ndarray | None) -> float:
+    def lead(self, row: Row, place: int, edit: Edit) -> float:
         return float(self._out.leads[place, 0])
 
     def verified(self, row: Row, place: int, index: int) -> int:
@@ -103,3 +107,7 @@ class _Chosen:
             is_drawn = index == len(draft.token_ids) or token != draft.token_ids[index]
             row.generator.random(2 if is_drawn and index < len(draft.token_ids) else 1)
         return token
+
+    def logprobs(self, row: Row, place: int, index: int, token: int) -> TokenLogprobs | None:
+        count = row.config.logprobs
+        return None if count is None else chosen_logprobs(self._out, place, index, count)

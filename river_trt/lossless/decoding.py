@@ -22,6 +22,7 @@ from river_trt.lossless.draft import Draft
 from river_trt.lossless.length import shared_length
 from river_trt.lossless.spans import Place, spans
 from river_trt.row import Row
+from river_trt.sampling import LARGEST
 
 Given = dict[Row, list[str | EngineError]]  # the text of each new token, or what ended the row
 
@@ -158,12 +159,12 @@ class LosslessDecoder:
         for index in range(1 + len(draft.token_ids)):
             token = answers.verified(row, place, index)
             row.past_length += 1  # the slot of the token that these logits come after
+            logprobs = answers.logprobs(row, place, index, token)
+            given.append(row.push(token, int(exits[index]), logprobs=logprobs))
             if index == len(draft.token_ids):
-                given.append(row.push(token, int(exits[index])))
                 break
             rejected = token != draft.token_ids[index]
             accepted += not rejected
-            given.append(row.push(token, int(exits[index])))
             if rejected or row.finish_reason is not None:
                 break
         self.counts.lossless_rounds += 1
@@ -185,16 +186,14 @@ def _room(row: Row) -> int:
 
 def _extend(row: Row, answers: Answers, place: int) -> list[str | EngineError]:
     """Draft a token; an error is the row's own."""
-    draft, seen = _draft_of(row), row.seen
-    if seen is not None:
-        seen = seen.copy()
-        seen[draft.token_ids] = True
+    draft = _draft_of(row)
     try:
-        token, origin = answers.draft(row, place, seen)
+        edit = row.edits.after(draft.token_ids)
+        token, origin = answers.draft(row, place, edit)
     except EngineError as error:
         return [error]
     gap = None
     if draft.gap_acceptance is not None:
-        gap = answers.lead(row, place, seen)
+        gap = min(answers.lead(row, place, edit), LARGEST)  # a mask may leave one token alone
     draft.add(token, origin, gap)
     return []

@@ -28,7 +28,11 @@ def make_app(settings: ServeSettings, engines: Mapping[str, Engine]) -> ASGIApp:
     backend forms batches by itself.
     """
     servers = {
-        name: engine.serve(max_batch_size=settings.max_batch_size, max_queue=settings.max_queue)
+        name: engine.serve(
+            max_batch_size=settings.max_batch_size,
+            max_queue=settings.max_queue,
+            reuses_river=settings.reuse_river,
+        )
         for name, engine in engines.items()
     }
     created = int(time.time())

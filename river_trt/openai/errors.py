@@ -10,6 +10,10 @@ from river_trt.faults import InternalError, contained
 from river_trt.serving import RejectedError, ServerClosedError
 
 RETRY_AFTER_S = 1
+SAME_NAME = (  # of a GenerationConfig's field as a client knows it
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "logit_bias", "seed", "stop", "ignore_eos"),
+)
 
 
 @dataclass(slots=True)
@@ -65,8 +69,12 @@ def _named(message: str) -> str | None:
     first = message.split(" ", 1)[0]
     if first == "max_new_tokens":
         return "max_tokens"
-    if first in ("tau", "pinned", "mode", "max_draft_tokens"):
+    if first in ("tau", "pinned", "mode", "policy", "max_draft_tokens"):
         return f"river.{first}"
-    if first in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop"):
+    if first in SAME_NAME:
         return first
+    if first == "json_schema":
+        return "response_format"
+    if "logit_bias" in message:
+        return "logit_bias"
     return "prompt" if message.startswith("the prompt ") else None

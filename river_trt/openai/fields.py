@@ -14,15 +14,8 @@ IGNORED = (
     *("parallel_tool_calls", "verbosity"),
 )
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "echo": (None, False),
     "suffix": (None, ""),
     "best_of": (None, 1),
-    "response_format": (None, {"type": "text"}),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
@@ -50,6 +43,7 @@ class RiverFields(Fields):
     """`"river": {...}` of a request; what is left out is the engine's own."""
 
     mode: Literal["river", "lossless", "full"] = "river"
+    policy: str | None = None  # one of the engine's by name
     tau: Annotated[float | list[float] | None, BeforeValidator(_number)] = None
     pinned: list[int] | None = None
     max_draft_tokens: int | None = None
@@ -61,6 +55,23 @@ class StreamOptions(Fields):
 
     include_usage: bool = False
     include_obfuscation: bool = False  # OpenAI's padding against listeners; without effect
+    continuous_usage_stats: bool = False  # vLLM's; without effect: usage comes at the end
+
+
+class JsonSchema(Fields):
+    """`json_schema` of a response_format."""
+
+    name: str = ""
+    description: str | None = None
+    definition: Annotated[dict[str, Any], Field(alias="schema")] = Field(default_factory=dict)
+    strict: bool | None = None  # the text is always held to its schema
+
+
+class ResponseFormat(Fields):
+    """`response_format`: a text, any JSON object, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class Sampled(Fields):
@@ -73,6 +84,10 @@ class Sampled(Fields):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
@@ -87,6 +102,8 @@ class CompletionFields(Sampled):
     """POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: int | None = None  # best tokens of each place
+    echo: bool | None = None  # the prompt stands before the text
 
 
 class ToolFunction(Fields):
@@ -95,7 +112,7 @@ class ToolFunction(Fields):
     name: Annotated[str, Field(min_length=1, max_length=128)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None  # arguments are not held to the schema
+    strict: bool | None = None  # where a call is a must, arguments are always held to the schema
 
 
 class Tool(Fields):
@@ -105,12 +122,27 @@ class Tool(Fields):
     function: ToolFunction
 
 
+class NamedFunction(Fields):
+    """`function` of a tool_choice."""
+
+    name: str
+
+
+class NamedTool(Fields):
+    """A tool_choice that names the one tool to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class ChatFields(Sampled):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]]
     tools: Annotated[list[Tool], Field(max_length=128)] = Field(default_factory=list)
-    tool_choice: Literal["none", "auto"] = "auto"  # others would need constrained decoding
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     max_completion_tokens: int | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     add_generation_prompt: bool = True

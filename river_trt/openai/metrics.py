@@ -20,6 +20,8 @@ GAUGES = {
 }
 COUNTERS = {
     "vllm:prompt_tokens": ("prompt_tokens", "Tokens of prompts."),
+    "vllm:prefix_cache_queries": ("prompt_tokens", "Tokens of prompts, looked up in kept rows."),
+    "vllm:prefix_cache_hits": ("reused_tokens", "Tokens of prompts whose K and V were kept."),
     "vllm:generation_tokens": ("generated_tokens", "Tokens generated."),
     "river:decode_tokens": ("decode_tokens", "Tokens of decode steps."),
     "river:backbone_layers": ("backbone_layers", "Layers that ran the backbone for those tokens."),

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +15,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 import river_trt
 from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
+from river_trt.errors import RiverError
 from river_trt.openai.answers import FINISH, Answer
-from river_trt.openai.asks import Ask, chat_ask, completion_ask, read_fields
+from river_trt.openai.asks import Ask, as_texts, chat_ask, completion_ask, read_fields
 from river_trt.openai.errors import ApiError, as_api_error
 from river_trt.openai.fields import (
     ChatFields,
@@ -28,9 +29,10 @@ from river_trt.openai.metrics import HttpMetrics, Watch
 from river_trt.openai.settings import ServeSettings
 from river_trt.openai.tools import may_open
 from river_trt.prompts import Prompt
-from river_trt.results import GenerationResult, TokenEvent
+from river_trt.results import GenerationResult, TokenEvent, TokenLogprobs
 from river_trt.serving.server import Server
 from river_trt.text import Chat, ChatOptions, Tokenizer
+from river_trt.text.tokenizer import READY
 
 PAGE = Path(__file__).with_name("page.html")
 # Nothing from elsewhere, and nothing to elsewhere.
@@ -73,6 +75,14 @@ class Model:
         }
 
 
+@dataclass(slots=True)
+class Held:
+    """What of a stream's choice is held back while it may become a call."""
+
+    text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
 class Routes:
     """What every route needs; `router` has them all."""
 
@@ -88,6 +98,7 @@ class Routes:
         add("/v1/completions", self.completions, methods=["POST"])
         add("/v1/chat/completions", self.chat, methods=["POST"])
         add("/tokenize", self.tokenize, methods=["POST"])
+        add("/tokenizer_info", self.tokenizer_info, methods=["GET"])
         add("/detokenize", self.detokenize, methods=["POST"])
         add("/health", self.health, methods=["GET"])
         add("/ready", self.ready, methods=["GET"])
@@ -132,6 +143,20 @@ class Routes:
         count = {"count": len(tokens), "max_model_len": model.engine.max_seq_len}
         return count | {"tokens": tokens}
 
+    async def tokenizer_info(self, model: str | None = None) -> dict[str, Any]:
+        """GET /tokenizer_info: what lm-evaluation-harness asks for where it has no tokenizer."""
+        found = self._find(model)
+        tokenizer, info = found.tokenizer, found.engine.manifest.model
+        eos = info.eos_token_ids[0] if info.eos_token_ids else None
+        names = {"bos_token": info.bos_token_id, "eos_token": eos, "pad_token": None}
+        shown = {
+            name: None if token is None else tokenizer.raw.id_to_token(token)
+            for name, token in names.items()
+        }
+        has_template = tokenizer.has_chat_template
+        template = tokenizer.chat_templates.choose(READY).text() if has_template else None
+        return shown | {"chat_template": template}
+
     async def detokenize(self, request: Request) -> dict[str, Any]:
         """POST /detokenize: the text of token ids."""
         fields = read_fields(await request.body(), DetokenizeFields)
@@ -171,12 +196,15 @@ class Routes:
         return self._models[name]
 
     async def _answer(self, request: Request, model: Model, ask: Ask, *, chat: bool) -> Response:
-        answer = Answer.new(chat, model.name, model.engine.num_layers, ask.trace, ask.tools)
+        engine = model.engine
+        answer = Answer.new(chat, model.name, engine.num_layers, ask, engine.tokenizer)
         request.state.log["model"] = model.name
+        if ask.config.json_schema is not None:
+            await asyncio.to_thread(_check_schema, engine, ask)
         events = self._events(model, ask)
         if not ask.stream:
             results = await until_gone(request, _results(events, ask.num_choices))
-            body = answer.whole(results, ask.n)
+            body = answer.whole(results)
             _note(request, body["usage"])
             return JSONResponse(body)
         # Errors that come before the first token are answered with their own status.
@@ -195,7 +223,7 @@ class Routes:
     ) -> AsyncIterator[bytes]:
         results: dict[int, GenerationResult] = {}
         opened: set[int] = set()
-        held = dict.fromkeys(range(ask.num_choices) if ask.tools else (), "")
+        held = {index: Held() for index in range(ask.num_choices) if ask.tools}
         async with aclosing(events):
             try:
                 found: tuple[int, TokenEvent] | None = first
@@ -205,12 +233,16 @@ class Routes:
                         opened.add(index)
                         yield _sse(answer.opening(index))
                     if index in held:
-                        held[index] += event.text
+                        back = held[index]
+                        back.text += event.text
+                        back.logprobs += [] if event.logprobs is None else [event.logprobs]
                         if event.finish_reason is not None:
                             finish = FINISH[event.finish_reason]
-                            yield _sse(answer.called(index, held[index], finish))
-                        elif not may_open(held[index]):  # a text after all
-                            event = replace(event, text=held.pop(index))
+                            yield _sse(answer.called(index, back.text, finish, back.logprobs))
+                        elif not may_open(back.text):  # a text after all
+                            del held[index]
+                            yield _sse(answer.released(index, back.text, back.logprobs))
+                            event = replace(event, text="", logprobs=None)
                     if index not in held:
                         chunk = answer.piece(index, event)
                         if chunk is not None:
@@ -222,7 +254,7 @@ class Routes:
                 yield _sse(as_api_error(error).body)
                 return
         in_order = [results[index] for index in sorted(results)]
-        usage = answer.usage(in_order, ask.n)
+        usage = answer.usage(in_order)
         _note(request, usage)
         if ask.include_usage:
             yield _sse(answer.closing(usage))
@@ -295,6 +327,16 @@ async def _results(
     return [found[index] for index in range(count)]
 
 
+def _check_schema(engine: Engine, ask: Ask) -> None:
+    """Compile it, which may take long; ApiError naming the field that it comes from."""
+    schema = ask.config.json_schema
+    assert isinstance(schema, str)
+    try:
+        engine.grammars.start(schema)
+    except RiverError as error:
+        raise ApiError(400, str(error), ask.schema_field) from error
+
+
 def _tokens(model: Model, fields: TokenizeFields) -> list[int]:
     """Bounded as a prompt is, and on a thread of its own."""
     if fields.messages is not None:
@@ -302,7 +344,9 @@ def _tokens(model: Model, fields: TokenizeFields) -> list[int]:
             add_generation_prompt=fields.add_generation_prompt,
             arguments=fields.chat_template_kwargs,
         )
-        tokens: list[int] = model.engine.prompts.read(Chat(fields.messages, options)).tolist()
+        tokens: list[int] = model.engine.prompts.read(
+            Chat(as_texts(fields.messages), options)
+        ).tolist()
         return tokens
     assert fields.prompt is not None
     tokenizer = model.tokenizer

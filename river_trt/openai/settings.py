@@ -18,10 +18,11 @@ class ServeSettings:
     engines: name of a model -> engine directory; requests name one, or none where there is one.
     api_keys: one of them must come as `Authorization: Bearer KEY`; none: everyone may ask.
     cors: origins whose pages may ask from a browser; none by default.
-    max_batch_size, max_queue, max_seq_len, prefill_chunk, threads: as of river_trt.load and
-    Engine.serve, for each engine. max_body_bytes: of a request. request_seconds: a request that is
-    not done by then is ended. shutdown_seconds: what open requests have to end when the server is
-    told to stop. most_choices: prompts times `n` of one request.
+    max_batch_size, max_queue, max_seq_len, prefill_chunk, kept_rows, reuse_river, threads: as of
+    river_trt.load and Engine.serve, for each engine. max_body_bytes: of a request.
+    request_seconds: a request that is not done by then is ended. shutdown_seconds: what open
+    requests have to end when the server is told to stop. most_choices: prompts times `n` of a
+    request.
     """
 
     engines: dict[str, Path]
@@ -33,6 +34,8 @@ class ServeSettings:
     max_queue: int = DEFAULT_MAX_QUEUE
     max_seq_len: int | None = None
     prefill_chunk: int = 64
+    kept_rows: int = 8
+    reuse_river: bool = False
     threads: int | None = None
     max_body_bytes: int = 1 << 20
     request_seconds: float = 600.0
@@ -54,6 +57,7 @@ class ServeSettings:
         for name, least in (
             ("max_batch_size", 1),
             ("max_queue", 0),
+            ("kept_rows", 0),
             ("prefill_chunk", 1),
             ("max_body_bytes", 1024),
             ("most_choices", 1),

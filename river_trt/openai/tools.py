@@ -9,7 +9,7 @@ A model writes what it likes: what is no whole call of a tool that the request n
 import json
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,45 @@ def parse_calls(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]
     rest = TAGGED.sub(take, text)
     if calls:
         return rest.strip(), calls
+    call = _call(text.strip(), names)
+    if call is not None:
+        return "", [call]
     whole = [_call(part, names) for part in text.strip().split(";")]  # Llama 3 separates by ;
     found = [call for call in whole if call is not None]
     if found and len(found) == len(whole):
         return "", found
     return text, []
+
+
+def call_schema(tools: Sequence[tuple[str, dict[str, Any] | None]]) -> dict[str, Any]:
+    """Of a call of one of the tools, given as (name, schema of its parameters)."""
+    calls, parts = [], {}
+    for place, (name, parameters) in enumerate(tools):
+        part = f"tool{place}"
+        parts[part] = _moved(parameters or {"type": "object"}, f"#/$defs/{part}")
+        properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/{part}"}}
+        calls.append(
+            {
+                "type": "object",
+                "properties": properties,
+                "required": list(properties),
+                "additionalProperties": False,
+            }
+        )
+    return {"anyOf": calls, "$defs": parts}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose references to itself hold where it stands at `root` of another."""
+    if isinstance(schema, list):
+        return [_moved(part, root) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {name: _moved(part, root) for name, part in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved
 
 
 def may_open(text: str) -> bool:

@@ -9,13 +9,14 @@ class ServingMetrics:
 
     running, waiting: requests right now. rejected: refused for the admission limit. invalid:
     refused for what they ask. failed: ended by an error of the engine. internal_errors: ended by a
-    fault of ours before they ran, or when they were answered. queue_seconds: from submission to
-    the start of the prefill, of `admitted` requests. first_token_seconds: from submission to the
-    first token, of `started` requests. latency_seconds: from submission to the last token, of
-    `completed` requests. decode_tokens, backbone_layers: tokens of decode steps (all but each
-    request's first), and the layers that ran the backbone for them. decode_steps: each of rows of
-    equal policy; in lossless mode it drafts or verifies. lossless_rounds: verifications of a row.
-    draft_seconds, verify_seconds: of the steps that drafted, and that verified.
+    fault of ours before they ran, or when they were answered. queue_seconds: from submission to the
+    start of the prefill, of `admitted` requests. first_token_seconds: from submission to the first
+    token, of `started` requests. latency_seconds: from submission to the last token, of `completed`
+    requests. reused_tokens: of prompts, whose K and V were kept. decode_tokens, backbone_layers:
+    tokens of decode steps (all but each request's first), and the layers that ran the backbone for
+    them. decode_steps: each of rows of equal policy; in lossless mode it drafts or verifies.
+    lossless_rounds: verifications of a row. draft_seconds, verify_seconds: of the steps that
+    drafted, and that verified.
     """
 
     running: int = 0
@@ -29,6 +30,7 @@ class ServingMetrics:
     failed: int = 0
     internal_errors: int = 0
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     generated_tokens: int = 0
     decode_tokens: int = 0
     backbone_layers: int = 0

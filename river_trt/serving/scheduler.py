@@ -207,6 +207,7 @@ class Scheduler:
             self._counts["queue_seconds"] += time.perf_counter() - request.submitted
             self._counts["prompt_tokens"] += len(request.row.prompt)
         self._decoder.rows.begin(request.row)
+        self._count(reused_tokens=request.row.reused_tokens)
         return request.row
 
     def _drop_cancelled(self) -> None:
@@ -216,7 +217,7 @@ class Scheduler:
                 del self._running[row]
             self._counts["cancelled"] += len(gone)
         for row in gone:
-            self._decoder.rows.remove(row)
+            self._decoder.rows.remove(row, keep=True)
 
     def _guarded(self, rows: list[Row], step: Callable[[], list[Outcome]]) -> list[Outcome]:
         """A step that fails ends its own rows and no others."""

@@ -9,11 +9,10 @@ turn a token into other text at the beginning of a text than within it (it drops
 so new ids are decoded behind some of those before them.
 """
 
-import re
 from collections.abc import Sequence
 from itertools import takewhile
 
-from river_trt.text.tokenizer import Tokenizer
+from river_trt.text.tokenizer import BYTE, Tokenizer
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what decoders write for bytes that are no character
 # A character has up to 4 bytes and a token at least one: with 4 tokens before its end a text's last
@@ -21,8 +20,6 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what decoders write for bytes that are 
 # token in their own way.
 CONTEXT = 5
 LONGEST = 16  # ids of a window; then it is cut down to its context
-# As the decoder ByteFallback knows them.
-BYTE = re.compile(r"<0x[0-9A-Fa-f+][0-9A-Fa-f]>")
 
 
 class Pieces:

@@ -1,5 +1,6 @@
 """Text to token ids and back."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,19 @@ TOKENIZER_FILE = "tokenizer.json"
 # A single `encode` keeps Python's lock, and with it all other threads, a batch does not.
 SHORT_TEXT = 4096  # characters
 
+# As the decoder ByteFallback knows them.
+BYTE = re.compile(r"<0x[0-9A-Fa-f+][0-9A-Fa-f]>")
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's
+
+
+def _bytes_by_character() -> dict[str, int]:
+    """GPT-2's alphabet: each byte as a character that can be seen."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(b): b for b in seen} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _bytes_by_character()
 READY = ChatOptions()  # for the assistant's turn
 
 
@@ -37,7 +51,9 @@ class Tokenizer:
         self.raw = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._special_tokens = {i: token.content for i, token in added.items() if token.special}
+        self._added_tokens = {i: token.content for i, token in added.items()}
         decoder = tokenizer.decoder
+        self._is_byte_level = decoder is not None and b"ByteLevel" in decoder.__getstate__()
         # <0x41> is the byte, as SentencePiece writes what its vocabulary lacks.
         self.has_byte_tokens = decoder is not None and b"ByteFallback" in decoder.__getstate__()
         if isinstance(chat_templates, str):
@@ -90,6 +106,22 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self.raw.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for within a text; its name where it is a special one.
+
+        b"" for an id that the tokenizer has not.
+        """
+        piece = self.raw.id_to_token(token_id)
+        if piece is None:
+            return b""
+        if token_id in self._added_tokens:
+            return self._added_tokens[token_id].encode()
+        if self._is_byte_level:
+            return bytes(BYTE_OF[character] for character in piece if character in BYTE_OF)
+        if self.has_byte_tokens and BYTE.fullmatch(piece):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(SPACE, " ").encode()
 
     def special_token(self, token_id: int) -> str | None:
         """What a special token is called; None for any other. `decode` leaves them out."""

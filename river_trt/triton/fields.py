@@ -67,6 +67,7 @@ SAMPLING = (
     Field("ignore_eos", "BOOL", "ignore_eos"),
     Field("prefill", "STRING", "prefill"),
     Field("mode", "STRING", "mode"),
+    Field("policy", "STRING", "policy"),
     Field("max_draft_tokens", "INT32", "max_draft_tokens"),
 )
 # Single values come in sampling_parameters, or beside the inputs of generate, whose parser can

@@ -146,6 +146,7 @@ PARAMETERS = {
     "stop_token_ids": Parameter("stop_token_ids", _whole, "a list of token ids", many=True),
     "ignore_eos": Parameter("ignore_eos", _truth, "true or false"),
     "mode": Parameter("mode", _text, "a string"),
+    "policy": Parameter("policy", _text, "a string"),
     "max_draft_tokens": Parameter("max_draft_tokens", _whole, "a whole number"),
     "tau": Parameter("tau", _tau, "a number or one a layer"),
     "pinned": Parameter("pinned", _whole, "a list of layer numbers", many=True),

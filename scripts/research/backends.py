@@ -26,7 +26,11 @@ def load_engines(
     for backend in ("onnxruntime", "aotinductor"):
         out = work / f"{backend}-{river_activation}"
         if not out.exists():
-            build(BuildOptions(model, out, backend=backend, river_activation=river_activation))
+            build(
+                BuildOptions(
+                    model, out, backend=backend, river_activation=river_activation, calibrate=False
+                )
+            )
         engines[backend] = river_trt.load(
             out, max_batch_size=len(PROMPTS), max_seq_len=MAX_SEQ_LEN, threads=threads
         )

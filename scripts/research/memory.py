@@ -18,7 +18,7 @@ import json, sys
 from pathlib import Path
 from builders.build import BuildOptions, build
 report("build: libraries imported")
-build(BuildOptions(sys.argv[1], Path(sys.argv[2]), force=True))
+build(BuildOptions(sys.argv[1], Path(sys.argv[2]), force=True, calibrate=False))
 report("build: done")
 """
 RUN = """

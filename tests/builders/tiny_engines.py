@@ -109,6 +109,7 @@ def pair_of(
         backbone_bits=backbone_bits,
         backend=backend,
         kv_cache=kv_cache,
+        calibrate=False,
     )
     manifest = build(options)
     source = ModelSource.open(str(directory / "model"))

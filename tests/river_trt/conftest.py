@@ -129,14 +129,17 @@ def make_engine() -> Callable[..., Engine]:
         with_tokenizer: bool = True,
         tau: float = 1.0,
         batch_invariant: bool = False,
+        kept_rows: int = 0,
+        session: type[FakeSession] = FakeSession,
     ) -> Engine:
-        spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
+        spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size + kept_rows
         options = SessionOptions(max_batch_size, max_seq_len, spare_rows=spare_rows)
         manifest = manifest_of(with_tokenizer, files={"model.onnx": FileInfo(0, "")})
         tokenizer = Tokenizer(byte_tokenizer()) if with_tokenizer else None
         policy = ExitPolicy.uniform(LAYERS, tau)
-        session = FakeSession(options)
-        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
+        stepper = Stepper(
+            *(session(options), manifest, options, prefill_chunk, batch_invariant, kept_rows)
+        )
         return Engine(manifest, policy, tokenizer, stepper, options)
 
     return make

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -13,6 +14,7 @@ from river_trt.manifest import (
     Manifest,
     PolicyInfo,
 )
+from river_trt.origin import this_build
 
 FILES = {"model.onnx": FileInfo(5, "ab"), "directions.bin": FileInfo(1, "cd")}
 
@@ -44,8 +46,9 @@ def test_round_trip_keeps_infinities_and_is_plain_json(manifest):
 
 
 def test_newer_schema_says_upgrade_even_with_unknown_keys(manifest):
-    data = json.loads(changed(manifest, "schema_version", 3)) | {"novelty": 1}
-    with pytest.raises(EngineError, match=r"schema 3 .*pip install -U river-trt"):
+    data = json.loads(changed(manifest, "schema_version", SCHEMA_VERSION + 1)) | {"novelty": 1}
+    upgrade = re.escape(this_build().upgrade())
+    with pytest.raises(EngineError, match=f"schema {SCHEMA_VERSION + 1} .*upgrade with {upgrade}"):
         Manifest.from_json(json.dumps(data))
 
 
@@ -54,6 +57,14 @@ def test_older_schema_says_both_numbers_and_rebuild_even_with_other_keys(manifes
     data = json.loads(changed(manifest, "backend.version", ...)) | {"schema_version": 6}
     with pytest.raises(EngineError, match=r"schema 6 but this river-trt reads 7; .*trt build`$"):
         Manifest.from_json(json.dumps(data))
+
+
+def test_engines_of_schema_2_have_no_named_policies(manifest):
+    data = json.loads(manifest.to_json()) | {"schema_version": 2}
+    del data["policies"]
+    assert Manifest.from_json(json.dumps(data)) == manifest
+    with pytest.raises(EngineError, match=r"engine_file is missing"):
+        Manifest.from_json(json.dumps({k: v for k, v in data.items() if k != "engine_file"}))
 
 
 def keys_of(kind, prefix=""):
@@ -80,7 +91,7 @@ def test_another_set_of_keys_is_another_schema():
         ("model.shape.novelty", 1, "unknown key model.shape.novelty"),
         ("backend.version", ..., "backend.version is missing"),
         ("schema_version", ..., "schema_version is missing"),
-        ("schema_version", 0, "schema 0 but this river-trt reads 2"),
+        ("schema_version", 0, "schema 0 but this river-trt reads 3"),
         ("schema_version", "1", "schema_version must be int"),
         ("backend.kernels", ..., "backend.kernels is missing"),
         ("model.shape.num_layers", "4", "model.shape.num_layers must be int"),

@@ -22,9 +22,6 @@ def fresh(monkeypatch, tmp_path):
     """Each test looks for a compiler anew, and compiles into a directory of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    module.native_library.cache_clear()
-    yield
-    module.native_library.cache_clear()
 
 
 @needs_compiler
@@ -36,15 +33,35 @@ def test_compiles_once_and_leaves_nothing_else(monkeypatch, tmp_path):
     loaded.river_cpu_kernels.restype = ctypes.c_char_p
     assert loaded.river_cpu_kernels() in (b"portable", b"avx2", b"avx512 vnni", b"avx512 amx")
     written = library.stat().st_mtime_ns
-    module.native_library.cache_clear()
     assert module.native_library() == library
     assert library.stat().st_mtime_ns == written
 
 
 @needs_compiler
+def test_compiling_is_heard_and_finding_is_not(quick):
+    said = []
+    quick(lambda *words: said.append(words))
+    stage = "compiling the native CPU kernels, once on this machine"
+    assert said == [(stage, 0, 2), (stage, 1, 2), (stage, 2, 2)]
+    quick(lambda *words: pytest.fail("it was there"))
+
+
+@needs_compiler
+def test_the_library_of_a_platform_wheel_comes_first(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr("river_trt.compiled_library.PREBUILT", tmp_path / "prebuilt")
+    (tmp_path / "prebuilt").mkdir()
+    shutil.move(quick(), tmp_path / "prebuilt")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert ctypes.CDLL(str(quick())).one() == 1
+    monkeypatch.setattr("river_trt.compiled_library.FLAGS", ("-O1",))  # another build's
+    with pytest.raises(RiverError, match="cannot be stored"):
+        quick()
+
+
+@needs_compiler
 def test_a_library_that_is_there_needs_no_compiler(monkeypatch):
     library = module.native_library()
-    module.native_library.cache_clear()
     monkeypatch.setenv("PATH", "")
     assert module.native_library() == library
 
@@ -96,11 +113,7 @@ def quick(monkeypatch, tmp_path):
     )
     monkeypatch.setattr("river_trt.plugin.sources.source_directory", lambda: sources)
 
-    def compiled():
-        module.native_library.cache_clear()
-        return module.native_library()
-
-    return compiled
+    return module.native_library
 
 
 def mode(path):

@@ -9,9 +9,11 @@ import pytest
 
 from river_trt import engine_dir
 from river_trt.engine_dir import (
+    NamedPolicy,
     hash_files,
     read_directions,
     read_engine_dir,
+    read_policies,
     replace_draft,
     replace_policy,
 )
@@ -46,6 +48,38 @@ def test_policy_directions_and_story_are_stored(directory):
     np.testing.assert_array_equal(found.pinned, policy.pinned)
     np.testing.assert_array_equal(found.directions, policy.directions)
     assert len(set(directory.iterdir()) - before) == 1, "one new file, no temporary"
+
+
+def named(name: str, policy: ExitPolicy) -> NamedPolicy:
+    return NamedPolicy(name, policy, f"{name}, found", 0.05, 0.04, 0.9, 2.5)
+
+
+def test_named_policies_come_and_go_with_their_directions(directory):
+    before = set(directory.iterdir())
+    shared, own = direction_policy(0), direction_policy(1)
+    plain = ExitPolicy.uniform(4, 0.9)
+    policies = [named("near", shared), named("far", own), named("plain", plain)]
+    replace_policy(directory, shared, "found", policies)
+    assert len(set(directory.iterdir()) - before) == 2, "one file for two of the same directions"
+    manifest = read_engine_dir(directory)
+    assert [p.policy.calibration for p in manifest.policies][1] == "far, found"
+    found = read_policies(directory, manifest)
+    assert list(found) == ["exact", "near", "far", "plain"]
+    assert (found["exact"].tau == np.inf).all() and found["plain"].directions is None
+    np.testing.assert_array_equal(found["far"].directions, own.directions)
+
+    replace_policy(directory, plain, "by hand")  # the named ones stay, with what they need
+    assert read_engine_dir(directory).policies == manifest.policies
+    assert len(set(directory.iterdir()) - before) == 2
+    replace_policy(directory, plain, "by hand", [])
+    assert read_engine_dir(directory).policies == () and set(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize("names", [("near", "near"), ("exact",)])
+def test_names_of_policies_differ(directory, names):
+    policies = [named(name, ExitPolicy.uniform(4, 0.9)) for name in names]
+    with pytest.raises(RiverError, match="the names in policies must differ, and none may be"):
+        replace_policy(directory, ExitPolicy.uniform(4, 0.9), "found", policies)
 
 
 def test_old_directions_go(directory):

@@ -5,6 +5,7 @@ from river_trt.config import GenerationConfig
 from river_trt.errors import EngineError
 from river_trt.manifest import SamplingInfo
 from river_trt.sampling import (
+    Edit,
     Sampling,
     keep_min_p,
     keep_top_k,
@@ -118,7 +119,7 @@ def test_filters_equal_the_definition_of_transformers():
 def test_a_penalty_of_any_size_leaves_numbers(penalty, temperature):
     logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)
     config = Sampling(repetition_penalty=penalty, temperature=temperature)
-    everything, first = np.ones(4, np.bool_), np.array([True, False, False, False])
+    everything, first = Edit(np.ones(4, np.bool_)), Edit(np.array([True, False, False, False]))
     sample(logits, config, row_generator(0, 0), everything)
     token = sample(logits, config, row_generator(0, 0), first)
     assert (token == 0) == (penalty < 1)

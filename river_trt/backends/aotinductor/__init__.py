@@ -7,10 +7,11 @@ try:
     import torch  # noqa: F401
 except ImportError as error:
     from river_trt.errors import MissingDependencyError
+    from river_trt.origin import this_build
 
     raise MissingDependencyError(
         "an aotinductor engine needs torch, which is not installed: "
-        'pip install "river-trt[aotinductor]"'
+        f"{this_build().install('aotinductor')}"
     ) from error
 
 from river_trt.backends.aotinductor.opening import open_session

@@ -6,6 +6,7 @@ from river_trt.backends.torch.gpu import numbered_gpu
 from river_trt.backends.torch.operators import ABI_VERSION
 from river_trt.errors import EngineError
 from river_trt.manifest import REBUILD, BackendInfo, Manifest
+from river_trt.origin import this_build
 
 # A CPU package holds code for this level of x86-64, whatever machine compiled it.
 X86_LEVEL = "x86-64-v3"
@@ -23,7 +24,7 @@ def check_engine(manifest: Manifest, gpu: int = 0) -> torch.device:
         raise EngineError(
             f"manifest.json: target {backend.target!r} with a {kv_cache} cache, and this river-trt "
             f"runs only {' and '.join(f'{name} with {dtype}' for name, dtype in caches.items())} "
-            "with aotinductor; upgrade with `pip install -U river-trt`"
+            f"with aotinductor; upgrade with {this_build().upgrade()}"
         )
     check_version(backend.version, torch.__version__)
     if backend.kernels_abi != ABI_VERSION:

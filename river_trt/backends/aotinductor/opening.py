@@ -25,7 +25,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     there and cannot be compiled.
     """
     device = check_engine(manifest, options.gpu)
-    load_operators(device.type)
+    load_operators(device.type, options.progress)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     package = directory / manifest.engine_file

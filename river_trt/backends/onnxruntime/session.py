@@ -13,6 +13,7 @@ from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, BLOCKS, native_library
+from river_trt.origin import this_build
 from river_trt.plain_file import read_plain
 from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
@@ -39,11 +40,11 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             raise EngineError(
                 f"manifest.json: {name} is {found!r}, and this river-trt runs only "
                 f"{' or '.join(map(repr, known))} "
-                "with onnxruntime; upgrade with `pip install -U river-trt`"
+                f"with onnxruntime; upgrade with {this_build().upgrade()}"
             )
     if manifest.backend.kernels == "native":
         check_abi(manifest.backend.kernels_abi)
-    settings = session_settings(manifest, options.threads)
+    settings = session_settings(manifest, options)
     file, weights = directory / manifest.engine_file, directory / WEIGHTS_FILE
     try:
         model = read_plain(file, MOST_BYTES)
@@ -71,14 +72,14 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     )
 
 
-def session_settings(manifest: Manifest, threads: int | None) -> ort.SessionOptions:
+def session_settings(manifest: Manifest, options: SessionOptions) -> ort.SessionOptions:
     """Of whatever runs the engine's operators."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
-    if threads is not None:
-        settings.intra_op_num_threads = threads
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
     if manifest.backend.kernels == "native":
-        settings.register_custom_ops_library(str(native_library()))
+        settings.register_custom_ops_library(str(native_library(options.progress)))
     return settings
 
 
@@ -88,9 +89,9 @@ def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions
     except ImportError as error:
         raise MissingDependencyError(
             "an engine's hidden states need onnx, which is not installed: "
-            'pip install "river-trt[build]"'
+            f"{this_build().install('build')}"
         ) from error
-    settings = session_settings(manifest, options.threads)
+    settings = session_settings(manifest, options)
     return GraphHiddenStates(
         model,
         model.with_name(WEIGHTS_FILE),

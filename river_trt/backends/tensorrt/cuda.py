@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
+from river_trt.origin import this_build
 
 
 class OutOfDeviceMemory(RiverError):
@@ -35,7 +36,7 @@ class Cuda:
             runtime = import_module("cuda.bindings.runtime")
         except ImportError as error:
             raise MissingDependencyError(
-                f'running on a GPU needs cuda-python ({error}); pip install "river-trt[tensorrt]"'
+                f"running on a GPU needs cuda-python ({error}): {this_build().install('tensorrt')}"
             ) from error
         cuda = cls(runtime, gpu)
         try:

@@ -12,9 +12,10 @@ try:
     import torch  # noqa: F401
 except ImportError as error:
     from river_trt.errors import MissingDependencyError
+    from river_trt.origin import this_build
 
     raise MissingDependencyError(
-        'a torch engine needs torch, which is not installed: pip install "river-trt[torch]"'
+        f"a torch engine needs torch, which is not installed: {this_build().install('torch')}"
     ) from error
 
 from river_trt.backends.torch.opening import open_session

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from river_trt.backends.base import Draws
+from river_trt.config import MOST_LOGPROBS
 from river_trt.sampling import LARGEST, TINY
 
 PART = 256  # of a running sum
@@ -27,6 +28,8 @@ class Work:
     leads: bool = False  # how far the best logit lies above the next one
     keeps: bool = False  # what sampled tokens were drawn from, until they are verified
     verifies: bool = False  # tokens that were drafted
+    adds: bool = False  # to the logits, before a token is chosen
+    logprobs: bool = False  # of the tokens, and of the best ones
 
     @classmethod
     def of(cls, draws: Draws) -> "Work":
@@ -40,6 +43,8 @@ class Work:
             leads=draws.wants_leads,
             keeps=draws.draft_indices is not None,
             verifies=draws.drafted is not None,
+            adds=draws.added is not None,
+            logprobs=draws.wants_logprobs,
         )
 
 
@@ -48,12 +53,17 @@ class Chosen:
     """tokens int64, the best logit, and its lead (or 0): each [rows, num_logits].
 
     weights: float32 [rows, num_logits, vocab], what sampled tokens were drawn from.
+    logprobs: float32 [rows, num_logits], of the logits as they came; top_ids int64, top_logprobs
+    float32 [rows, num_logits, best].
     """
 
     tokens: Tensor
     best: Tensor
     leads: Tensor
     weights: Tensor | None
+    logprob: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
 
 
 def choose(
@@ -64,12 +74,14 @@ def choose(
     seen: Tensor | None,  # [rows, vocab] bool, where the work penalises
     token_ids: Tensor | None = None,  # [rows, num_logits] int64, of a verification: the step's
     origins: Tensor | None = None,  # [rows, num_logits - 1, vocab]: what they were drawn from
+    added: Tensor | None = None,  # [rows, num_logits or 1, vocab] float32, where the work adds
 ) -> Chosen:
     """The next token after each of the logits. Of a verification, the one that stands there.
 
     A best logit that is no number shows what is wrong with the others. Everything is of fixed
     shape: rows that ask for less take the values that change nothing.
     """
+    given = logits
     if work.penalises:
         assert seen is not None
         seen = seen[:, None]
@@ -80,6 +92,9 @@ def choose(
         moved = torch.where(logits < 0, logits * penalty, logits / penalty)
         moved = moved.clamp(-LARGEST, LARGEST)  # logits that are no numbers stay what they are
         logits = torch.where(seen & logits.isfinite(), moved, logits)
+    if work.adds:
+        assert added is not None
+        logits = logits + added
     best, tokens = logits.max(-1)
     leads = torch.zeros_like(best)
     if work.leads:
@@ -96,7 +111,17 @@ def choose(
         else:
             drawn = _draw(weights, draws["uniform"][:, None])
         tokens = torch.where(draws["temperature"][:, None] > 0, drawn, tokens)
-    return Chosen(tokens, best, leads, weights)
+    if not work.logprobs:
+        return Chosen(tokens, best, leads, weights)
+    known = given.double().log_softmax(-1)
+    top = known.topk(best_count(known.shape[-1]), dim=-1)
+    logprob = known.gather(-1, tokens[..., None])[..., 0]
+    return Chosen(tokens, best, leads, weights, logprob.float(), top.indices, top.values.float())
+
+
+def best_count(vocab_size: int) -> int:
+    """Tokens that logprobs show of each place."""
+    return min(MOST_LOGPROBS, vocab_size)
 
 
 def _seen_before(seen: Tensor, token_ids: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
 from river_trt.gpu_memory import check_fits, gpu_memory
 from river_trt.manifest import REBUILD, Manifest
+from river_trt.origin import this_build
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS
 
 PROGRAM_FILE = "program.json"
@@ -74,7 +75,7 @@ def find_device(manifest: Manifest, number: int) -> torch.device:
         raise EngineError(
             f"manifest.json: target {backend.target!r} with a {manifest.precision.kv_cache} cache, "
             "and the backend torch runs only cuda with bfloat16; upgrade with "
-            "`pip install -U river-trt`"
+            f"{this_build().upgrade()}"
         )
     if backend.kernels_abi != ABI_VERSION:
         raise EngineError(

@@ -4,7 +4,6 @@ cpu    river_trt_cpu::linear, attention, gate: the native CPU kernels, compiled 
 cuda   river_trt_cuda::linear, attention, gate: `river-trt plugin build --part torch`
 """
 
-import functools
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from river_trt.compiled_library import CppLibrary, read_sources
 from river_trt.plugin.build import built_library
 from river_trt.plugin.sources import source_directory
+from river_trt.progress import Progress, silent
 
 # Of the operators and the weight layout that engines name; engines of another one do not load.
 ABI_VERSION = 1
@@ -19,14 +19,13 @@ ABI_VERSION = 1
 ONNXRUNTIME_SOURCES = ("ort_operators.cc", "ort_api.h")
 
 
-@functools.cache
-def load_operators(device: str) -> Path:
+def load_operators(device: str, progress: Progress = silent) -> Path:
     """Load the library with the operators of `cpu` or `cuda`; returns its file.
 
     Raises RiverError where it is not there and cannot be compiled.
     """
     if device == "cpu":
-        library = _cpu_library().compile_once()
+        library = _cpu_library().compile_once(progress)
     else:
         library = built_library("torch", torch.__version__)
     torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]

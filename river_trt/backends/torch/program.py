@@ -22,6 +22,7 @@ import torch
 from river_trt.errors import EngineError
 from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
+from river_trt.origin import this_build
 
 FORMAT = 1
 GETITEM = "getitem"  # one output of an operator that has several
@@ -213,7 +214,7 @@ def _function(name: str) -> Callable[..., Any]:
     if name not in OPERATORS:
         raise EngineError(
             f"the engine's program calls {name!r:.60}, which this river-trt does not run; "
-            "upgrade with `pip install -U river-trt`, and do not run engines that you do not trust"
+            f"upgrade with {this_build().upgrade()}, and do not run engines that you do not trust"
         )
     if name == GETITEM:
         return getitem

@@ -10,7 +10,7 @@ import torch
 
 from river_trt.backends.base import ChosenOutput, Draws, SessionOptions, Step, StepOutput
 from river_trt.backends.policy_buffers import PolicyBuffers
-from river_trt.backends.torch.choosing import Work, choose
+from river_trt.backends.torch.choosing import Work, best_count, choose
 from river_trt.backends.torch.gpu import copy_bandwidth, current
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.staging import Field, Staging
@@ -212,6 +212,7 @@ class _Runner:
         }
         results = {"exit_layer": Field(int32, (rows, kind.seq))}
         self._seen: torch.Tensor | None = None
+        self._added: torch.Tensor | None = None
         if kind.work is not None:
             fields |= {name: Field(np.dtype(dtype), (rows,)) for name, dtype in DRAWS.items()}
             if kind.work.keeps:
@@ -225,6 +226,16 @@ class _Runner:
             if kind.work.penalises:
                 size = (rows, shape.vocab_size)
                 self._seen = torch.zeros(size, dtype=torch.bool, device=device)
+            if kind.work.adds:
+                places = kind.num_logits if kind.work.verifies else 1
+                self._added = torch.zeros((rows, places, shape.vocab_size), device=device)
+            if kind.work.logprobs:
+                best = (*chosen, best_count(shape.vocab_size))
+                results |= {
+                    "logprob": Field(np.dtype(np.float32), chosen),
+                    "top_ids": Field(int64, best),
+                    "top_logprobs": Field(np.dtype(np.float32), best),
+                }
         self.kind = kind
         self._given, self._results = Staging(fields, device), Staging(results, device)
         self._inputs: list[Any] = []
@@ -243,6 +254,9 @@ class _Runner:
             work = self.kind.work
             assert work is not None
             given["temperature"][step.rows :] = 0
+            if draws.added is not None:
+                assert self._added is not None
+                self._added[: step.rows].copy_(torch.from_numpy(draws.added))
             if work.draws or work.penalises:
                 arrays |= {name: getattr(draws, name) for name in DRAWS}
             if draws.draft_indices is not None:
@@ -305,10 +319,12 @@ class _Runner:
         if work.verifies:
             ids = given["input_ids"]
             origins = self._origins[given[DRAFT_ROWS], : self.kind.num_logits - 1]
-        chosen = choose(logits, work, given, self._seen, ids, origins)
+        chosen = choose(logits, work, given, self._seen, ids, origins, self._added)
         results["tokens"].copy_(chosen.tokens)
         results["best"].copy_(chosen.best)
         results["leads"].copy_(chosen.leads)
+        for name in ("logprob", "top_ids", "top_logprobs") if work.logprobs else ():
+            results[name].copy_(getattr(chosen, name))
         if work.keeps:
             assert chosen.weights is not None
             places = self._origins.flatten(0, 1)

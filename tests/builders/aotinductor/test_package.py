@@ -22,6 +22,7 @@ from river_trt.backends.base import SessionOptions
 from river_trt.cli.main import main
 from river_trt.engine_dir import hash_files, write_manifest
 from river_trt.errors import EngineError, RiverError
+from river_trt.origin import this_build
 from river_trt.spec import ExitPolicy
 from scripts.research.eager import load_eager
 from tests.builders.tiny_engines import Pair, build_pair, forced_exit, policy
@@ -117,8 +118,8 @@ def test_a_text_is_scored_and_what_needs_hidden_states_is_refused(readable, tmp_
     assert main(["calibrate", str(readable), *draft, "--draft", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stored"] == []
     for argv in (
-        ["calibrate", str(readable), *cut, "--target-layers", "2"],
-        ["calibrate", str(readable), *cut, "--target-layers", "2", "--policy", "paper"],
+        ["calibrate", str(readable), *draft, "--target-layers", "2"],
+        ["calibrate", str(readable), *draft, "--target-layers", "2", "--policy", "paper"],
         ["evaluate", str(readable), *cut, "--report", str(report)],
     ):
         assert main(argv) == 2
@@ -218,5 +219,5 @@ def test_without_torch_the_engine_says_what_to_install(pair):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert (
-        'needs torch, which is not installed: pip install "river-trt[aotinductor]"' in done.stderr
+        f"needs torch, which is not installed: {this_build().install('aotinductor')}" in done.stderr
     )

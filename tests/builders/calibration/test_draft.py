@@ -70,8 +70,12 @@ def test_command_stores_it_and_lossless_mode_drafts_with_it(directory, text, cap
 
 
 def test_too_little_text_is_refused(directory, text):
-    with pytest.raises(RiverError, match="gives 4 pieces of text; more than 4 are needed"):
+    with pytest.raises(RiverError, match="--pieces must be at least 5 to calibrate, got 4"):
         calibrate_draft(TextRun(directory, None, text, pieces=4, piece_tokens=40, skip=4), quiet)
+    short = text.with_name("short.txt")
+    short.write_text(text.read_text()[:400])
+    with pytest.raises(RiverError, match=r"gives \d pieces of text; more than 4 are needed"):
+        calibrate_draft(TextRun(directory, None, short, pieces=5, piece_tokens=40, skip=4), quiet)
 
 
 def test_best_length_weighs_acceptance_against_cost():

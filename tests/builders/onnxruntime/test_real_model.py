@@ -89,7 +89,9 @@ def demo(tmp_path_factory) -> Iterator[Demo]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime_build, "stream_layers", keep)
-        manifest = build(BuildOptions("demo", directory, river_activation="float32"))
+        manifest = build(
+            BuildOptions("demo", directory, river_activation="float32", calibrate=False)
+        )
         patch.setattr(river_bank, "stream_layers", lambda *_: iter(kept))
         # The reference unpacks its river in every pass; that is half of these tests' time.
         patch.setattr(dialect, "dequantise", functools.cache(dialect.dequantise))

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from river_trt.benchmark.peers import INSTALL, Peer
+from river_trt.benchmark.peers import EXTRAS, Peer
 from river_trt.errors import MissingDependencyError, RiverError
 from tests.builders.tiny_llama import save_tiny_llama
 
@@ -33,7 +33,7 @@ def test_transformers_decodes_greedily_and_counts_its_steps(model, tmp_path):
     assert peer._process.poll() is not None, "the process must end with the context"
 
 
-@pytest.mark.parametrize("name", [name for name in INSTALL if name != "transformers"])
+@pytest.mark.parametrize("name", [name for name in EXTRAS if name != "transformers"])
 def test_a_peer_that_is_not_installed_says_how_to_install_it(name, tmp_path):
     module = {"genai": "onnxruntime_genai", "llama.cpp": "llama_cpp"}[name.partition("-")[0]]
     if importlib.util.find_spec(module) is not None:

@@ -40,6 +40,7 @@ def convert(
         BuildOptions(
             str(model),
             out,
+            calibrate=False,
             backend="tensorrt-llm-checkpoint",
             quantiser=quantiser,
             group_size=group_size,

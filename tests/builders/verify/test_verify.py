@@ -81,7 +81,9 @@ def test_backends_of_this_machine(model, capsys):
 
 def test_an_engine_of_another_model_is_refused(model, tmp_path, capsys):
     save_tiny_llama(tmp_path / "other", **(TINY | {"num_hidden_layers": 1}))
-    options = BuildOptions(str(tmp_path / "other"), tmp_path / "engine", quantiser="rtn")
+    options = BuildOptions(
+        str(tmp_path / "other"), tmp_path / "engine", quantiser="rtn", calibrate=False
+    )
     build(replace(options, lm_head_bits=8))
     argv = ["verify", "--model", str(model / "model"), "--engine", str(tmp_path / "engine")]
     assert main(argv) == 2

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from river_trt.cli.main import main
+from river_trt.origin import this_build
 
 SHORT = ["--new-tokens", "4", "--rounds", "3"]
 A = [*SHORT, "--prompt", "a"]
@@ -82,7 +83,7 @@ def test_a_peer_asked_for_by_name_that_is_missing_ends_the_run(capsys, directory
     argv = ["bench", str(directory), *A, "--peer", "llama.cpp-f16", "--model", "demo"]
     assert main([*argv, "--work", str(no_peers)]) == 2
     captured = capsys.readouterr()
-    message = 'error: llama.cpp-f16 is not installed: pip install "river-trt[llama]"\n'
+    message = f"error: llama.cpp-f16 is not installed: {this_build().install('llama')}\n"
     assert captured.out == "" and captured.err.endswith(message)
 
 

@@ -20,6 +20,7 @@ from river_trt.cli import build, convert
 from river_trt.cli.build_options import NOT_OPTIONS, given_options
 from river_trt.cli.main import main
 from river_trt.engine_dir import read_engine_dir
+from river_trt.origin import this_build
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class FakeOptions:
     max_seq_len: int | None = None
     tau: float | None = None
     pinned: tuple[int, ...] | None = None
-    policy: Path | None = None
+    policy: Path | str | None = None
+    quality: float | None = None
+    calibrate: bool = True
     calibration_text: Path | None = None
     force: bool = False
     banks: str = "both"
@@ -100,6 +103,18 @@ def test_every_option_reaches_the_builder(capsys, builder):
     ]
 
 
+def test_policies_by_name(capsys, builder):
+    argv = ["build", "--model", "m", "--out", "e"]
+    for options, expected in (
+        (["--policy", "none"], {"policy": "none"}),
+        (["--policy", "paper", "--quality", "0.1"], {"policy": "paper", "quality": 0.1}),
+        (["--no-calibrate"], {"calibrate": False}),
+    ):
+        assert main([*argv, *options]) == 0
+        assert builder.calls.pop() == FakeOptions("m", Path("e"), **expected)
+    assert "policy " in capsys.readouterr().out
+
+
 def test_result_says_what_to_type_next(capsys, builder):
     assert main(["build", "--model", "demo", "--out", "my engine"]) == 0
     captured = capsys.readouterr()
@@ -124,7 +139,7 @@ def test_missing_package_names_the_pip_command(capsys, builder, name):
     builder.error = ModuleNotFoundError(f"No module named {name!r}", name=name)
     assert main(["build", "--model", "demo", "--out", "engine"]) == 2
     package = name.partition(".")[0]
-    expected = f'building needs {package}, which is not installed: pip install "river-trt[build]"'
+    expected = f"building needs {package}, which is not installed: {this_build().install('build')}"
     assert expected in capsys.readouterr().err
 
 

@@ -28,6 +28,12 @@ def saved(tmp_path):
     return save
 
 
+@pytest.mark.parametrize(("goal", "least"), [(("--target-layers", "2"), 8), (("--draft",), 5)])
+def test_too_few_pieces_are_refused_before_the_engine_is_loaded(refused, text, goal, least):
+    message = refused("calibrate", "/nowhere", "--text", text, "--pieces", "2", *goal)
+    assert message == f"--pieces must be at least {least} to calibrate, got 2"
+
+
 def test_budget_is_needed_and_only_one(refused, directory, text):
     assert "one budget: --max-kl, --min-agreement, --target-layers" in refused(
         "calibrate", directory, "--text", text

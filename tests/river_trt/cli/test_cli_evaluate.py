@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from river_trt.cli.main import main
+from river_trt.origin import this_build
 from tests.builders.tiny_engines import build_pair
 
 TEXT = " ".join(f"w{(3 * n) % 100}" for n in range(90))
@@ -172,5 +173,5 @@ sys.exit(main(["evaluate", "engine", *{argv!r}]))
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].endswith(
-        f'needs {package}, which is not installed: pip install "river-trt[{extra}]"'
+        f"needs {package}, which is not installed: {this_build().install(extra)}"
     )

@@ -59,7 +59,7 @@ def test_bad_usage_is_one_line(refused, argv, message):
     ],
 )
 def test_errors_become_exit_codes(capsys, monkeypatch, error, code, message):
-    def fail(args):
+    def fail(*args):
         raise error
 
     monkeypatch.setattr(run, "load_engine", fail)
@@ -73,7 +73,7 @@ class Panic(BaseException):
 
 @pytest.mark.parametrize("error", [TypeError("bug\nand more"), RecursionError(), Panic("index 7")])
 def test_a_fault_of_our_own_is_one_line_and_code_3(monkeypatch, tmp_path, capsys, error):
-    def fail(args):
+    def fail(*args):
         raise error
 
     monkeypatch.setattr(run, "load_engine", fail)
@@ -100,7 +100,7 @@ def test_a_fault_of_our_own_is_one_line_and_code_3(monkeypatch, tmp_path, capsys
 
 
 def test_too_little_memory_is_no_fault_of_ours(monkeypatch, refused):
-    def fail(args):
+    def fail(*args):
         raise MemoryError("Unable to allocate 5 EiB")
 
     monkeypatch.setattr(run, "load_engine", fail)
@@ -109,7 +109,7 @@ def test_too_little_memory_is_no_fault_of_ours(monkeypatch, refused):
 
 
 def test_what_a_terminal_would_obey_is_shown(monkeypatch, refused):
-    def fail(args):
+    def fail(*args):
         raise river_trt.RiverError("clear \x1b[2J the \udc80 screen")
 
     monkeypatch.setattr(run, "load_engine", fail)

@@ -47,6 +47,7 @@ def test_json_is_one_object(capsys, directory):
     assert result["backbone_layers"] == [4, 2, 2]  # the engine pins layers 1 and 3
     assert set(result["timings"]) == {
         "load_seconds",
+        "compile_seconds",
         "prefill_seconds",
         "decode_seconds",
         "tokens_per_second",

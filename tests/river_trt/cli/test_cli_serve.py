@@ -14,6 +14,7 @@ import pytest
 from river_trt.cli.main import main
 from river_trt.cli.serve import named_engines
 from river_trt.errors import RiverError
+from river_trt.origin import this_build
 from tests.builders.tiny_engines import build_pair
 
 
@@ -46,7 +47,7 @@ def test_engines_are_named_by_their_folder_or_as_said():
 def test_a_package_that_is_missing_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "river_trt.openai.server", raising=False)
-    assert 'needs uvicorn, which is not installed: pip install "river-trt[serve]"' in refused(
+    assert f"needs uvicorn, which is not installed: {this_build().install('serve')}" in refused(
         capsys, "engine", "--port", 0
     )
 

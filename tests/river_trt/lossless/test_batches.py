@@ -18,6 +18,8 @@ KINDS = [
     replace(CONFIG, mode="full", temperature=0.9),
     replace(CONFIG, repetition_penalty=1.3),
     replace(CONFIG, temperature=0.7, repetition_penalty=1.2, max_draft_tokens=1),
+    replace(CONFIG, frequency_penalty=0.8, presence_penalty=0.3, logit_bias={7: 4.0}),
+    replace(CONFIG, temperature=1.2, logit_bias={5: 3.0, 6: 3.0}, prompt_logprobs=1),
 ]
 
 

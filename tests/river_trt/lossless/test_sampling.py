@@ -10,7 +10,7 @@ from river_trt import GenerationConfig
 from river_trt.lossless import answers
 from river_trt.lossless.acceptance import verify_token
 from river_trt.manifest import SamplingInfo
-from river_trt.sampling import Distribution, distribution, resolve_sampling
+from river_trt.sampling import Distribution, Edit, distribution, resolve_sampling
 
 VOCAB = 8
 DRAWS = 20_000
@@ -21,6 +21,7 @@ OPTIONS = [
     {"temperature": 1.5, "top_k": 3},
     {"temperature": 1.2, "top_p": 0.8},
     {"temperature": 1.3, "min_p": 0.2},
+    {"temperature": 1.0, "logit_bias": {0: -100, 3: 1.5}, "top_p": 0.95},
     {"temperature": 1.0, "top_k": 6, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.3},
 ]
 
@@ -46,16 +47,21 @@ def chi_square_p(counts, expected):
 
 def least_p(texts, config):
     """Of the tokens after each token, against what full depth draws them from."""
-    seen = np.ones(VOCAB, np.bool_)
+    seen, added = None, np.zeros(VOCAB, np.float32)
+    if config.repetition_penalty:
+        seen = np.ones(VOCAB, np.bool_)
+    for token, value in dict(config.logit_bias).items():
+        added[token] = value
+    edit = Edit(seen, added)
     counts = np.zeros((VOCAB, VOCAB))
     for text in texts:
         settled = text[200:]  # by then a repetition penalty has seen every token
         np.add.at(counts, (settled[:-1], settled[1:]), 1)
     assert counts.sum() >= DRAWS - 8
     found = []
-    for last in range(VOCAB):
+    for last in np.flatnonzero(counts.sum(1)):
         sampling = resolve_sampling(config, SamplingInfo())
-        target = distribution(markov([last], False), sampling, seen)
+        target = distribution(markov([last], False), sampling, edit)
         expected = target.probabilities(np.arange(VOCAB)) * counts[last].sum()
         assert (counts[last][expected == 0] == 0).all(), "a token that full depth never draws"
         possible = expected > 0
@@ -86,6 +92,8 @@ def test_next_tokens_are_distributed_as_at_full_depth(make_lossless_engine, opti
     [
         *OPTIONS,
         {"temperature": 0.0, "repetition_penalty": 1.3},
+        {"temperature": 0.0, "presence_penalty": 0.7, "frequency_penalty": 0.1, "logprobs": 3},
+        {"temperature": 1.0, "presence_penalty": 0.7, "frequency_penalty": 0.01},
         {"temperature": 1.0, "max_draft_tokens": 12},  # more than a recording holds
         {"temperature": 1.0, "stop_token_ids": (3,)},  # rows end, and others take their places
     ],

@@ -1,5 +1,7 @@
 """The openai client against a running server: what it gets is what the engine generates."""
 
+import json
+
 import openai
 import pytest
 
@@ -166,8 +168,28 @@ def test_models_are_listed_and_named(start):
 
 REFUSED = {
     "an unknown field": ({"colour": "red"}, "unrecognized request argument: colour", "colour"),
-    "logprobs": ({"logprobs": 2}, "logprobs is not offered", "logprobs"),
-    "a penalty": ({"presence_penalty": 0.5}, "presence_penalty is not", "presence_penalty"),
+    "logprobs": ({"logprobs": 21}, "logprobs must be 0 to 20, got 21", "logprobs"),
+    "a penalty": ({"presence_penalty": 2.5}, "presence_penalty must be", "presence_penalty"),
+    "a bias": ({"logit_bias": {"7": 101}}, "logit_bias of token 7 must be", "logit_bias"),
+    "a bias of no token": ({"logit_bias": {"x": 1}}, "must name token ids, got 'x'", "logit_bias"),
+    "a bias beyond": ({"logit_bias": {"999": 1}}, "names token 999, outside", "logit_bias"),
+    "a streamed echo": ({"echo": True, "stream": True}, "echo is not for streams", "echo"),
+    "suffix": ({"suffix": "x"}, "suffix is not offered", "suffix"),
+    "a format": (
+        {"response_format": {"type": "xml"}},
+        "'text', 'json_object' or 'json_schema'",
+        "response_format.type",
+    ),
+    "no schema": (
+        {"response_format": {"type": "json_schema"}},
+        "needs json_schema",
+        "response_format.json_schema",
+    ),
+    "a schema": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+        'json_schema cannot be followed: Unimplemented keys: ["not"]',
+        "response_format",
+    ),
     "temperature": ({"temperature": -1}, "temperature must be a number at least 0", "temperature"),
     "no tokens": ({"max_tokens": 0}, "max_new_tokens must be", "max_tokens"),
     "n": ({"n": 0}, "n must be at least 1", "n"),
@@ -205,3 +227,159 @@ def test_fields_of_other_services_change_nothing(served):
         extra_body={"metadata": {"a": "b"}, "response_format": {"type": "text"}},
     )
     assert more.choices[0].text == plain.choices[0].text
+
+
+def logprobs_of(engine, prompt, **config):
+    given = {"max_new_tokens": 6, "ignore_eos": True} | config
+    return engine.generate(prompt, GenerationConfig(**given))[0]
+
+
+@pytest.mark.parametrize("mode", ["river", "lossless", "full"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_a_chat(served, alone, mode, stream):
+    answer = served.client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=6,
+        logprobs=True,
+        top_logprobs=3,
+        stream=stream,
+        extra_body={"river": {"mode": mode}, "ignore_eos": True},
+    )
+    parts = [part.choices[0] for part in answer] if stream else answer.choices
+    found = [entry for part in parts if part.logprobs for entry in part.logprobs.content]
+    ids = alone.tokenizer.encode("u:hello;a:", add_special_tokens=False)
+    expected = logprobs_of(alone, ids, logprobs=3, mode=mode)
+    assert [entry.logprob for entry in found] == [one.logprob for one in expected.logprobs]
+    for entry, one in zip(found, expected.logprobs, strict=True):
+        assert bytes(entry.bytes) == alone.tokenizer.token_bytes(one.token_id)
+        assert [top.logprob for top in entry.top_logprobs] == [value for _, value in one.top]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_a_completion(served, alone, stream):
+    answer = served.client.completions.create(
+        model="tiny",
+        prompt="hello",
+        max_tokens=6,
+        logprobs=2,
+        stream=stream,
+        extra_body={"ignore_eos": True},
+    )
+    parts = (
+        [part.choices[0].logprobs for part in answer] if stream else [answer.choices[0].logprobs]
+    )
+    expected = logprobs_of(alone, "hello", logprobs=2)
+    found = [value for part in parts for value in part.token_logprobs]
+    assert found == [one.logprob for one in expected.logprobs]
+    best = [value for part in parts for value in part.top_logprobs]
+    assert [max(one.values()) for one in best] == [one.top[0][1] for one in expected.logprobs]
+    offsets = [value for part in parts for value in part.text_offset]
+    assert offsets[0] == 0 and offsets == sorted(offsets)
+
+
+def test_echo_with_the_prompts_logprobs_as_lm_eval_asks(served, alone):
+    answer = served.client.completions.create(
+        model="tiny",
+        prompt=[alone.tokenizer.encode("hello"), alone.tokenizer.encode("you")],
+        max_tokens=1,
+        logprobs=1,
+        echo=True,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    for choice, prompt in zip(answer.choices, ("hello", "you"), strict=True):
+        expected = logprobs_of(alone, prompt, logprobs=1, prompt_logprobs=1, max_new_tokens=1)
+        known = [*expected.prompt_logprobs, *expected.logprobs]
+        assert choice.text == prompt + expected.text
+        assert choice.logprobs.tokens[: len(prompt)] == list(prompt)
+        assert choice.logprobs.token_logprobs == [one.logprob for one in known]
+        assert choice.logprobs.top_logprobs[0] is None
+        assert choice.logprobs.text_offset[: len(prompt)] == list(range(len(prompt)))
+    only = served.client.completions.create(
+        model="tiny", prompt="hello", max_tokens=0, echo=True, logprobs=0
+    )
+    assert only.choices[0].text == "hello" and only.usage.completion_tokens == 0
+    assert len(only.choices[0].logprobs.tokens) == 5
+
+
+def test_penalties_and_biases_are_the_configs(served, alone):
+    answer = served.client.completions.create(
+        model="tiny",
+        prompt="hello",
+        max_tokens=12,
+        presence_penalty=0.6,
+        frequency_penalty=0.4,
+        logit_bias={"65": 5},
+        extra_body={"ignore_eos": True},
+    )
+    config = {"presence_penalty": 0.6, "frequency_penalty": 0.4, "logit_bias": {65: 5.0}}
+    given = {"max_new_tokens": 12, "ignore_eos": True}
+    assert answer.choices[0].text == texts(alone, "hello", **given, **config)
+
+
+@pytest.mark.parametrize("mode", ["river", "lossless", "full"])
+def test_json_by_a_schema(served, mode):
+    schema = {
+        "type": "object",
+        "properties": {"is_blue": {"type": "boolean"}, "n": {"enum": [1, 20, 300]}},
+        "required": ["is_blue", "n"],
+        "additionalProperties": False,
+    }
+    answer = served.client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=60,
+        n=3,
+        temperature=1.0,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "sky", "strict": True, "schema": schema},
+        },
+        extra_body={"river": {"mode": mode}},
+    )
+    for choice in answer.choices:
+        value = json.loads(choice.message.content)
+        assert value["is_blue"] in (True, False) and value["n"] in (1, 20, 300)
+        assert choice.finish_reason == "stop"
+
+
+def test_any_json_object(served, alone):
+    (end,) = alone.tokenizer.encode("}")
+    answer = served.client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=20,
+        logit_bias={str(end): 100},
+        response_format={"type": "json_object"},
+    )
+    assert answer.choices[0].message.content == "{}"
+
+
+def test_content_may_come_in_parts(served):
+    def ask(content):
+        messages = [{"role": "user", "content": content}]
+        return served.client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=4
+        ).usage.prompt_tokens
+
+    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "you"}]
+    assert ask(parts) == ask("hello\nyou")
+    for wrong in ([{"type": "image_url", "image_url": {"url": "x"}}], [{"text": "x"}], ["x"]):
+        with pytest.raises(openai.BadRequestError, match="messages.0.content must be") as caught:
+            ask(wrong)
+        assert caught.value.body["param"] == "messages"
+
+
+def test_vllms_stream_options_are_known(served):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    parts = served.client.completions.create(
+        model="tiny", prompt="x", max_tokens=2, stream=True, stream_options=options
+    )
+    assert list(parts)[-1].usage.completion_tokens == 2
+
+
+def test_lm_eval_is_told_the_tokenizer(served):
+    info = served.client.get("/../tokenizer_info", cast_to=object)
+    assert (info["bos_token"], info["eos_token"]) == ("<s>", "</s>")
+    assert "{% for m in messages %}" in info["chat_template"]

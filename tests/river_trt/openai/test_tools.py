@@ -109,15 +109,86 @@ def test_a_text_in_a_stream_with_tools_is_not_held_back(says):
     assert parts[-1].choices[0].finish_reason == "stop"
 
 
-def test_tool_choice_none_shows_no_tools_and_required_is_refused(says):
+def test_tool_choice_none_shows_no_tools(says):
     client = says(LLAMA)
     ask = {"model": "tiny", "messages": MESSAGES, "tools": [TOOL]}
     answer = client.chat.completions.create(
         **ask, tool_choice="none", extra_body={"ignore_eos": True}
     )
     assert answer.choices[0].message.content == LLAMA and not answer.choices[0].message.tool_calls
-    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
-        with pytest.raises(openai.BadRequestError, match="tool_choice"):
-            client.chat.completions.create(**ask, tool_choice=choice)
     with pytest.raises(openai.BadRequestError, match="tools"):
         client.chat.completions.create(model="tiny", messages=MESSAGES, tools=[{"type": "x"}])
+
+
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"$ref": "#/$defs/City"}},
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"City": {"enum": ["Basel", "Bern"]}},
+}
+TWO = [
+    {"type": "function", "function": {"name": "weather", "parameters": PLACE}},
+    {"type": "function", "function": {"name": "stop", "parameters": {"const": {"now": "a;b"}}}},
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", "weather", "stop"])
+@pytest.mark.parametrize("mode", ["river", "lossless"])
+def test_a_call_that_must_come_is_one_by_its_schema(served, choice, stream, mode):
+    named = {"type": "function", "function": {"name": choice}}
+    answer = served.client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "x"}],
+        tools=TWO,
+        tool_choice=choice if choice == "required" else named,
+        max_tokens=80,
+        stream=stream,
+        extra_body={"river": {"mode": mode}},
+    )
+    if stream:
+        (call,) = [c for part in answer for c in part.choices[0].delta.tool_calls or ()]
+    else:
+        assert answer.choices[0].finish_reason == "tool_calls"
+        (call,) = answer.choices[0].message.tool_calls
+    assert choice in ("required", call.function.name)
+    arguments = json.loads(call.function.arguments)
+    if call.function.name == "stop":
+        assert arguments == {"now": "a;b"}
+    else:
+        assert arguments["city"] in ("Basel", "Bern")
+
+
+@pytest.mark.parametrize(
+    ("more", "message", "param"),
+    [
+        ({"tool_choice": "required", "tools": []}, "a tool that tools has not", "tool_choice"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "rm"}}},
+            "a tool that tools has not",
+            "tool_choice",
+        ),
+        ({"tool_choice": "must"}, "tool_choice", "tool_choice"),
+        (
+            {"tool_choice": "required", "response_format": {"type": "json_object"}},
+            "exclude each other",
+            "tool_choice",
+        ),
+        (
+            {
+                "tool_choice": "required",
+                "tools": [
+                    {"type": "function", "function": {"name": "x", "parameters": {"not": {}}}}
+                ],
+            },
+            "cannot be followed",
+            "tools",
+        ),
+    ],
+)
+def test_a_choice_that_cannot_be_is_named(served, more, message, param):
+    body = {"model": "tiny", "messages": MESSAGES, "tools": [TOOL]} | more
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
+        served.client.post("/chat/completions", body=body, cast_to=object)
+    assert caught.value.body["param"] == param

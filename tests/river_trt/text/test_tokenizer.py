@@ -4,6 +4,7 @@ from tokenizers.processors import TemplateProcessing
 from river_trt import RiverError
 from river_trt.errors import PromptError
 from river_trt.text import TextStream, Tokenizer
+from tests.river_trt.text import kinds
 
 
 def pieces(raw_tokenizer, text, stop=()):
@@ -134,3 +135,21 @@ def test_missing_or_broken_template(raw_tokenizer):
 
 def test_broken_template_hinders_only_a_chat(raw_tokenizer):
     assert Tokenizer(raw_tokenizer, "{% if %}").encode("ab") == raw_tokenizer.encode("ab").ids
+
+
+def test_bytes_of_tokens_join_to_the_text(raw_tokenizer):
+    tokenizer, text = Tokenizer(raw_tokenizer), "a bé 👍\n\x7f\xad"
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
+    assert tokenizer.token_bytes(10**6) == b""
+
+
+def test_bytes_of_sentencepieces_tokens():
+    tokenizer = Tokenizer(kinds.llama2())
+    token = tokenizer.raw.token_to_id
+    word = next(word for word in kinds.WORDS if "▁" in word)
+    assert tokenizer.token_bytes(token("<0xF0>")) == b"\xf0"
+    assert tokenizer.token_bytes(token(word)).decode() == word.replace("▁", " ")
+
+
+def test_a_special_token_stands_for_its_name(raw_tokenizer):
+    assert Tokenizer(raw_tokenizer).token_bytes(257) == b"</s>"

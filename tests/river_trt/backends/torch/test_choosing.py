@@ -19,7 +19,9 @@ CONFIGS = {
     "greedy": {"temperature": 0.0},
     "greedy, penalised": {"temperature": 0.0, "repetition_penalty": 1.7},
     "endless penalty": {"temperature": 0.0, "repetition_penalty": 1e300},
+    "greedy, biased": {"temperature": 0.0, "logit_bias": {5: 3.5, 7: -100}},
     "plain": {"temperature": 1.0},
+    "biased": {"temperature": 1.0, "logit_bias": {5: 3.5, 7: -100}, "top_k": 7},
     "cold": {"temperature": 1e-3},
     "top_k": {"temperature": 1.3, "top_k": 7},
     "top_k of all": {"temperature": 1.3, "top_k": 10**6},
@@ -40,7 +42,8 @@ def on_device(logits: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray,
     """logits [rows, num_logits, vocab]."""
     fields = {name: torch.tensor(getattr(draws, name)) for name in DRAWS}
     seen = None if draws.seen is None else torch.tensor(draws.seen)
-    chosen = choose(torch.tensor(logits), Work.of(draws), fields, seen)
+    added = None if draws.added is None else torch.tensor(draws.added)
+    chosen = choose(torch.tensor(logits), Work.of(draws), fields, seen, added=added)
     return tuple(value.numpy() for value in (chosen.tokens, chosen.best, chosen.leads))
 
 
@@ -58,9 +61,11 @@ def test_a_row_takes_the_token_that_the_cpu_takes(name):
         row, twin = (make_row(config, index, VOCAB) for _ in range(2))
         logits = some_logits(generator, 1)
         tokens, best, _ = on_device(logits, draws_of([row]))
-        assert tokens[0, 0] == sample(logits[0, 0], twin.sampling, twin.generator, twin.seen)
+        assert tokens[0, 0] == sample(
+            logits[0, 0], twin.sampling, twin.generator, twin.edits.after()
+        )
         assert row.generator.random() == twin.generator.random(), "as many numbers are drawn"
-        if row.seen is None:
+        if row.edits.is_empty:
             assert best[0, 0] == logits.max()
 
 
@@ -73,7 +78,7 @@ def test_rows_of_all_kinds_share_a_step_and_do_not_disturb_each_other():
         logits = some_logits(generator, len(rows))
         tokens, _, _ = on_device(logits, draws_of(rows))
         for token, row_logits, twin in zip(tokens[:, 0], logits[:, 0], twins, strict=True):
-            assert token == sample(row_logits, twin.sampling, twin.generator, twin.seen)
+            assert token == sample(row_logits, twin.sampling, twin.generator, twin.edits.after())
 
 
 def test_a_row_that_stands_twice_draws_once():
@@ -160,4 +165,7 @@ def test_only_what_is_asked_for_is_computed():
     assert Work.of(draws_of([by_name["plain"]])) == Work(draws=True)
     assert Work.of(draws_of([by_name["top_p"]])) == Work(draws=True, filters=True)
     assert Work.of(draws_of([by_name["greedy, penalised"]])) == Work(penalises=True)
+    assert Work.of(draws_of([by_name["greedy, biased"]])) == Work(adds=True)
+    logprobs = make_row(GenerationConfig(temperature=0, logprobs=3), 0, VOCAB)
+    assert Work.of(draws_of([logprobs])) == Work(logprobs=True)
     assert Work.of(Draws.greedy(1, wants_leads=True)) == Work(leads=True)

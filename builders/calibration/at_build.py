@@ -1,0 +1,225 @@
+"""What `build` does beside its engine: a policy with a budget, and what it costs on other text.
+
+layers, as they are quantised --> FirstOrder: what each costs on the river
+the engine that was built     --> Ladder: pins and gates for the budgets --> held-out pieces
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from torch import Tensor
+
+import river_trt
+from builders.build import PolicyKind
+from builders.calibration.budget import Budget
+from builders.calibration.first_order import FirstOrder
+from builders.calibration.ladder import Ladder
+from builders.calibration.paper import PaperSearch
+from builders.calibration.search import within_budget
+from builders.calibration.texts import PIECE_TOKENS, SKIP, Texts
+from builders.calibration_text import read_calibration
+from builders.decoder import DecoderLayer, RiverDecoder
+from builders.evaluation.results import NamedPolicy, PolicyResult, summarise
+from builders.evaluation.scores import score
+from builders.evaluation.subject import ROWS, DecoderSubject, EngineSubject, Subject
+from builders.quantisers.base import RiverWeight
+from builders.river_bank import format_of
+from builders.source import ModelSource
+from builders.weights import LayerWeights
+from river_trt import engine_dir
+from river_trt.errors import RiverWarning
+from river_trt.manifest import Manifest
+from river_trt.progress import Progress
+from river_trt.text import TOKENIZER_FILE, Tokenizer
+
+NAMED = {"quality": 0.03, "balanced": 0.05, "fast": 0.1}  # budgets of KL, nats
+READABLE = ("onnxruntime",)  # backends whose engines show hidden states
+MEMORY_MARGIN = 1.25  # of the float32 model, for its logits and the texts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A policy of a search, and what it does on held-out text."""
+
+    result: PolicyResult
+    description: str
+    budget: float  # nats
+
+    def summary(self, manifest: Manifest) -> str:
+        """One line, kept with the policy."""
+        result, total = self.result, manifest.model.shape.num_layers
+        layers, counts = result.backbone_layers.value, manifest.bytes_per_layer
+        fewer = counts.per_token(total, total) / counts.per_token(layers, total)
+        interval = "" if result.kl.low is None else f" ({result.kl.low:.3f}-{result.kl.high:.3f})"
+        return (
+            f"KL {result.kl.value:.3f}{interval} at {layers:.1f} of {total} layers, "
+            f"{fewer:.1f}x fewer bytes than full depth, on held-out built-in text; "
+            f"for KL {self.budget:g}: {self.description}"
+        )
+
+    def named(self, manifest: Manifest) -> engine_dir.NamedPolicy:
+        """As an engine keeps it."""
+        result = self.result
+        return engine_dir.NamedPolicy(
+            result.name,
+            result.policy,
+            self.summary(manifest),
+            self.budget,
+            result.kl.value,
+            result.agreement.value,
+            result.backbone_layers.value,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policies:
+    """What a search gives an engine: the policy of calls that name none, and the named ones."""
+
+    default: Found
+    named: tuple[Found, ...]
+
+    def store(self, directory: Path, manifest: Manifest) -> Manifest:
+        """In the engine directory of that manifest."""
+        return engine_dir.replace_policy(
+            directory,
+            self.default.result.policy,
+            self.default.summary(manifest),
+            [found.named(manifest) for found in self.named],
+        )
+
+
+class BuildWatch:
+    """A build's layers as they go by, and the calibration of what they make."""
+
+    def __init__(self, source: ModelSource, directory: Path, backend: str) -> None:
+        """directory: what the build fills; it holds the tokenizer before the first layer comes."""
+        self._source, self._directory = source, directory
+        self._first_order: FirstOrder | None = None
+        # An engine that cannot be looked into has the torch reference in its place.
+        self._rivers: list[dict[str, RiverWeight]] | None = None if backend in READABLE else []
+
+    def token_ids(self) -> Tensor | None:
+        """Text for the layers, [texts, tokens]; None for a model that reads none."""
+        tokenizer = self._directory / TOKENIZER_FILE
+        if not tokenizer.is_file():
+            return None
+        return read_calibration(tokenizer, self._source.config, None).token_ids
+
+    def layer(
+        self,
+        weights: LayerWeights,
+        river: dict[str, RiverWeight],
+        before: Tensor,  # [texts, tokens, hidden]
+        after: Tensor,  # what the backbone makes of it
+    ) -> None:
+        """The next layer is quantised."""
+        if not (self._directory / TOKENIZER_FILE).is_file():
+            return
+        if self._first_order is None:
+            self._first_order = FirstOrder(self._source, before.shape[1])
+        self._first_order.watch(weights, river, before, after)
+        if self._rivers is not None:
+            self._rivers.append(river)
+
+    def calibrate(
+        self, manifest: Manifest, kind: PolicyKind, quality: float, progress: Progress
+    ) -> Policies | None:
+        """None where it cannot be done: without a tokenizer, or (with a warning) without memory."""
+        if self._first_order is None:
+            return None
+        if self._rivers is not None and not self._fits():
+            return None
+        costs = self._first_order.costs(progress)
+        self._first_order = None  # hidden states of a whole model
+        subject = self._subject(manifest)
+        texts = Texts.read(subject.tokenizer, subject.max_seq_len)
+        if kind == "paper":
+            paper = PaperSearch(subject, texts.search, SKIP, progress)
+            chosen = within_budget(paper.at, Budget("max-kl", quality), subject.num_layers)
+            described = {"": (quality, chosen.policy, chosen.description)}
+        else:
+            ladder = Ladder(subject, costs, texts.search, texts.kinds, SKIP, progress)
+            budgets = NAMED if quality in NAMED.values() else {"": quality} | NAMED
+            described = {
+                name: (budget, choice.policy, choice.description)
+                for (name, budget), choice in zip(
+                    budgets.items(), ladder.within(list(budgets.values())), strict=True
+                )
+            }
+        policies = [NamedPolicy(name, policy) for name, (_, policy, _) in described.items()]
+        results = held_out(subject, texts.report, policies, progress)
+        found = [
+            Found(result, described[result.name][2], described[result.name][0])
+            for result in results
+        ]
+        return Policies(
+            default=next(item for item in found if item.budget == quality),
+            named=tuple(item for item in found if item.result.name),
+        )
+
+    def _fits(self) -> bool:
+        needed = int(4 * MEMORY_MARGIN * self._source.num_parameters)
+        available = available_memory()
+        if available is None or needed <= available:
+            return True
+        warnings.warn(
+            f"calibrating needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB "
+            "are free, so the policy is the uncalibrated start; run `river-trt calibrate --model` "
+            "on a larger machine and store what it saves with `calibrate --apply`",
+            RiverWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def _subject(self, manifest: Manifest) -> Subject:
+        length = min(PIECE_TOKENS, manifest.model.shape.max_seq_len)
+        if self._rivers is None:
+            engine = river_trt.load(
+                self._directory, max_batch_size=ROWS, max_seq_len=length, verify=False
+            )
+            return EngineSubject(engine)
+        config = self._source.config
+        decoder = RiverDecoder(config, format_of(self._rivers[0]), length)
+        decoder.assign_shared(self._source.shared())
+        for index, (layer, river) in enumerate(zip(decoder.layers, self._rivers, strict=True)):
+            assert isinstance(layer, DecoderLayer)
+            layer.assign(self._source.layer(index), river)
+        tokenizer = tokenizers.Tokenizer.from_file(str(self._directory / TOKENIZER_FILE))
+        return DecoderSubject(
+            decoder.eval(),
+            Tokenizer(tokenizer),
+            self._source.checkpoint.name,
+            self._source.config_sha256,
+            "",
+            length,
+            manifest.policy.to_policy(),
+        )
+
+
+def held_out(
+    subject: Subject,
+    pieces: Sequence[np.ndarray],
+    policies: Sequence[NamedPolicy],
+    progress: Progress,
+) -> list[PolicyResult]:
+    """Each policy on text that no choice has seen."""
+
+    def stage(_: str, done: int, total: int) -> None:
+        progress("held-out text", done, total)
+
+    scores = score(subject, pieces, [policy.policy for policy in policies], SKIP, stage)
+    return [summarise(policy, found) for policy, found in zip(policies, scores, strict=True)]
+
+
+def available_memory() -> int | None:
+    """Bytes that a process may still take, as Linux says; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0][1]) if found else None
