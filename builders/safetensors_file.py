@@ -12,7 +12,13 @@ import torch
 from builders.narrowing import narrow
 
 # Names in a safetensors header.
-FORMAT_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "int32": "I32", "uint8": "U8"}
+FORMAT_NAMES = {
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "int32": "I32",
+    "uint8": "U8",
+}
 HEADER_ALIGNMENT = 8
 
 

@@ -227,5 +227,7 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
         RopeInfo(tuple(float(f) for f in rope["inv_freq"]), float(rope["factor"]))
         for rope in values["ropes"]
     )
-    changes["layers"] = tuple(LayerInfo(layer["rope"], layer["window"]) for layer in values["layers"])
+    changes["layers"] = tuple(
+        LayerInfo(layer["rope"], layer["window"]) for layer in values["layers"]
+    )
     return changes

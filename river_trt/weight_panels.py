@@ -1,4 +1,4 @@
-"""Panels of 16 output columns: weights as the native CPU kernels read them (plugins/cpu/kernels.h)."""
+"""Panels of 16 output columns: weights as the native kernels read them (plugins/cpu/kernels.h)."""
 
 import numpy as np
 

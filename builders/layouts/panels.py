@@ -11,6 +11,7 @@ from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights
 from river_trt.weight_panels import panel_rows, quantised_panels, stack_panels
 
+
 def panel_layer_tensors(
     layer: int,
     weights: LayerWeights,
@@ -25,7 +26,9 @@ def panel_layer_tensors(
         halves = gate_up_halves if short == "gate_up" else 1
         tensors |= _backbone_panels(path, weights.linears[short], backbone, halves)
         if short in weights.biases:
-            tensors[f"{path}.bias_panels"] = stack_panels(weights.biases[short].numpy(), halves).ravel()
+            tensors[f"{path}.bias_panels"] = stack_panels(
+                weights.biases[short].numpy(), halves
+            ).ravel()
         bank = river[short]
         zero_points = None if bank.zero_points is None else bank.zero_points.numpy()
         parts = quantised_panels(bank.codes().numpy(), bank.scales.numpy(), zero_points, 4, halves)

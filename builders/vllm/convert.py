@@ -165,7 +165,7 @@ def _layer_tensors(banks: LayerBanks, layer: int) -> dict[str, Tensor]:
 
 
 def _write_text_settings(job: BuildJob) -> None:
-    """tokenizer_config.json and generation_config.json, which transformers reads beside the rest."""
+    """tokenizer_config.json and generation_config.json, which transformers reads too."""
     text: TextInfo = job.source.checkpoint.text_info()
     tokenizer: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     tokenizer |= text.special_tokens

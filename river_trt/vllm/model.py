@@ -36,7 +36,7 @@ from vllm.sequence import IntermediateTensors
 from river_trt.backends.torch.fakes import register_fakes
 from river_trt.backends.torch.operators import load_operators
 from river_trt.errors import CheckpointError
-from river_trt.river_checkpoint import DIRECTIONS, RiverCheckpoint, RopeInfo
+from river_trt.river_checkpoint import RiverCheckpoint, RopeInfo
 from river_trt.vllm import statistics
 from river_trt.vllm.linear import RiverLinear
 from river_trt.vllm.requests import StepPolicies, policies_of
@@ -64,7 +64,11 @@ class RiverRotary(RotaryEmbedding):
 
 class RiverAttention(nn.Module):
     def __init__(
-        self, vllm_config: VllmConfig, checkpoint: RiverCheckpoint, layer: int, rounds: bool,
+        self,
+        vllm_config: VllmConfig,
+        checkpoint: RiverCheckpoint,
+        layer: int,
+        rounds: bool,
         prefix: str,
     ) -> None:
         super().__init__()
@@ -125,7 +129,11 @@ class RiverLayer(nn.Module):
     """One block over both banks."""
 
     def __init__(
-        self, vllm_config: VllmConfig, checkpoint: RiverCheckpoint, layer: int, rounds: bool,
+        self,
+        vllm_config: VllmConfig,
+        checkpoint: RiverCheckpoint,
+        layer: int,
+        rounds: bool,
         prefix: str,
     ) -> None:
         super().__init__()
@@ -147,8 +155,9 @@ class RiverLayer(nn.Module):
     ) -> Tensor:
         attended = self.self_attn(self.input_norm(h), use_river, positions, rotary)
         h = h + self.attention_out_norm(attended)
-        h = h + self.mlp_out_norm(self.mlp(self.post_attention_norm(h), use_river))
-        return h
+        mlp_out = self.mlp(self.post_attention_norm(h), use_river)
+        h_out: Tensor = h + self.mlp_out_norm(mlp_out)
+        return h_out
 
 
 @support_torch_compile(
@@ -156,6 +165,8 @@ class RiverLayer(nn.Module):
 )
 class RiverModel(nn.Module):
     """Embedding, the layers with the gate between them, the final norm."""
+
+    directions: Tensor
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -262,7 +273,8 @@ class RiverForCausalLM(nn.Module):
         """Normed hidden states [tokens, hidden]."""
         assert intermediate_tensors is None and inputs_embeds is None
         if tau is not None and pinned is not None and generated is not None:
-            hidden, _, backbone = self.model(input_ids, positions, tau, pinned, generated)
+            step = StepPolicies(tau, pinned, generated)
+            hidden, _, backbone = self._run(input_ids, positions, step)
             self._count(backbone, generated)
             return hidden
         return self._forward_v1(input_ids, positions)

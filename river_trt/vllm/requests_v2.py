@@ -62,10 +62,11 @@ class RiverModelState(DefaultModelState):
         positions = torch.from_numpy(np.repeat(first, counts) + within)
         rows = input_batch.idx_mapping_np[: input_batch.num_reqs]
         step = self.policies.step(rows, starts, positions, input_batch.num_tokens_after_padding)
-        return super().prepare_inputs(input_batch, req_states) | _as_inputs(step)
+        inputs: dict[str, Any] = super().prepare_inputs(input_batch, req_states)
+        return inputs | _as_inputs(step)
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
-        inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
+        inputs: dict[str, Any] = super().prepare_dummy_inputs(num_reqs, num_tokens)
         return inputs | _as_inputs(self.policies.idle(num_tokens))
 
 

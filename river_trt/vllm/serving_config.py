@@ -1,4 +1,4 @@
-"""What is checked of a River checkpoint before any worker starts: in the process that was called."""
+"""What is checked of a River checkpoint before any worker starts, in the process that is called."""
 
 from typing import Any, ClassVar
 
@@ -29,11 +29,13 @@ class RiverServingConfig(VerifyAndUpdateConfig):
         check_ranks(checkpoint, vllm_config.parallel_config.tensor_parallel_size)
         if vllm_config.parallel_config.pipeline_parallel_size > 1:
             raise RiverError(
-                "a River model is spread by tensor parallelism only; leave --pipeline-parallel-size "
-                "out"
+                "a River model is spread by tensor parallelism only; leave "
+                "--pipeline-parallel-size out"
             )
         if vllm_config.speculative_config is not None:
-            raise RiverError("a River model takes no speculative_config: see docs/vllm.md, Lossless")
+            raise RiverError(
+                "a River model takes no speculative_config: see docs/vllm.md, Lossless"
+            )
         model = vllm_config.model_config
         if model.enable_prompt_embeds:
             raise RiverError("a River model takes token ids only; leave --enable-prompt-embeds out")

@@ -1,4 +1,4 @@
-"""What a server is started with: `--additional-config '{"river": {...}}'` over the checkpoint's own.
+"""What a server starts with: `--additional-config '{"river": {...}}'` over the checkpoint's own.
 
 And what one request may ask: `SamplingParams.extra_args`, over HTTP `vllm_xargs`.
 """

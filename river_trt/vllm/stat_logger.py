@@ -49,8 +49,10 @@ class RiverStatLogger(StatLoggerBase):
 def _counters() -> list[Counter]:
     """One a process, whatever the number of engines."""
     if not _made:
-        _made.extend(Counter(name, about, ["model_name"], registry=REGISTRY)
-                     for name, about in COUNTERS.items())
+        _made.extend(
+            Counter(name, about, ["model_name"], registry=REGISTRY)
+            for name, about in COUNTERS.items()
+        )
     return _made
 
 

@@ -1,6 +1,6 @@
 """How deep tokens went, from the workers to vLLM's /metrics.
 
-vLLM's hook for statistics runs in the process that serves HTTP, and nothing of a model's own travels
+vLLM's hook for statistics runs in the process that serves HTTP, and nothing of a model's own goes
 there with a step's output. So two numbers a data-parallel rank lie in a small file that the serving
 process makes, and whose path its children inherit.
 """

@@ -20,7 +20,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # several ranks on few cores
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # of take_traces, to other ranks
 
-from vllm import LLM, SamplingParams  # noqa: E402 (it reads the environment)
+from vllm import LLM, SamplingParams
 
 ENGINE = {
     "skip_tokenizer_init": True,

@@ -1,4 +1,4 @@
-"""Tiny models in shapes that vLLM's attention on CPUs takes, their engines and River checkpoints."""
+"""Tiny models in shapes that vLLM's attention on CPUs takes, their engines and checkpoints."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from transformers import PreTrainedModel
 
 import river_trt
@@ -35,7 +34,11 @@ class Served:
     river: Path
 
     def expected(
-        self, prompt: list[int], tau: Any, pinned: tuple[int, ...] | None = (), new: int = NEW_TOKENS
+        self,
+        prompt: list[int],
+        tau: Any,
+        pinned: tuple[int, ...] | None = (),
+        new: int = NEW_TOKENS,
     ) -> river_trt.GenerationResult:
         """What our own runtime gives."""
         config = river_trt.GenerationConfig(

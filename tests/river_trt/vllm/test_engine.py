@@ -98,7 +98,9 @@ def results(served, directed, requests, growing, tau, tmp_path_factory) -> dict[
         case("compiled", asked | {"enforce_eager": False}, requests[:4]),
         case("directed", asked, [request(requests[9]["prompt"])], model=str(directed.river)),
         case("a request out of range", asked, [request([3, 4, 5], pinned=(LAYERS + 1,))]),
-        case("a request with text", asked, [request([3, 4, 5]) | {"extra_args": {"river_tau": "x"}}]),
+        case(
+            "a request with text", asked, [request([3, 4, 5]) | {"extra_args": {"river_tau": "x"}}]
+        ),
         bad("plain", str(served.plain), **plain),
         bad("newer", broken(served.river, folder / "newer", format=2)),
         bad("damaged", broken(served.river, folder / "damaged", head_dim="many")),
@@ -169,7 +171,7 @@ def test_a_calibrated_policy_comes_with_the_checkpoint(directed, results, reques
         ("three ranks", "3 tensor-parallel ranks cannot share 4 attention heads"),
         ("drafts", "a River model takes no speculative_config"),
         ("a request out of range", "pinned layer 4 is outside 1..3"),
-        ("a request with text", "tau must be a number, or \"inf\" or \"-inf\", got 'x'"),
+        ("a request with text", 'tau must be a number, or "inf" or "-inf", got \'x\''),
     ],
 )
 def test_bad_input_is_one_sentence(results, name, sentence):

