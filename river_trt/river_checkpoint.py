@@ -49,6 +49,8 @@ class RopeInfo:
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
+    """What one layer's attention does."""
+
     rope: int | None  # index into `ropes`; None: no rotary embedding
     window: int | None  # tokens that a token sees, itself included; None: all before it
 

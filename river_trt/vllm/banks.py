@@ -21,6 +21,8 @@ DEFAULT_VARIANT = -1  # of the packed bank's kernel: what the tuner's table says
 
 @dataclass(frozen=True, slots=True)
 class BankShape:
+    """A linear of one rank: outputs, inputs, weights a group of its river."""
+
     n: int
     k: int
     group_size: int
@@ -28,6 +30,8 @@ class BankShape:
 
 
 class CpuBanks(nn.Module):
+    """Panels of float32 and of 4-bit codes (plugins/cpu/kernels.h)."""
+
     weight: Tensor
     bias: Tensor | None
     qweight: Tensor | None
@@ -65,6 +69,8 @@ class CpuBanks(nn.Module):
 
 
 class CudaBanks(nn.Module):
+    """The backbone as it is, the river packed (plugins/kernels/packed.h)."""
+
     weight: Tensor
     bias: Tensor | None
     packed: Tensor | None  # groups of 64 and 128; in place of the next three

@@ -63,6 +63,8 @@ class RiverRotary(RotaryEmbedding):
 
 
 class RiverAttention(nn.Module):
+    """vLLM's attention over the layer's one cache, between linears of two banks."""
+
     def __init__(
         self,
         vllm_config: VllmConfig,

@@ -1,4 +1,4 @@
-"""What tensor-parallel ranks hold: together the whole linear, each a part that begins at a group."""
+"""What tensor-parallel ranks hold: together the whole linear, each from the start of a group."""
 
 import dataclasses
 
