@@ -23,7 +23,7 @@ def sample_html(sample: TokenDepths, num_layers: int) -> str:
     """The scale, then the text. Every token says its depth under the pointer."""
     deepest = max(sample.backbone_layers)
     shallowest = min(sample.backbone_layers)
-    spans = []
+    spans: list[str] = []
     for token, exit_layer, depth in zip(
         sample.tokens, sample.exit_layers, sample.backbone_layers, strict=True
     ):
