@@ -87,6 +87,12 @@ class ExitPolicy:
         if self.directions is not None and len(self.directions) != len(self.tau):
             raise RiverError(f"directions must have one row for each of {len(self.tau)} layers")
 
+    def same_as(self, other: "ExitPolicy") -> bool:
+        """Whether both decide alike for every token."""
+        mine = (self.tau, self.pinned, self.directions)
+        theirs = (other.tau, other.pinned, other.directions)
+        return all(map(np.array_equal, mine, theirs))
+
     @property
     def gate(self) -> GateKind:
         return "similarity" if self.directions is None else "direction"
