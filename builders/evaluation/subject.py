@@ -79,8 +79,9 @@ class EngineSubject:
             engine.policy,
             engine.tokenizer,
         )
-        self.named = {n: p for n, p in engine.policies.items() if not p.same_as(engine.policy)}
-        self.named.pop(EXACT, None)
+        others = {n: p for n, p in engine.policies.items() if not p.same_as(engine.policy)}
+        others.pop(EXACT, None)
+        self.named: Mapping[str, ExitPolicy] = others
         self.num_layers, self.max_seq_len = engine.num_layers, engine.max_seq_len
         self.vocab_size = manifest.model.shape.vocab_size
         self.config_sha256 = manifest.model.config_sha256

@@ -20,6 +20,7 @@ from builders.evaluation.subject import ROWS, EngineSubject
 from builders.evaluation.texts import cut_pieces, read_documents
 from river_trt.spec import ExitPolicy, backbone_layers
 
+Cells = dict[str, np.ndarray]  # text: [pieces, policies]
 TOKENS, SKIP, RESAMPLINGS = 192, 16, 20
 STAY = (0.08, 0.2, 0.35, 0.5, 0.65, 0.8)  # shares of tokens that do not leave
 
@@ -41,7 +42,8 @@ def main() -> None:
         for name, file in texts.items()
     }
     policies = grid(subject, [piece for some in pieces.values() for piece in some[::4]])
-    kl, layers = {}, {}
+    kl: Cells = {}
+    layers: Cells = {}
     for name, some in pieces.items():
         kl[name], layers[name] = measure(subject, some, policies)
         print(f"{name}: {len(some)} pieces, KL and layers at each threshold:", flush=True)
@@ -85,7 +87,7 @@ def at(values: np.ndarray, share: float) -> float:
     return float(np.interp(share, STAY, values.mean(0)))
 
 
-def resample(kl: dict, layers: dict, budget: float) -> None:
+def resample(kl: Cells, layers: Cells, budget: float) -> None:
     random = np.random.default_rng(0)
     for name, found in kl.items():
         for with_margin in (False, True):
@@ -111,7 +113,7 @@ def resample(kl: dict, layers: dict, budget: float) -> None:
             )
 
 
-def matrix(kl: dict, layers: dict, budget: float) -> None:
+def matrix(kl: Cells, layers: Cells, budget: float) -> None:
     """Rows: where the threshold was chosen, without a margin; columns: KL and layers elsewhere."""
     print("| chosen on | " + " | ".join(kl) + " |")
     for row in kl:
