@@ -89,9 +89,12 @@ class ExitPolicy:
 
     def same_as(self, other: "ExitPolicy") -> bool:
         """Whether both decide alike for every token."""
-        mine = (self.tau, self.pinned, self.directions)
-        theirs = (other.tau, other.pinned, other.directions)
-        return all(map(np.array_equal, mine, theirs))
+        if self.directions is None or other.directions is None:
+            alike = self.directions is other.directions
+        else:
+            alike = np.array_equal(self.directions, other.directions)
+        same_tau = np.array_equal(self.tau, other.tau)
+        return alike and same_tau and np.array_equal(self.pinned, other.pinned)
 
     @property
     def gate(self) -> GateKind:
