@@ -55,7 +55,7 @@ def collect(
         lines.append(("fixed", NamedPolicy(f"exit after layer {layer}", fixed)))
     for shift in tau_shifts(own, own_scores, targets):
         moved = replace(own, tau=own.tau + np.float32(shift))
-        lines.append(("calibrated", NamedPolicy(f"engine's tau {shift:+.4f}", moved)))
+        lines.append(("calibrated", NamedPolicy(f"tau moved by {shift:+.3f}", moved)))
     found = evaluate_policies(subject, pieces, [named for _, named in lines], options, progress)
 
     speeds = decode_speedups(subject, pieces[0], progress)

@@ -102,7 +102,7 @@ def chat_ask(fields: ChatFields, most_tokens: int, most_choices: int) -> Ask:
     )
     given = fields.max_completion_tokens
     tokens = fields.max_tokens if given is None else given
-    chat = Chat(fields.messages, options)
+    chat = Chat(as_texts(fields.messages), options)
     ask = _ask(fields, [chat], most_tokens if tokens is None else tokens, most_choices)
     ask = replace(ask, tools=tuple(tool.function.name for tool in tools))
     if fields.top_logprobs and not fields.logprobs:
@@ -119,6 +119,25 @@ def chat_ask(fields: ChatFields, most_tokens: int, most_choices: int) -> Ask:
     except RiverError as error:  # of its size
         raise ApiError(400, str(error), "tools") from error
     return replace(ask, config=config, schema_field="tools")
+
+
+def as_texts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose content is text, as templates take it; clients may send it in parts."""
+    found = []
+    for number, message in enumerate(messages):
+        parts = message.get("content")
+        if isinstance(parts, list):
+            texts = []
+            for part in parts:
+                text = part.get("text") if isinstance(part, dict) else None
+                if not isinstance(text, str) or part.get("type") != "text":
+                    raise ApiError(
+                        400, f"messages.{number}.content must be text or parts of text", "messages"
+                    )
+                texts.append(text)
+            message = message | {"content": "\n".join(texts)}
+        found.append(message)
+    return found
 
 
 def _callable_tools(fields: ChatFields) -> tuple[list[Tool], bool]:

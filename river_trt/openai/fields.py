@@ -55,6 +55,7 @@ class StreamOptions(Fields):
 
     include_usage: bool = False
     include_obfuscation: bool = False  # OpenAI's padding against listeners; without effect
+    continuous_usage_stats: bool = False  # vLLM's; without effect: usage comes at the end
 
 
 class JsonSchema(Fields):

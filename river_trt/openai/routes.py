@@ -17,7 +17,7 @@ from river_trt.config import GenerationConfig
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
 from river_trt.openai.answers import FINISH, Answer
-from river_trt.openai.asks import Ask, chat_ask, completion_ask, read_fields
+from river_trt.openai.asks import Ask, as_texts, chat_ask, completion_ask, read_fields
 from river_trt.openai.errors import ApiError, as_api_error
 from river_trt.openai.fields import (
     ChatFields,
@@ -32,6 +32,7 @@ from river_trt.prompts import Prompt
 from river_trt.results import GenerationResult, TokenEvent, TokenLogprobs
 from river_trt.serving.server import Server
 from river_trt.text import Chat, ChatOptions, Tokenizer
+from river_trt.text.tokenizer import READY
 
 PAGE = Path(__file__).with_name("page.html")
 # Nothing from elsewhere, and nothing to elsewhere.
@@ -97,6 +98,7 @@ class Routes:
         add("/v1/completions", self.completions, methods=["POST"])
         add("/v1/chat/completions", self.chat, methods=["POST"])
         add("/tokenize", self.tokenize, methods=["POST"])
+        add("/tokenizer_info", self.tokenizer_info, methods=["GET"])
         add("/detokenize", self.detokenize, methods=["POST"])
         add("/health", self.health, methods=["GET"])
         add("/ready", self.ready, methods=["GET"])
@@ -140,6 +142,20 @@ class Routes:
         tokens = await asyncio.to_thread(_tokens, model, fields)
         count = {"count": len(tokens), "max_model_len": model.engine.max_seq_len}
         return count | {"tokens": tokens}
+
+    async def tokenizer_info(self, model: str | None = None) -> dict[str, Any]:
+        """GET /tokenizer_info: what lm-evaluation-harness asks for where it has no tokenizer."""
+        found = self._find(model)
+        tokenizer, info = found.tokenizer, found.engine.manifest.model
+        eos = info.eos_token_ids[0] if info.eos_token_ids else None
+        names = {"bos_token": info.bos_token_id, "eos_token": eos, "pad_token": None}
+        shown = {
+            name: None if token is None else tokenizer.raw.id_to_token(token)
+            for name, token in names.items()
+        }
+        has_template = tokenizer.has_chat_template
+        template = tokenizer.chat_templates.choose(READY).text() if has_template else None
+        return shown | {"chat_template": template}
 
     async def detokenize(self, request: Request) -> dict[str, Any]:
         """POST /detokenize: the text of token ids."""
@@ -328,7 +344,9 @@ def _tokens(model: Model, fields: TokenizeFields) -> list[int]:
             add_generation_prompt=fields.add_generation_prompt,
             arguments=fields.chat_template_kwargs,
         )
-        tokens: list[int] = model.engine.prompts.read(Chat(fields.messages, options)).tolist()
+        tokens: list[int] = model.engine.prompts.read(
+            Chat(as_texts(fields.messages), options)
+        ).tolist()
         return tokens
     assert fields.prompt is not None
     tokenizer = model.tokenizer

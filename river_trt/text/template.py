@@ -55,7 +55,7 @@ class ChatTemplate:
         if options.continue_final_message:
             mark_continuation(prepared)
         text = self._renderer.render(
-            self._text(),
+            self.text(),
             {
                 **self._variables,
                 **options.arguments,
@@ -69,9 +69,10 @@ class ChatTemplate:
 
     def compile(self) -> None:
         """RiverError when the template is none."""
-        self._renderer.render(self._text(), None)
+        self._renderer.render(self.text(), None)
 
-    def _text(self) -> str:
+    def text(self) -> str:
+        """The template itself; RiverError where it is no UTF-8."""
         if isinstance(self._source, str):
             return self._source
         try:

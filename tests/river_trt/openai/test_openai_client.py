@@ -354,3 +354,32 @@ def test_any_json_object(served, alone):
         response_format={"type": "json_object"},
     )
     assert answer.choices[0].message.content == "{}"
+
+
+def test_content_may_come_in_parts(served):
+    def ask(content):
+        messages = [{"role": "user", "content": content}]
+        return served.client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=4
+        ).usage.prompt_tokens
+
+    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "you"}]
+    assert ask(parts) == ask("hello\nyou")
+    for wrong in ([{"type": "image_url", "image_url": {"url": "x"}}], [{"text": "x"}], ["x"]):
+        with pytest.raises(openai.BadRequestError, match="messages.0.content must be") as caught:
+            ask(wrong)
+        assert caught.value.body["param"] == "messages"
+
+
+def test_vllms_stream_options_are_known(served):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    parts = served.client.completions.create(
+        model="tiny", prompt="x", max_tokens=2, stream=True, stream_options=options
+    )
+    assert list(parts)[-1].usage.completion_tokens == 2
+
+
+def test_lm_eval_is_told_the_tokenizer(served):
+    info = served.client.get("/../tokenizer_info", cast_to=object)
+    assert (info["bos_token"], info["eos_token"]) == ("<s>", "</s>")
+    assert "{% for m in messages %}" in info["chat_template"]
