@@ -64,7 +64,10 @@ def collect(
         point_of(result, series, series == "calibrated", speed)
         for series, result, speed in zip(first, results, speeds, strict=False)
     ]
-    points += [point_of(result, "calibrated") for result in results[len(first) :]]
+    points += [
+        replace(point_of(result, "calibrated"), named=result.name in subject.named)
+        for result in results[len(first) :]
+    ]
     points += [point_of(r, series) for (series, _), r in zip(lines, found, strict=True)]
     backbone = next(result for result in results if result.name == BACKBONE)
     tokens = f"{backbone.pieces} pieces of up to {options.piece_tokens} tokens"
