@@ -8,9 +8,6 @@ The server is a process of its own; the runtime (`Engine.serve`) runs here, and 
 import argparse
 import asyncio
 import json
-import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,6 +22,7 @@ import numpy as np
 import river_trt
 from river_trt import GenerationConfig
 from river_trt.errors import RiverError
+from scripts.research.openai_server import openai_server
 from scripts.research.serving import prompts
 
 
@@ -76,49 +74,29 @@ async def alone(ask: Ask, tokens: int) -> Seen:
 
 @asynccontextmanager
 async def http_server(args: argparse.Namespace) -> AsyncIterator[Ask]:
-    command = [sys.executable, "-m", "river_trt", "serve", args.engine, "--port", "0"]
-    command += ["--max-batch-size", str(args.max_batch_size), "--max-seq-len", "1024"]
-    if args.threads is not None:
-        command += ["--threads", str(args.threads)]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    found = None
-    while found is None:
-        line = process.stderr.readline()
-        if not line:
-            raise RiverError("the server did not start; run `river-trt serve` by hand to see why")
-        found = re.search(r"(http://\S+)/v1", line)
-    url = found[1]
-    # Its log must not fill the pipe.
-    reader = asyncio.create_task(asyncio.to_thread(process.stderr.read))
+    options = ["--max-batch-size", str(args.max_batch_size), "--max-seq-len", "1024"]
+    options += ["--kept-rows", "0"]  # the runtime beside it keeps none
+    options += [] if args.threads is None else ["--threads", str(args.threads)]
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+    with openai_server(args.engine, options) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits) as client:
 
-        async def ask(prompt: str, tokens: int) -> AsyncIterator[object]:
-            body = {
-                "prompt": prompt,
-                "max_tokens": tokens,
-                "ignore_eos": True,
-                "temperature": 0,
-                "repetition_penalty": 1,
-                "stream": True,
-                "river": {"trace": True},  # a chunk for each token, with or without a text
-            }
-            async with client.stream("POST", "/v1/completions", json=body) as answer:
-                async for line in answer.aiter_lines():
-                    if line.startswith("data: {"):
-                        yield json.loads(line[6:])["choices"][0]
+            async def ask(prompt: str, tokens: int) -> AsyncIterator[object]:
+                body = {
+                    "prompt": prompt,
+                    "max_tokens": tokens,
+                    "ignore_eos": True,
+                    "temperature": 0,
+                    "repetition_penalty": 1,
+                    "stream": True,
+                    "river": {"trace": True},  # a chunk for each token, with or without a text
+                }
+                async with client.stream("POST", "/v1/completions", json=body) as answer:
+                    async for line in answer.aiter_lines():
+                        if line.startswith("data: {"):
+                            yield json.loads(line[6:])["choices"][0]
 
-        while True:
-            try:
-                await client.get("/ready")
-                break
-            except httpx.TransportError:
-                await asyncio.sleep(0.1)
-        yield ask
-    process.send_signal(signal.SIGTERM)
-    await reader
-    process.wait()
+            yield ask
 
 
 async def measure(args: argparse.Namespace) -> int:
