@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from builders.families import ModelConfig
+from builders.forecast import Forecast
 from builders.job import Banks, BuildJob
 from builders.recipes import Recipe, load_recipe
 from builders.registry import builder
@@ -59,8 +60,14 @@ class BuildOptions:
             object.__setattr__(self, name, value)
 
 
-def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
+def build(
+    options: BuildOptions,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Manifest:
     """Build the engine and return its manifest.
+
+    announce: told in a sentence how long it will take, once the input has been checked.
 
     What can be wrong with the input is found before the output directory is touched, and a build
     that fails leaves nothing behind. Raises RiverError (CheckpointError for the model).
@@ -82,11 +89,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Manifest:
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
         if options.policy == "none":
             policy = ExitPolicy.full_depth(config.num_layers)
-        report = progress or _silent
         # The policy of a TensorRT-LLM network is part of it.
         fixed = recipe.backend.startswith("tensorrt-llm")
         searches = kind is not None and options.banks == "both" and not fixed
         watch = BuildWatch(source, directory, recipe.backend) if searches else None
+        report = progress or _silent
+        if announce is not None:
+            forecast = Forecast.of(
+                config, source.num_parameters, recipe.quantiser, watch is not None
+            )
+            report = _after(announce, str(forecast), report)
         job = BuildJob(
             source,
             recipe,
@@ -178,6 +190,18 @@ def initial_policy(
         mask[layer - 1] = True
     value = DEFAULT_TAU if tau is None else tau
     return ExitPolicy(np.full(num_layers, value, np.float32), mask)
+
+
+def _after(announce: Callable[[str], None], sentence: str, progress: Progress) -> Progress:
+    """`progress` whose first word comes after the sentence: the work begins."""
+    waiting = [sentence]
+
+    def report(stage: str, done: int, total: int) -> None:
+        if waiting:
+            announce(waiting.pop())
+        progress(stage, done, total)
+
+    return report
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -87,6 +87,15 @@ class ExitPolicy:
         if self.directions is not None and len(self.directions) != len(self.tau):
             raise RiverError(f"directions must have one row for each of {len(self.tau)} layers")
 
+    def same_as(self, other: "ExitPolicy") -> bool:
+        """Whether both decide alike for every token."""
+        if self.directions is None or other.directions is None:
+            alike = self.directions is other.directions
+        else:
+            alike = np.array_equal(self.directions, other.directions)
+        same_tau = np.array_equal(self.tau, other.tau)
+        return alike and same_tau and np.array_equal(self.pinned, other.pinned)
+
     @property
     def gate(self) -> GateKind:
         return "similarity" if self.directions is None else "direction"

@@ -112,7 +112,8 @@ class Ladder:
     def _choose(self, budget: float, promise: Gated, measured: Sequence[PieceScores]) -> Choice:
         """A gated policy or a mask, now that it is known what the promise is worth."""
         trust = mean(measured, lambda piece: piece.kl) / max(promise.predicted, 1e-9)
-        aim = budget / self.margin(measured)  # the margin of both
+        means = np.array([piece.kl.mean() for piece in measured])
+        aim = budget / margin(means, self._kinds)  # the margin of both
         gated, static = self._best_gated(aim / trust), self._static(aim)
         if gated is None or static.layers <= gated.layers:
             return static
@@ -124,15 +125,6 @@ class Ladder:
             gated.predicted * trust,
             f"{int(pinned[1:].sum())} pinned, {kind} gate at layer {final.layer}",
         )
-
-    def margin(self, scores: Sequence[PieceScores]) -> float:
-        """What a budget is divided by, from how much the KL of pieces of one kind varies: >= 1."""
-        means = np.array([piece.kl.mean() for piece in scores])
-        kinds = np.array(self._kinds)
-        within = [means[kinds == kind] - means[kinds == kind].mean() for kind in set(self._kinds)]
-        freedom = max(1, len(means) - len(within))
-        deviation = np.sqrt(np.square(np.concatenate(within)).sum() / freedom / len(means))
-        return float(1 + MARGIN_DEVIATIONS * deviation / max(means.mean(), 1e-9))
 
     def _static(self, budget: float) -> Choice:
         """Of masks that were not measured the KL is interpolated."""
@@ -178,6 +170,18 @@ class Ladder:
         self, pieces: Sequence[np.ndarray], policies: Sequence[ExitPolicy], stage: str
     ) -> list[list[PieceScores]]:
         return score(self._subject, pieces, policies, self._skip, renamed(self._progress, stage))
+
+
+def margin(
+    kl: np.ndarray,  # [pieces] nats: mean of each piece
+    kinds: Sequence[str],  # of the pieces
+) -> float:
+    """What a budget is divided by, from how much the KL of pieces of one kind varies: >= 1."""
+    names = np.array(kinds)
+    within = [kl[names == kind] - kl[names == kind].mean() for kind in set(kinds)]
+    freedom = max(1, len(kl) - len(within))
+    deviation = np.sqrt(np.square(np.concatenate(within)).sum() / freedom / len(kl))
+    return float(1 + MARGIN_DEVIATIONS * deviation / max(kl.mean(), 1e-9))
 
 
 def cross_gates(

@@ -1,6 +1,7 @@
 """What is evaluated: an engine, or the torch reference of a model, behind one small interface."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from builders.recipes import Recipe
 from builders.reference import load_reference, policy_inputs
 from builders.source import ModelSource
 from river_trt.errors import RiverError
+from river_trt.manifest import EXACT
 from river_trt.spec import ExitPolicy
 from river_trt.text import TOKENIZER_FILE, Tokenizer
 
@@ -31,6 +33,7 @@ class Subject(Protocol):
     max_seq_len: int
     vocab_size: int
     policy: ExitPolicy  # its own
+    named: Mapping[str, ExitPolicy]  # those that a call may choose beside it
     tokenizer: Tokenizer
     engine: river_trt.Engine | None  # what generates; the reference does not
 
@@ -76,6 +79,9 @@ class EngineSubject:
             engine.policy,
             engine.tokenizer,
         )
+        others = {n: p for n, p in engine.policies.items() if not p.same_as(engine.policy)}
+        others.pop(EXACT, None)
+        self.named: Mapping[str, ExitPolicy] = others
         self.num_layers, self.max_seq_len = engine.num_layers, engine.max_seq_len
         self.vocab_size = manifest.model.shape.vocab_size
         self.config_sha256 = manifest.model.config_sha256
@@ -117,6 +123,7 @@ class DecoderSubject:
     ) -> None:
         self.decoder, self.tokenizer = decoder, tokenizer
         self.name, self.river, self.policy = name, river, policy
+        self.named: Mapping[str, ExitPolicy] = {}
         self.config_sha256 = config_sha256
         config = decoder.config
         self.num_layers, self.max_seq_len = config.num_layers, max_seq_len

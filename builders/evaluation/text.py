@@ -40,7 +40,7 @@ class TextOptions:
 def compared_policies(
     subject: Subject, taus: Sequence[Tau], pinned: Sequence[int] | None
 ) -> list[NamedPolicy]:
-    """Backbone, all river and the subject's own; then each tau with its gate and pins.
+    """Backbone, all river, the subject's own and named ones; then each tau with its gate and pins.
 
     pinned: layers from 1 for those taus; None keeps the subject's pins.
     """
@@ -49,6 +49,7 @@ def compared_policies(
         NamedPolicy(BACKBONE, ExitPolicy.full_depth(layers)),
         NamedPolicy(ALL_RIVER, ExitPolicy.uniform(layers, -np.inf)),
         NamedPolicy(RIVER, subject.policy),
+        *(NamedPolicy(name, policy) for name, policy in subject.named.items()),
     ]
     for tau in taus:
         config = GenerationConfig(tau=tau, pinned=pinned)

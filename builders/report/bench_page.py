@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from builders.report.page import STYLE
+from builders.report.page import document
 from builders.report.svg import Plot, layer_ticks, ticks
 from river_trt.benchmark.result import BenchCase, BenchResult
 from river_trt.benchmark.summary import ArmSummary
 from river_trt.errors import RiverError
 
-SIZE = (900, 430)
+WIDE, NARROW = (900, 430), (400, 400)
 STYLES = ("calibrated", "paper", "static", "fixed")  # of the engines, in turn: style.css
-PEER_NAMES = (0.9, 0.7, 0.5)  # of the width
-PEER_STYLE = "median"
+PEER_PLACES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)  # of a name on its line, in its width
+FASTER_THAN_MEMORY = (
+    "Above its line, or over 100 % of the roof: what a step reads was in part still in the "
+    "processor's caches, or the memory was slower while its speed was measured than in the rounds."
+)
 
 
 def write_bench_page(result: BenchResult, path: Path) -> None:
@@ -27,59 +30,77 @@ def write_bench_page(result: BenchResult, path: Path) -> None:
 
 
 def render(result: BenchResult) -> str:
-    model = escape(result.engines[0].model)
-    body = "\n".join(part for case in result.cases for part in _case(result, case))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{model}: decode speed</title>\n"
-        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{model}: decode speed</h1>\n"
-        f'<p class="soft">{result.said_bandwidth} Lines: what '
-        "reading the weights and the cache at that speed would allow at each depth, one an engine. "
-        "Dots: what was measured. Level lines: other runtimes on the same weights.</p>\n"
-        f"{body}\n</main>\n</body>\n</html>\n"
+    model = result.engines[0].model
+    lines = (
+        f"{result.said_bandwidth} Lines: the roof, what reading the weights and the cache at that "
+        "speed would allow at each depth, one an engine. Dots: what was measured, with whiskers "
+        "from the slowest round to the fastest. Level lines: what has no depth, lossless mode and "
+        "other runtimes on the same weights."
     )
+    parts = [f"<h1>{escape(model)}: decode speed</h1>", f'<p class="soft">{escape(lines)}</p>']
+    parts += [part for case in result.cases for part in _case(result, case)]
+    return document(f"{model}: decode speed", "\n".join(parts))
 
 
 def _case(result: BenchResult, case: BenchCase) -> Iterator[str]:
     yield f"<section><h2>{escape(case.title().capitalize())}</h2>"
     yield _legend(result)
-    yield speed_chart(result, case)
+    yield speed_chart(result, case, *WIDE, "wide")
+    yield speed_chart(result, case, *NARROW, "narrow")
+    if any(share > 1 for s in case.summaries if (share := _share(result, s)) is not None):
+        yield f'<p class="soft">{escape(FASTER_THAN_MEMORY)}</p>'
     yield _table(result, case) + "</section>"
 
 
-def speed_chart(result: BenchResult, case: BenchCase) -> str:
-    """Speed over the baseline's, over mean backbone layers."""
-    baseline = case.summaries[0].tokens_per_second.median
+def speed_chart(
+    result: BenchResult, case: BenchCase, width: int, height: int, css_class: str
+) -> str:
+    """Speed over that of the first engine's full depth, over mean backbone layers."""
+    first = case.summaries[0]
     layers = max(engine.num_layers for engine in result.engines)
     roofs = [_roof_line(result, case, place) for place in range(len(result.engines))]
     top = max(*(y for line in roofs for _, y in line), *(s.ratio for s in case.summaries)) * 1.06
     plot = Plot(
-        *SIZE,
+        width,
+        height,
         (0, layers + 0.5),
         (0, top),
         "backbone layers a token, mean",
-        "speed-up over the baseline's full depth",
+        f"speed, {first.name} = 1",
         "Decode speed over mean backbone layers, with the roof that memory sets",
         layer_ticks(layers, 6),
         ticks(0, top),
     )
     for place, line in enumerate(roofs):
         plot.line(line, STYLES[place % len(STYLES)])
-    peers = [summary for summary in case.summaries if summary.mean_backbone_layers is None]
-    for place, peer in enumerate(sorted(peers, key=lambda summary: summary.ratio)):
-        plot.line([(0, peer.ratio), (layers + 0.5, peer.ratio)], PEER_STYLE)
-        # Names of neighbours stand side by side: their lines may lie close together.
-        plot.note((plot.x(layers * PEER_NAMES[place % 3]), plot.y(peer.ratio) - 5), peer.name)
-    for summary in case.summaries:
+    measured = [summary for summary in case.summaries if summary.mean_backbone_layers is not None]
+    level = [summary for summary in case.summaries if summary.mean_backbone_layers is None]
+    for summary in level:
+        plot.line([(0, summary.ratio), (layers + 0.5, summary.ratio)], "peer")
+    for summary in measured:
         speed, depth = summary.tokens_per_second, summary.mean_backbone_layers
-        if depth is None:
-            continue
-        tip = f"{summary.name}: {speed.median:.1f} tokens/s"
-        style = STYLES[result.arms[summary.name][0] % len(STYLES)]
-        plot.whisker(depth, speed.least / baseline, speed.most / baseline, style)
-        plot.dot((depth, summary.ratio), style, tip)
-    return plot.render()
+        assert depth is not None
+        style, one = _style(result, summary), first.tokens_per_second.median
+        plot.whisker(depth, speed.least / one, speed.most / one, style)
+        plot.dot((depth, summary.ratio), style, f"{summary.name}: {speed.median:.1f} tokens/s")
+    for summary in measured:
+        assert summary.mean_backbone_layers is not None
+        mode = result.arms[summary.name][1].name  # the colour is the engine's
+        plot.name_dot((summary.mean_backbone_layers, summary.ratio), mode, "small")
+    for summary in level:
+        y = plot.y(summary.ratio) - 5
+        plot.name(summary.name, [(plot.x(layers * place), y) for place in PEER_PLACES], "small")
+    return plot.render(css_class)
+
+
+def _style(result: BenchResult, summary: ArmSummary) -> str:
+    return STYLES[result.arms[summary.name][0] % len(STYLES)]
+
+
+def _share(result: BenchResult, summary: ArmSummary) -> float | None:
+    """Of the roof, of what memory would allow."""
+    roof = summary.roof(result.bandwidth)
+    return None if roof is None else summary.tokens_per_second.median / roof
 
 
 def _roof_line(result: BenchResult, case: BenchCase, place: int) -> list[tuple[float, float]]:
@@ -112,21 +133,23 @@ def _legend(result: BenchResult) -> str:
 
 
 def _table(result: BenchResult, case: BenchCase) -> str:
-    heads = ["mode", "tokens/s", "ratio", "backbone layers", "of the roof", "KL, nats"]
+    heads = ["mode", "tokens/s", "speed", "backbone layers", "of the roof"]
+    heads += ["KL, nats"] if result.quality else []
     rows = [_row(result, case, summary) for summary in case.summaries]
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _row(result: BenchResult, case: BenchCase, summary: ArmSummary) -> str:
-    speed, roof = summary.tokens_per_second, summary.roof(result.bandwidth)
+    speed, share = summary.tokens_per_second, _share(result, summary)
     depth, quality = summary.mean_backbone_layers, result.quality.get(summary.name)
     cells = [
         escape(summary.name),
         f"{speed.median:.1f}<small>{speed.least:.1f}-{speed.most:.1f}</small>",
         f"{summary.ratio:.2f}x",
         "" if depth is None else f"{depth:.1f}",
-        "" if roof is None else f"{speed.median / roof:.0%}",
-        "" if quality is None else f"{quality.kl:.4f}",
+        "" if share is None else f"{share:.0%}",
     ]
+    if result.quality:
+        cells.append("" if quality is None else f"{quality.kl:.4f}")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

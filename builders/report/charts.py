@@ -139,6 +139,8 @@ def _label_ends(plot: Plot, points: Sequence[PolicyPoint]) -> None:
         x, y = plot.x(point.backbone_layers), plot.y(point.kl.value)
         if point.shipped:
             plot.note((x - 48, min(y + 36, plot.y(0) - 8)), "the engine's policy", "strong")
+        elif point.named:
+            plot.note((x + 12, y - 14), point.name)
         elif point.series == "full depth":
             plot.note((x - 112, y - 8), "full depth")
         elif point.series == "all river":

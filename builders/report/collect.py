@@ -55,7 +55,7 @@ def collect(
         lines.append(("fixed", NamedPolicy(f"exit after layer {layer}", fixed)))
     for shift in tau_shifts(own, own_scores, targets):
         moved = replace(own, tau=own.tau + np.float32(shift))
-        lines.append(("calibrated", NamedPolicy(f"engine's tau {shift:+.4f}", moved)))
+        lines.append(("calibrated", NamedPolicy(f"tau moved by {shift:+.3f}", moved)))
     found = evaluate_policies(subject, pieces, [named for _, named in lines], options, progress)
 
     speeds = decode_speedups(subject, pieces[0], progress)
@@ -64,7 +64,10 @@ def collect(
         point_of(result, series, series == "calibrated", speed)
         for series, result, speed in zip(first, results, speeds, strict=False)
     ]
-    points += [point_of(result, "calibrated") for result in results[len(first) :]]
+    points += [
+        replace(point_of(result, "calibrated"), named=result.name in subject.named)
+        for result in results[len(first) :]
+    ]
     points += [point_of(r, series) for (series, _), r in zip(lines, found, strict=True)]
     backbone = next(result for result in results if result.name == BACKBONE)
     tokens = f"{backbone.pieces} pieces of up to {options.piece_tokens} tokens"

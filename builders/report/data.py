@@ -26,6 +26,7 @@ class PolicyPoint:
     agreement: Estimate  # 0..1
     perplexity: Estimate
     speedup: float | None = None  # decode tokens/s over full depth's, both from one run
+    named: bool = False  # a policy that a call may choose by its name, which stands beside it
     shipped: bool = False  # this is the engine's policy: drawn large and named
 
 

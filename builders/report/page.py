@@ -27,10 +27,16 @@ def write_report(data: ReportData, path: Path) -> None:
 
 def render(data: ReportData) -> str:
     body = "\n".join(part for part in _parts(data) if part)
+    return document(f"{data.model}: river-trt report", body)
+
+
+def document(title: str, body: str) -> str:
+    """The page around a body of HTML: one file, for screens of any width, light or dark."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(data.model)}: river-trt report</title>\n"
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n"
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
@@ -141,9 +147,9 @@ def _table(points: tuple[PolicyPoint, ...]) -> str:
         cells = [
             f'<i class="{STYLES[point.series][0]}"></i>{escape(point.name)}',
             f"{point.backbone_layers:.2f}",
-            _estimate(point.kl, "{:.4f}", "{:.3f}"),
-            _estimate(point.agreement, "{:.1%}", "{:.0%}"),
-            _estimate(point.perplexity, "{:.2f}", "{:.1f}"),
+            _estimate(point.kl, "{:.4f}"),
+            _estimate(point.agreement, "{:.1%}"),
+            _estimate(point.perplexity, "{:.2f}"),
         ]
         if speeds:
             cells.append("" if point.speedup is None else f"{point.speedup:.2f}x")
@@ -153,11 +159,12 @@ def _table(points: tuple[PolicyPoint, ...]) -> str:
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _estimate(estimate: Estimate, form: str, interval_form: str) -> str:
+def _estimate(estimate: Estimate, form: str) -> str:
+    """Rounded alike: a value lies in its interval as they are printed."""
     text = form.format(estimate.value)
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
-    low, high = interval_form.format(estimate.low), interval_form.format(estimate.high)
+    low, high = form.format(estimate.low), form.format(estimate.high)
     return f"{text}<small>{low}-{high}</small>"
 
 

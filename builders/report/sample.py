@@ -23,10 +23,14 @@ def sample_html(sample: TokenDepths, num_layers: int) -> str:
     """The scale, then the text. Every token says its depth under the pointer."""
     deepest = max(sample.backbone_layers)
     shallowest = min(sample.backbone_layers)
-    spans = []
+    spans: list[str] = []
     for token, exit_layer, depth in zip(
         sample.tokens, sample.exit_layers, sample.backbone_layers, strict=True
     ):
+        if not spans:
+            token = token.lstrip()  # blanks at the start would be colours without a text
+        if not token:  # it is what begins every text, or half a character
+            continue
         share = (depth - shallowest) / max(deepest - shallowest, 1)
         rgb = depth_colour(share)
         spans.append(

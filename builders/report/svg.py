@@ -9,9 +9,11 @@ import numpy as np
 TICK_STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten
 LEFT, RIGHT, TOP, BOTTOM = 60, 16, 14, 44  # margins in px
 
-CHARACTER = 7.0  # px, about, of a note
+CHARACTER, ABOVE, BELOW = 7.0, 11.0, 4.0  # px, about: a note's character, and it from its line
+AWAY = 9.0  # px from a dot to its name
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # px: left, top, right, bottom
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Plot:
     x_ticks: Sequence[float] = ()
     y_ticks: Sequence[float] = ()
     marks: list[str] = field(default_factory=list)
+    taken: list[Box] = field(default_factory=list)  # by dots and names
 
     def x(self, value: float) -> float:
         low, high = self.x_range
@@ -49,6 +52,7 @@ class Plot:
 
     def dot(self, at: Point, style: str, tip: str, radius: float = 4.5) -> None:
         x, y = self.x(at[0]), self.y(at[1])
+        self.taken.append((x - radius, y - radius, x + radius, y + radius))
         self.add(
             f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
             f"<title>{escape(tip)}</title></circle>"
@@ -70,12 +74,27 @@ class Plot:
 
     def note(self, centre: Point, content: str, style: str = "") -> None:
         """Text about a point given in px, moved so far that it stays inside the plot."""
-        half = len(content) * CHARACTER / 2
-        x = min(max(centre[0], LEFT + 6 + half), self.width - RIGHT - half)
+        left, top, right, _ = self._box(centre, content)
         self.add(
-            f'<text class="note {style}" x="{x:.1f}" y="{centre[1]:.1f}" text-anchor="middle">'
-            f"{escape(content)}</text>"
+            f'<text class="note {style}" x="{(left + right) / 2:.1f}" y="{top + ABOVE:.1f}" '
+            f'text-anchor="middle">{escape(content)}</text>'
         )
+
+    def name(self, content: str, places: Sequence[Point], style: str = "") -> None:
+        """A note at the place, given in px, that covers least of dots and names drawn before."""
+        boxes = [self._box(place, content) for place in places]
+        covered = [sum(_overlap(box, other) for other in self.taken) for box in boxes]
+        best = covered.index(min(covered))
+        self.taken.append(boxes[best])
+        self.note(places[best], content, style)
+
+    def name_dot(self, at: Point, content: str, style: str = "") -> None:
+        """Beside it, above or below, wherever there is room. After all dots were drawn."""
+        x, y, half = self.x(at[0]), self.y(at[1]), len(content) * CHARACTER / 2
+        beside = [(x + side * (AWAY + half), y + 4) for side in (1, -1)]
+        rows = [y - AWAY - 2, y + AWAY + ABOVE, y - 26, y + 37, y - 43, y + 54]
+        slanted = [(x + side * half, row) for row in rows for side in (0, 1, -1)]
+        self.name(content, [*beside, *slanted], style)
 
     def render(self, css_class: str = "") -> str:
         # An inner svg cuts off what lies below the axis.
@@ -85,6 +104,13 @@ class Plot:
             f'<svg class="plot {css_class}" viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(self.title)}" style="max-width:{self.width}px">\n{body}\n</svg>'
         )
+
+    def _box(self, centre: Point, content: str) -> Box:
+        """Of a note: inside the plot, however near to its edge the centre is."""
+        half = len(content) * CHARACTER / 2
+        x = max(min(centre[0], self.width - RIGHT - half), LEFT + 6 + half)
+        y = max(min(centre[1], self.height - BOTTOM - BELOW), TOP + ABOVE)
+        return x - half, y - ABOVE, x + half, y + BELOW
 
     def _path(self, points: Sequence[Point]) -> str:
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
@@ -116,6 +142,13 @@ class Plot:
             f'transform="rotate(-90 13 {y:.1f})">{escape(self.y_label)}</text>'
         )
         return parts
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """The area that both have, px."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

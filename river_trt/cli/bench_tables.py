@@ -35,6 +35,12 @@ def print_result(result: BenchResult) -> None:
         "reads: weights and cache a step; a step is a token of every row, whose tokens/s add up",
         "roof: tokens/s if reading at that speed were all there is to do",
     ]
+    roofs = [(s, s.roof(result.bandwidth)) for case in result.cases for s in case.summaries]
+    if any(roof is not None and s.tokens_per_second.median > roof for s, roof in roofs):
+        lines.append(
+            "over 100 % of it: in part read from the processor's caches, or the memory was slower "
+            "when it was measured"
+        )
     if any(case.plan.batch > 1 for case in result.cases):
         lines.append(
             "mixed: how much longer a step takes than one whose rows are all as deep as their mean"

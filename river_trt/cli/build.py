@@ -12,7 +12,13 @@ from river_trt.cli.arguments import add_quantiser_arguments, parse_pinned
 from river_trt.cli.build_options import add_backend_arguments, given_options
 from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
-from river_trt.cli.console import format_bytes, print_json, show_progress, stdout_console
+from river_trt.cli.console import (
+    format_bytes,
+    print_json,
+    show_progress,
+    stderr_console,
+    stdout_console,
+)
 from river_trt.cli.inspect import bytes_per_token, describe, summarise_tau
 from river_trt.cli.policies_table import policies_table
 from river_trt.cli.tables import facts_table, print_table
@@ -124,6 +130,10 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
+def _announce(sentence: str) -> None:
+    stderr_console().print(sentence, soft_wrap=True)
+
+
 def uncalibrated(manifest: Manifest) -> str:
     """What an engine that nobody calibrated exits by."""
     text = f"not calibrated: tau {summarise_tau(manifest.policy.tau)}"
@@ -141,7 +151,7 @@ def _build(options: dict[str, Any], progress: Progress) -> Manifest:
     with needs_extra("building", "build"):
         from builders.build import BuildOptions, build
 
-        return build(BuildOptions(**options), progress)
+        return build(BuildOptions(**options), progress, _announce)
 
 
 def _print_result(out: Path, manifest: Manifest, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """The page of a benchmark: what is measured lies under the roof it is drawn with."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -41,17 +42,20 @@ def points(chart: str, kind: str) -> list[list[tuple[float, float]]]:
     return [[tuple(map(float, p.split(","))) for p in line.split()] for line in found]
 
 
+def chart_of(result: BenchResult) -> str:
+    return speed_chart(result, result.cases[0], 900, 430, "wide")
+
+
 def test_engine_at_the_roof_is_drawn_on_it_and_a_slower_one_below():
     fast = result_of(full_seconds=10 * 410 / 8200, river_seconds=10 * 140 / 8200)
-    chart = speed_chart(fast, fast.cases[0])
+    chart = chart_of(fast)
     (roof,) = points(chart, "calibrated")
     dots = [
         (float(x), float(y))
         for x, y in re.findall(r'class="dot calibrated" cx="([^"]*)" cy="([^"]*)"', chart)
     ]
     assert dots == [pytest.approx(roof[-1], abs=0.11), pytest.approx(roof[0], abs=0.11)]
-    slow = result_of()
-    chart = speed_chart(slow, slow.cases[0])
+    chart = chart_of(result_of())
     ((_, roof_y), *_), (cy, *_) = (
         points(chart, "calibrated")[0][::-1],
         re.findall(r'class="dot calibrated" cx="[^"]*" cy="([^"]*)"', chart),
@@ -61,11 +65,29 @@ def test_engine_at_the_roof_is_drawn_on_it_and_a_slower_one_below():
 
 def test_peer_is_a_level_line_and_names_are_escaped():
     page = render(result_of())
-    ((left, right),) = points(page, "median")
+    ((left, right),) = points(chart_of(result_of()), "peer")
     assert left[1] == right[1] and left[0] < right[0]
     assert "peer &lt;x&gt;" in page and "<x>" not in page
     assert "a &amp; b: full depth" in page
     assert "0.1250" in page
+
+
+def test_dots_have_names_and_the_axis_says_what_is_one():
+    chart = chart_of(result_of())
+    names = re.findall(r'<text class="note small"[^>]*>([^<]*)<', chart)
+    assert names == ["full depth", "all river", "peer &lt;x&gt;"]
+    assert "speed, a &amp; b: full depth = 1" in chart and "baseline" not in render(result_of())
+
+
+def test_more_than_the_roof_is_explained_and_only_then():
+    above = result_of(full_seconds=9 * 410 / 8200)
+    assert "over 100 % of the roof" in render(above) and "111%" in render(above)
+    assert "over 100 % of the roof" not in render(result_of())
+
+
+def test_without_a_text_there_is_no_column_for_it():
+    assert "KL, nats" in render(result_of())
+    assert "KL, nats" not in render(replace(result_of(), quality={}))
 
 
 def test_path_that_cannot_be_written_is_refused(tmp_path):

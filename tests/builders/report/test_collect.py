@@ -73,7 +73,8 @@ def test_scores_say_where_the_engine_exits(subject):
         np.testing.assert_array_equal(exit_layer == 1, scores[0] > tau)
 
 
-def test_everything_of_an_engine(subject, tmp_path):
+def test_everything_of_an_engine(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(subject, "named", {"fast": policy(LAYERS, (0.2, 9, 9, 9))})
     (tmp_path / "t.txt").write_text("x")
     options = TextOptions(tmp_path / "t.txt", 2, 40, 4)
     pieces = list(np.random.default_rng(2).integers(0, 100, (2, 40)))
@@ -85,6 +86,8 @@ def test_everything_of_an_engine(subject, tmp_path):
     assert all(by_series.values())
     (full,), (river,) = by_series["full depth"], by_series["all river"]
     assert (full.speedup, full.backbone_layers, river.backbone_layers) == (1.0, LAYERS, 1)
+    assert [p.name for p in data.points if p.named] == ["fast"]
+    assert ">fast<" in render(data)
     (shipped,) = [p for p in data.points if p.shipped]
     assert shipped.name == "River" and shipped.speedup is not None
     assert "".join(data.sample.tokens).split() == [f"w{n}" for n in pieces[0]]

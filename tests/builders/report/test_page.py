@@ -8,7 +8,7 @@ from builders.evaluation.intervals import Estimate
 from builders.report import LayerScores, PolicyPoint, ReportData, TokenDepths, write_report
 from builders.report.page import render
 from builders.report.sample import depth_colour
-from builders.report.svg import Plot, layer_ticks, ticks
+from builders.report.svg import LEFT, Plot, _overlap, layer_ticks, ticks
 from river_trt.errors import RiverError
 from river_trt.spec import ExitPolicy
 
@@ -104,6 +104,31 @@ def test_every_token_is_on_a_colour_of_its_depth():
     assert len({colour for colour, _ in spans}) == 3
     shades = [sum(depth_colour(share)) for share in np.linspace(0, 1, 20)]
     assert shades == sorted(shades, reverse=True), "deeper is darker"
+
+
+def test_a_text_begins_with_the_first_token_that_can_be_seen():
+    sample = TokenDepths(("", " ", "\n", " a", "", "\n", "b"), (1,) * 7, (2,) * 7)
+    chips = re.findall(r'<span style="background[^>]*>([^<]*)</span>', render(data(sample=sample)))
+    assert chips == ["a", "\n", "b"]
+
+
+def test_a_name_keeps_off_dots_and_names():
+    plot = Plot(400, 300, (0, 10), (0, 1), "x", "y", "t")
+    for at in ((5, 0.5), (5.2, 0.5), (5, 0.53)):
+        plot.dot(at, "calibrated", "")
+    for at, name in (((5, 0.5), "one"), ((5.2, 0.5), "other"), ((5, 0.53), "third")):
+        plot.name_dot(at, name)
+    boxes = plot.taken
+    assert all(_overlap(a, b) == 0 for a in boxes[3:] for b in boxes if a is not b)
+    assert all(left >= LEFT and right <= 400 for left, _, right, _ in boxes)
+
+
+def test_pages_are_for_phones_and_the_dark():
+    html = render(data())
+    assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html
+    light, dark = re.findall(r":root \{([^}]*)\}", html)
+    assert set(re.findall(r"--\w+", light)) == set(re.findall(r"--\w+", dark))
+    assert html.count('class="plot wide"') == html.count('class="plot narrow"') == 1
 
 
 def test_marks_of_the_policy():

@@ -54,7 +54,7 @@ def builder(monkeypatch, directory):
     module: Any = ModuleType("builders.build")
     module.calls, module.error = [], None
 
-    def build(options, progress):
+    def build(options, progress, announce=None):
         module.calls.append(options)
         progress("quantising", 0, 4)
         if module.error:

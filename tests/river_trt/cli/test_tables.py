@@ -123,7 +123,7 @@ PRINTERS = {
     "verify": print_verification,
     "run --stats": lambda: run_statistics.print_statistics(generation(), NUM_LAYERS, 1.2, 15.0),
     "run --lossless --stats": lambda: run_statistics.print_statistics(
-        speculation(), NUM_LAYERS, 1.2
+        speculation(), NUM_LAYERS, 1.2, 0.0
     ),
 }
 

@@ -1,0 +1,43 @@
+"""What a build spends its time on: CPU seconds of each stage, and the forecast.
+
+.venv/bin/python scripts/research/build_time.py MODEL OUT [--no-calibrate]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from builders.build import BuildOptions, build
+
+stages: dict[str, float] = {}
+last = ("opening", time.process_time())
+
+
+def progress(stage: str, done: int, total: int) -> None:
+    global last
+    now = time.process_time()
+    stages[last[0]] = stages.get(last[0], 0.0) + now - last[1]
+    last = (stage, now)
+
+
+def main() -> None:
+    model, out, *options = sys.argv[1:]
+    started = time.perf_counter()
+    manifest = build(
+        BuildOptions(model, Path(out), force=True, calibrate="--no-calibrate" not in options),
+        progress,
+        lambda sentence: print(sentence, flush=True),
+    )
+    progress("", 0, 0)
+    for stage, seconds in stages.items():
+        print(f"{stage:16} {seconds:6.1f} s of CPU")
+    print(f"{'all':16} {sum(stages.values()):6.1f} s, {time.perf_counter() - started:.0f} s passed")
+    million = manifest.model.num_parameters / 1e6
+    print(f"{sum(stages.values()) / million:.2f} s of CPU per million parameters")
+    print(manifest.policy.calibration)
+    for named in manifest.policies:
+        print(named.name, named.policy.calibration)
+
+
+if __name__ == "__main__":
+    main()
