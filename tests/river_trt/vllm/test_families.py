@@ -19,8 +19,8 @@ from tests.river_trt.vllm.models import (
 )
 
 pytestmark = needs_vllm
-# Compared with our runtime alone. vLLM has no class for the one. Of the other it reads the scaling of
-# queries from Mistral's own file format only: its class is not transformers' model here.
+# Compared with our runtime alone. vLLM has no class for the one. Of the other it reads how queries
+# grow from Mistral's own file format only: its class is not transformers' model here.
 WITHOUT_OWN_CLASS = {"ministral", "ministral3"}
 PINNED = (2,)
 
