@@ -4,8 +4,8 @@ usage: python -m scripts.api_reference FOLDER
 
 Public is every class and function of a module of river_trt whose name has no underscore in front,
 and the methods of such a class. Left out are the command line, whose reference is
-`river-trt COMMAND --help`, and river_trt.vllm, which vLLM alone calls and which is imported under it
-alone. Shapes stand in comments behind arguments and fields in the source; here they become a list
+`river-trt COMMAND --help`, and river_trt.vllm, which vLLM alone calls and which is imported under
+it. Shapes stand in comments behind arguments and fields in the source; here they become a list
 under the docstring.
 """
 
