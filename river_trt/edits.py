@@ -42,20 +42,20 @@ class Edits:
         return self._seen is None and self._added is None
 
     def push(self, token: int) -> None:
-        """The row's next token is there."""
+        """The row's next token is there. EngineError as Grammar.push."""
+        if self._grammar is not None:
+            self._grammar.push(token)
         if self._seen is not None:
             self._seen[token] = True
         if self._added is not None:
             self._counts[token] = self._counts.get(token, 0) + 1
             self._added[token] = self._addend(token, self._counts[token])
-        if self._grammar is not None:
-            self._grammar.push(token)
 
     def after(
         self,
         drafted: Sequence[int] = (),  # tokens that may come before it
     ) -> Edit:
-        """Of the next logits; its arrays may be this row's own. EngineError as Grammar.mask."""
+        """Of the next logits; its arrays may be this row's own."""
         if self.is_empty:
             return NO_EDIT
         seen, added = self._seen, self._added

@@ -24,7 +24,8 @@ MOST_COMPILED = 32  # schemas; the one used longest ago makes room
 class Grammars:
     """Compiles schemas for one engine's tokenizer. From any thread.
 
-    Raises MissingDependencyError without llguidance.
+    Raises MissingDependencyError without llguidance, RiverError for a tokenizer that it cannot read
+    (it knows those of bytes: GPT-2's kind, and SentencePiece's with a byte fallback).
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
@@ -41,9 +42,15 @@ class Grammars:
             )
         self.vocab_size = vocab_size
         self._library = llguidance
-        self._tokenizer = llguidance.LLTokenizer(
-            tokenizer.raw.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_token_ids)
-        )
+        try:
+            self._tokenizer = llguidance.LLTokenizer(
+                tokenizer.raw.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_token_ids)
+            )
+        except ValueError as error:
+            raise RiverError(
+                "json_schema needs a tokenizer of bytes, and llguidance cannot read this model's: "
+                f"{error!s:.200}"
+            ) from error
         self._compiled = lru_cache(MOST_COMPILED)(self._compile)
 
     def start(self, schema: str) -> "Grammar":
@@ -52,11 +59,14 @@ class Grammars:
 
     def _compile(self, schema: str) -> "llguidance.LLMatcher":
         matcher = self._library.LLMatcher
-        grammar = matcher.grammar_from_json_schema(schema, overrides=LAYOUT)
+        try:
+            grammar = matcher.grammar_from_json_schema(schema, overrides=LAYOUT)
+        except ValueError as error:  # nested too deeply
+            raise RiverError(f"json_schema cannot be followed: {error!s:.300}") from error
         compiled = matcher(self._tokenizer, grammar, log_level=0)
+        compiled.compute_bitmask()  # what is too large for it shows at the first token
         if compiled.is_error():
-            reason = " ".join(compiled.get_error().split("<state>")[0].split())
-            raise RiverError(f"json_schema cannot be followed: {reason:.300}")
+            raise RiverError(f"json_schema cannot be followed: {_reason(compiled):.300}")
         return compiled
 
 
@@ -67,14 +77,17 @@ class Grammar:
         self._matcher, self._vocab_size = matcher, vocab_size
 
     def push(self, token: int) -> None:
-        """The text's next token."""
-        self._matcher.consume_token(token)  # what it says of an error, `mask` tells
+        """The text's next token. EngineError where llguidance has given up."""
+        if not self._matcher.consume_token(token):
+            raise EngineError(
+                f"the text cannot follow its json_schema further: {_reason(self._matcher):.300}"
+            )
 
     def mask(self, drafted: Sequence[int] = ()) -> np.ndarray:
         """bool [vocab]: what may follow the text and the drafted tokens.
 
-        Behind a drafted token that may not stand there everything may, since nobody will ask.
-        Raises EngineError where llguidance gives up.
+        Everything may behind a drafted token that may not stand there, since nobody will ask, and
+        where llguidance has given up: `push` tells.
         """
         matcher = self._matcher
         taken = matcher.try_consume_tokens(list(drafted)) if drafted else 0
@@ -83,9 +96,13 @@ class Grammar:
         else:
             bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
             mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        if matcher.is_error():
+            return np.ones(self._vocab_size, np.bool_)
         if taken:
             matcher.rollback(taken)
-        if matcher.is_error():
-            reason = " ".join(matcher.get_error().split("<state>")[0].split())
-            raise EngineError(f"the text cannot follow its json_schema further: {reason:.300}")
         return mask
+
+
+def _reason(matcher: "llguidance.LLMatcher") -> str:
+    """What it says of its error, without the state that it shows behind."""
+    return " ".join(matcher.get_error().split("<state>")[0].split())

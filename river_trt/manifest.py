@@ -23,7 +23,8 @@ FOREIGN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 MOST_NUMBER = 10**300  # of a float; more would be no number, or infinite
 # Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
 SCHEMA_VERSION = 3
-# Schema 2 is read too: its engines have no named policies.
+# Older schemas that are read, and what their engines have of the keys that came later. Of schema 1
+# nobody can tell the model's special tokens and sampling.
 ADDED: dict[int, dict[str, Any]] = {2: {"policies": []}}
 EXACT = "exact"  # the policy that every engine has: full depth
 Kernels = Literal["native", "onnxruntime"]
@@ -272,13 +273,13 @@ class Manifest:
         version = data.get("schema_version") if isinstance(data, dict) else None
         if type(version) is int and version > SCHEMA_VERSION:
             raise EngineError(
-                f"the engine has manifest schema {version} but this river-trt reads up to "
-                f"{SCHEMA_VERSION}; upgrade with {this_build().upgrade()}"
+                f"the engine is newer than this river-trt: it has manifest schema {version}, and "
+                f"{SCHEMA_VERSION} is the latest read here; upgrade with {this_build().upgrade()}"
             )
         if type(version) is int and version < SCHEMA_VERSION and version not in ADDED:
             raise EngineError(
-                f"the engine has manifest schema {version} but this river-trt reads "
-                f"{SCHEMA_VERSION}; {REBUILD}"
+                f"the engine is older than this river-trt: it has manifest schema {version}, and "
+                f"{min(ADDED)} is the earliest read here; {REBUILD}"
             )
         if type(version) is int and version in ADDED:
             data = ADDED[version] | data | {"schema_version": SCHEMA_VERSION}

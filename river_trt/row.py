@@ -124,13 +124,14 @@ class Row:
     ) -> str:
         """Take the next token, wherever it was sampled; returns the new text.
 
-        is_last: no more will come, whatever this one is.
+        is_last: no more will come, whatever this one is. EngineError where its json_schema cannot
+        be followed further.
         """
+        self.edits.push(token)
         self.token_ids.append(token)
         self.exit_layers.append(int(exit_layer))
         if logprobs is not None:
             self.logprobs.append(logprobs)
-        self.edits.push(token)
         text = ""
         if token in self.eos_token_ids and not self.config.ignore_eos:
             self.finish_reason = "eos"

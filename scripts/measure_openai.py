@@ -8,9 +8,6 @@ The server is a process of its own; the runtime (`Engine.serve`) runs here, and 
 import argparse
 import asyncio
 import json
-import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import httpx
 import numpy as np
 
 import river_trt
 from river_trt import GenerationConfig
 from river_trt.errors import RiverError
+from scripts.research.openai_server import openai_server
 from scripts.research.serving import prompts
 
 
@@ -76,24 +73,11 @@ async def alone(ask: Ask, tokens: int) -> Seen:
 
 @asynccontextmanager
 async def http_server(args: argparse.Namespace) -> AsyncIterator[Ask]:
-    command = [sys.executable, "-m", "river_trt", "serve", args.engine, "--port", "0"]
-    command += ["--max-batch-size", str(args.max_batch_size), "--max-seq-len", "1024"]
-    if args.threads is not None:
-        command += ["--threads", str(args.threads)]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    found = None
-    while found is None:
-        line = process.stderr.readline()
-        if not line:
-            raise RiverError("the server did not start; run `river-trt serve` by hand to see why")
-        found = re.search(r"(http://\S+)/v1", line)
-    url = found[1]
-    # Its log must not fill the pipe.
-    reader = asyncio.create_task(asyncio.to_thread(process.stderr.read))
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-
+    options = ["--max-batch-size", str(args.max_batch_size), "--max-seq-len", "1024"]
+    options += ["--kept-rows", "0"]  # the runtime beside it keeps none
+    options += [] if args.threads is None else ["--threads", str(args.threads)]
+    with openai_server(args.engine, options) as server:
+        # A socket and no client library, whose work on the same cores would count as the server's.
         async def ask(prompt: str, tokens: int) -> AsyncIterator[object]:
             body = {
                 "prompt": prompt,
@@ -104,21 +88,16 @@ async def http_server(args: argparse.Namespace) -> AsyncIterator[Ask]:
                 "stream": True,
                 "river": {"trace": True},  # a chunk for each token, with or without a text
             }
-            async with client.stream("POST", "/v1/completions", json=body) as answer:
-                async for line in answer.aiter_lines():
-                    if line.startswith("data: {"):
-                        yield json.loads(line[6:])["choices"][0]
+            data = json.dumps(body).encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}"
+            writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + data)
+            async for line in reader:
+                if line.startswith(b"data: {"):
+                    yield line
+            writer.close()
 
-        while True:
-            try:
-                await client.get("/ready")
-                break
-            except httpx.TransportError:
-                await asyncio.sleep(0.1)
         yield ask
-    process.send_signal(signal.SIGTERM)
-    await reader
-    process.wait()
 
 
 async def measure(args: argparse.Namespace) -> int:
@@ -152,6 +131,9 @@ async def measure(args: argparse.Namespace) -> int:
 
         one = await rounds(lambda ask: alone(ask, args.tokens))
         load = await rounds(lambda ask: under_load(ask, args.clients, args.requests))
+    tokens = {name: sum(s.tokens for s in seen) for name, seen in load.items()}
+    if len(set(tokens.values())) > 1:
+        raise RiverError(f"both must give the same tokens, got {tokens}")
     between = {name: median(np.mean(s.between) for s in seen) for name, seen in one.items()}
     added = 1e3 * (between["server"] - between["runtime"])
     print(f"one stream: runtime {1e3 * between['runtime']:.2f} ms a token, server {added:+.2f} ms")

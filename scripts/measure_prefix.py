@@ -26,7 +26,7 @@ async def measure(args: argparse.Namespace) -> int:
             max_new_tokens=args.tokens, mode=mode, temperature=0, ignore_eos=True
         )
         found: dict[str, list[list[Turn]]] = {}
-        for number in range(args.rounds + 1):  # the first warms up
+        for _ in range(args.rounds):  # nine turns have warmed up for the last one
             for name, (kept_rows, reuses_river) in WAYS.items():
                 if reuses_river and mode != "river":
                     continue
@@ -42,8 +42,7 @@ async def measure(args: argparse.Namespace) -> int:
                 )
                 async with engine.serve(reuses_river=reuses_river) as server:
                     turns = await converse(server, args.turns, config)
-                if number:
-                    found.setdefault(name, []).append(turns)
+                found.setdefault(name, []).append(turns)
         first = {name: median(t[-1].first_token for t in runs) for name, runs in found.items()}
         for name, runs in found.items():
             last = runs[0][-1].result

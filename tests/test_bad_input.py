@@ -169,7 +169,8 @@ ENGINES: dict[str, tuple[Damage, str]] = {
     ),
     "newer schema": (
         edit_json("manifest.json", schema_version=4, of_the_future=True),
-        "the engine has manifest schema 4 but this river-trt reads up to 3; "
+        "the engine is newer than this river-trt: it has manifest schema 4, and 3 is the latest "
+        "read here; "
         f"upgrade with {this_build().upgrade()}",
     ),
     "unknown key": (edit_json("manifest.json", flow=1), "manifest.json: unknown key flow"),

@@ -7,8 +7,11 @@ import pytest
 
 from river_trt import GenerationConfig
 from river_trt.errors import RiverError
+from river_trt.grammar import Grammar, Grammars
 from river_trt.spec import ExitPolicy
+from river_trt.text import Tokenizer
 from tests.river_trt.conftest import LAYERS, next_logits
+from tests.river_trt.text import kinds
 
 PROMPT = [5, 6, 7]
 
@@ -154,3 +157,73 @@ def test_what_an_engine_refuses(make_engine):
     with pytest.raises(RiverError, match="json_schema needs a tokenizer"):
         without = make_engine(with_tokenizer=False)
         without.generate([1], GenerationConfig(json_schema={}))
+
+
+@pytest.mark.parametrize("kind", [kinds.byte_level, kinds.llama2, kinds.gemma])
+def test_schemas_with_tokenizers_of_bytes(kind):
+    raw = kind()
+    grammars = Grammars(Tokenizer(raw), raw.get_vocab_size(), [0])
+    grammar, text = grammars.start('{"enum": ["a b", "a c"]}'), []
+    while not grammar.mask()[0]:
+        text.append(int(np.flatnonzero(grammar.mask())[0]))
+        grammar.push(text[-1])
+    assert json.loads(raw.decode(text)) in ("a b", "a c")
+
+
+def test_a_tokenizer_that_has_no_bytes_is_refused():
+    raw = kinds.wordpiece()
+    with pytest.raises(RiverError, match="json_schema needs a tokenizer of bytes"):
+        Grammars(Tokenizer(raw), raw.get_vocab_size(), [0])
+
+
+HOSTILE = {
+    "deep": {"items": None},
+    "many properties": {"properties": {f"p{i}": {} for i in range(1500)}},
+    "itself": {"$ref": "#"},
+    "elsewhere": {"$ref": "http://127.0.0.1:1/x"},
+    "a file": {"$ref": "file:///etc/passwd"},
+    "alternatives": {
+        "allOf": [
+            {"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {}}} for j in range(3)]}
+            for i in range(12)
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_schema_is_refused_in_one_sentence(make_engine, name):
+    schema = HOSTILE[name]
+    if name == "deep":
+        for _ in range(200):
+            schema = {"type": "array", "items": schema}
+    with pytest.raises(
+        RiverError,
+        match=r"(json_schema cannot be followed|cannot follow its json_schema further): ",
+    ) as caught:
+        make_engine().generate("a", GenerationConfig(json_schema=schema))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("mode", ["river", "full", "lossless"])
+def test_a_grammar_that_gives_up_ends_its_own_row(make_engine, mode, monkeypatch):
+    """Where llguidance reaches a limit in the middle of a text."""
+    engine = make_engine()
+    text = GenerationConfig(json_schema={"type": "string", "minLength": 30}, mode=mode)
+    plain = GenerationConfig(max_new_tokens=20, ignore_eos=True, mode=mode)
+    scheduler = engine.scheduler()
+    bad, good = scheduler.submit([1], text), scheduler.submit([2], plain)
+    push, calls = Grammar.push, []
+
+    def limited(self, token):
+        calls.append(token)
+        push(self, token if len(calls) < 5 else 10**6)  # no token at all
+
+    monkeypatch.setattr(Grammar, "push", limited)
+    endings = {}
+    while scheduler.has_work:
+        for delivery in scheduler.step():
+            if delivery.is_last:
+                endings[delivery.request] = delivery.item
+    assert "cannot follow its json_schema further" in str(endings[bad])
+    assert len(endings[good].result.token_ids) == 20

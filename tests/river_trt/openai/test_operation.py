@@ -187,6 +187,12 @@ HOSTILE = {
     "ids beyond": b'{"prompt": [99999999999999999999999]}',
     "mixed": b'{"prompt": ["a", 1]}',
     "no prompts": b'{"prompt": []}',
+    "logprobs": b'{"prompt": "x", "logprobs": 1e9}',
+    "a bias": b'{"prompt": "x", "logit_bias": {"1e3": 5}}',
+    "biases": json.dumps({"prompt": "x", "logit_bias": dict.fromkeys(range(5000), 1)}).encode(),
+    "a format": b'{"prompt": "x", "response_format": [[]]}',
+    "a deep schema": b'{"prompt": "x", "response_format": {"type": "json_schema", "json_schema": '
+    b'{"schema": ' + b'{"items": ' * 500 + b"{}" + b"}" * 503,
     "a template's argument": b'{"messages": [{"role": "user"}], "chat_template_kwargs": 5}',
 }
 
