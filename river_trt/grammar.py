@@ -24,7 +24,8 @@ MOST_COMPILED = 32  # schemas; the one used longest ago makes room
 class Grammars:
     """Compiles schemas for one engine's tokenizer. From any thread.
 
-    Raises MissingDependencyError without llguidance.
+    Raises MissingDependencyError without llguidance, RiverError for a tokenizer that it cannot read
+    (it knows those of bytes: GPT-2's kind, and SentencePiece's with a byte fallback).
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
@@ -41,9 +42,15 @@ class Grammars:
             )
         self.vocab_size = vocab_size
         self._library = llguidance
-        self._tokenizer = llguidance.LLTokenizer(
-            tokenizer.raw.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_token_ids)
-        )
+        try:
+            self._tokenizer = llguidance.LLTokenizer(
+                tokenizer.raw.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_token_ids)
+            )
+        except ValueError as error:
+            raise RiverError(
+                "json_schema needs a tokenizer of bytes, and llguidance cannot read this model's: "
+                f"{error!s:.200}"
+            ) from error
         self._compiled = lru_cache(MOST_COMPILED)(self._compile)
 
     def start(self, schema: str) -> "Grammar":

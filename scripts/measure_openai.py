@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import httpx
 import numpy as np
 
 import river_trt
@@ -77,26 +76,28 @@ async def http_server(args: argparse.Namespace) -> AsyncIterator[Ask]:
     options = ["--max-batch-size", str(args.max_batch_size), "--max-seq-len", "1024"]
     options += ["--kept-rows", "0"]  # the runtime beside it keeps none
     options += [] if args.threads is None else ["--threads", str(args.threads)]
-    limits = httpx.Limits(max_connections=None)
     with openai_server(args.engine, options) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits) as client:
+        # A socket and no client library, whose work on the same cores would count as the server's.
+        async def ask(prompt: str, tokens: int) -> AsyncIterator[object]:
+            body = {
+                "prompt": prompt,
+                "max_tokens": tokens,
+                "ignore_eos": True,
+                "temperature": 0,
+                "repetition_penalty": 1,
+                "stream": True,
+                "river": {"trace": True},  # a chunk for each token, with or without a text
+            }
+            data = json.dumps(body).encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}"
+            writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + data)
+            async for line in reader:
+                if line.startswith(b"data: {"):
+                    yield line
+            writer.close()
 
-            async def ask(prompt: str, tokens: int) -> AsyncIterator[object]:
-                body = {
-                    "prompt": prompt,
-                    "max_tokens": tokens,
-                    "ignore_eos": True,
-                    "temperature": 0,
-                    "repetition_penalty": 1,
-                    "stream": True,
-                    "river": {"trace": True},  # a chunk for each token, with or without a text
-                }
-                async with client.stream("POST", "/v1/completions", json=body) as answer:
-                    async for line in answer.aiter_lines():
-                        if line.startswith("data: {"):
-                            yield json.loads(line[6:])["choices"][0]
-
-            yield ask
+        yield ask
 
 
 async def measure(args: argparse.Namespace) -> int:
@@ -130,6 +131,9 @@ async def measure(args: argparse.Namespace) -> int:
 
         one = await rounds(lambda ask: alone(ask, args.tokens))
         load = await rounds(lambda ask: under_load(ask, args.clients, args.requests))
+    tokens = {name: sum(s.tokens for s in seen) for name, seen in load.items()}
+    if len(set(tokens.values())) > 1:
+        raise RiverError(f"both must give the same tokens, got {tokens}")
     between = {name: median(np.mean(s.between) for s in seen) for name, seen in one.items()}
     added = 1e3 * (between["server"] - between["runtime"])
     print(f"one stream: runtime {1e3 * between['runtime']:.2f} ms a token, server {added:+.2f} ms")

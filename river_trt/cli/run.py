@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from river_trt.cli.arguments import (
@@ -33,6 +34,7 @@ EXAMPLES = """\
   river-trt run --engine engine/ --prompt "The river" --tau -inf --pinned 1,2,30
   river-trt run --engine engine/ --chat --temperature 0.7 --top-p 0.9 --seed 1 < question.txt
   river-trt run --engine engine/ --prompt "The river" --json | jq .backbone_layers
+  river-trt run --engine engine/ --chat --prompt "Describe a city." --json-schema city.json
 """
 
 
@@ -120,6 +122,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("top-p", float, "sample from the likeliest tokens that add up to p; 1 is off")
     add("min-p", float, "drop tokens less than p times as likely as the best; 0 is off")
     add("repetition-penalty", float, "above 1 discourages tokens already there; 1 is off")
+    add("presence-penalty", float, "above 0 discourages tokens of the text, not the prompt")
+    add("frequency-penalty", float, "the same for each time that they came")
     add("seed", int, "makes sampling repeatable")
     group.add_argument(
         "--stop",
@@ -129,8 +133,21 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="end before this text; may be given several times",
     )
     group.add_argument(
+        "--json-schema",
+        type=_read_schema,
+        metavar="FILE",
+        help="the text is JSON by the schema in this file (extra `serve`)",
+    )
+    group.add_argument(
         "--ignore-eos", action="store_true", help="go on after an end-of-sequence token"
     )
+
+
+def _read_schema(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from error
 
 
 def execute(args: argparse.Namespace) -> int:

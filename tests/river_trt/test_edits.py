@@ -7,9 +7,11 @@ import pytest
 
 from river_trt import GenerationConfig
 from river_trt.errors import RiverError
-from river_trt.grammar import Grammar
+from river_trt.grammar import Grammar, Grammars
 from river_trt.spec import ExitPolicy
+from river_trt.text import Tokenizer
 from tests.river_trt.conftest import LAYERS, next_logits
+from tests.river_trt.text import kinds
 
 PROMPT = [5, 6, 7]
 
@@ -155,6 +157,23 @@ def test_what_an_engine_refuses(make_engine):
     with pytest.raises(RiverError, match="json_schema needs a tokenizer"):
         without = make_engine(with_tokenizer=False)
         without.generate([1], GenerationConfig(json_schema={}))
+
+
+@pytest.mark.parametrize("kind", [kinds.byte_level, kinds.llama2, kinds.gemma])
+def test_schemas_with_tokenizers_of_bytes(kind):
+    raw = kind()
+    grammars = Grammars(Tokenizer(raw), raw.get_vocab_size(), [0])
+    grammar, text = grammars.start('{"enum": ["a b", "a c"]}'), []
+    while not grammar.mask()[0]:
+        text.append(int(np.flatnonzero(grammar.mask())[0]))
+        grammar.push(text[-1])
+    assert json.loads(raw.decode(text)) in ("a b", "a c")
+
+
+def test_a_tokenizer_that_has_no_bytes_is_refused():
+    raw = kinds.wordpiece()
+    with pytest.raises(RiverError, match="json_schema needs a tokenizer of bytes"):
+        Grammars(Tokenizer(raw), raw.get_vocab_size(), [0])
 
 
 HOSTILE = {

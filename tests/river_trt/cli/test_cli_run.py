@@ -105,6 +105,17 @@ def test_engine_without_a_tokenizer_takes_ids(capsys, make_directory, refused):
     assert "--prompt-ids" in refused("run", directory, "--prompt", "a")
 
 
+def test_a_text_is_held_to_a_schema(capsys, directory, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["defg", "xyz"]}')
+    command = ["run", "--engine", str(directory), "--prompt", "b", "--json-schema", str(schema)]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) in ("defg", "xyz")
+    schema.write_text('{"not": {}}')
+    assert main(command) == 2
+    assert "json_schema cannot be followed" in capsys.readouterr().err
+
+
 def test_option_defaults_are_the_dataclass_s():
     parser = make_parser("river-trt", "0", "", [run.COMMAND], ["run"])
     args = parser.parse_args(["run", "--prompt", "a"])
@@ -132,6 +143,8 @@ def test_option_defaults_are_the_dataclass_s():
         (["--prompt", "a", "--temperature", "-1"], "temperature must be a number at least 0"),
         (["--prompt", "a", "--top-p", "2"], "top_p must be"),
         (["--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens must be"),
+        (["--prompt", "a", "--json-schema", "/no/such"], "cannot read /no/such"),
+        (["--prompt", "a", "--frequency-penalty", "3"], "frequency_penalty must be"),
         (["--prompt", "a", "--max-seq-len", "65"], "max_seq_len must be in 1..64"),
         (["--prompt", "a", "--threads", "0"], "threads must be at least 1"),
         (["--prompt", "a", "--system", "b"], "add --chat"),
