@@ -81,7 +81,7 @@ class CppLibrary:
 
     def _compile(self, library: Path, progress: Progress) -> None:
         compiler, flags = self._compiler(), self._flags()
-        stage = f"compiling {self.what}, once on this machine"
+        stage = f"compiling {self.what}, once"
         with tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=library.parent) as name:
             directory = Path(name)
             for file, content in self.sources.items():

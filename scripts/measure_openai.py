@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import psutil
 
 import river_trt
 from river_trt import GenerationConfig
@@ -27,12 +28,16 @@ from scripts.research.serving import prompts
 
 @dataclass(slots=True)
 class Seen:
-    """Seconds to each request's first token, between its others, and of all; tokens."""
+    """Seconds to each request's first token, between its others, and of all; tokens.
+
+    cpu_seconds: of the process that steps the engine, which a busy machine does not stretch.
+    """
 
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 Ask = Callable[[str, int], AsyncIterator[object]]  # an item a token
@@ -71,8 +76,13 @@ async def alone(ask: Ask, tokens: int) -> Seen:
     return seen
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 @asynccontextmanager
-async def http_server(args: argparse.Namespace) -> AsyncIterator[Ask]:
+async def http_server(args: argparse.Namespace) -> AsyncIterator[tuple[Ask, psutil.Process]]:
     options = ["--max-batch-size", str(args.max_batch_size), "--max-seq-len", "1024"]
     options += ["--kept-rows", "0"]  # the runtime beside it keeps none
     options += [] if args.threads is None else ["--threads", str(args.threads)]
@@ -97,7 +107,7 @@ async def http_server(args: argparse.Namespace) -> AsyncIterator[Ask]:
                     yield line
             writer.close()
 
-        yield ask
+        yield ask, psutil.Process(server.pid)
 
 
 async def measure(args: argparse.Namespace) -> int:
@@ -109,7 +119,7 @@ async def measure(args: argparse.Namespace) -> int:
         prefill_chunk=64,
         batch_invariant=True,
     )
-    async with http_server(args) as http, engine.serve(max_queue=64) as server:
+    async with http_server(args) as (http, process), engine.serve(max_queue=64) as server:
 
         async def runtime(prompt: str, tokens: int) -> AsyncIterator[object]:
             config = GenerationConfig(
@@ -118,13 +128,15 @@ async def measure(args: argparse.Namespace) -> int:
             async for event in server.stream(prompt, config):
                 yield event
 
-        asks = {"runtime": runtime, "server": http}
+        asks = {"runtime": (runtime, psutil.Process()), "server": (http, process)}
 
         async def rounds(work: Callable[[Ask], Awaitable[Seen]]) -> dict[str, list[Seen]]:
             found: dict[str, list[Seen]] = {name: [] for name in asks}
             for number in range(args.rounds + 1):  # the first warms up
-                for name, ask in asks.items():
+                for name, (ask, stepping) in asks.items():
+                    before = cpu_seconds(stepping)
                     seen = await work(ask)
+                    seen.cpu_seconds = cpu_seconds(stepping) - before
                     if number:
                         found[name].append(seen)
             return found
@@ -142,6 +154,11 @@ async def measure(args: argparse.Namespace) -> int:
     print(
         f"{args.clients} clients: runtime {speed['runtime']:.1f} tokens/s, "
         f"server {speed['server']:.1f}, x {ratio:.3f}"
+    )
+    cpu = {name: sum(s.cpu_seconds for s in load[name]) / tokens[name] for name in load}
+    print(
+        f"CPU time a token of the process that steps: runtime {1e3 * cpu['runtime']:.2f} ms, "
+        f"server {1e3 * cpu['server']:.2f} ms, x {cpu['server'] / cpu['runtime']:.3f}"
     )
     for name, seen in load.items():
         for what, values in (

@@ -4,6 +4,7 @@ public."""
 import ast
 import html
 import importlib.util
+import inspect
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from scripts.api_reference import Function, Public, module_names, public_names, write
 
+ROOT = Path(__file__).parents[1]
 PUBLIC = list(public_names())
 ERRORS = {"RiverError", "EngineError", "CheckpointError", "MissingDependencyError"}
 # A method that does what a protocol or base says is described there, once.
@@ -109,3 +111,16 @@ def test_every_public_name_stands_in_the_reference(tmp_path: Path):
     assert all(f'href="{"/".join(name.split("."))}.html"' in first for name in module_names()[1:])
     step = html.unescape((tmp_path / "river_trt/backends/base.html").read_text(encoding="utf-8"))
     assert "[rows, seq] int64" in step, "comments of fields are part of the reference"
+
+
+def test_names_of_builders_that_pages_give_say_what_they_are():
+    """The reference is of river_trt; of builders it is these that a reader is sent to."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    found = set(re.findall(r"`builders((?:\.\w+)+)", text))
+    assert {".report.ReportData", ".report.write_report"} <= found
+    for dotted in found:
+        parts = ["builders", *dotted.split(".")[1:]]
+        module = importlib.import_module(".".join(parts[:-1]))
+        thing = getattr(module, parts[-1], None) or importlib.import_module(".".join(parts))
+        assert inspect.getdoc(thing), dotted

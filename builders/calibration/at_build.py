@@ -16,8 +16,9 @@ from torch import Tensor
 import river_trt
 from builders.build import PolicyKind
 from builders.calibration.budget import Budget
+from builders.calibration.draft import promise
 from builders.calibration.first_order import FirstOrder
-from builders.calibration.ladder import Ladder
+from builders.calibration.ladder import Ladder, Mask
 from builders.calibration.paper import PaperSearch
 from builders.calibration.search import within_budget
 from builders.calibration.texts import PIECE_TOKENS, SKIP, Texts
@@ -32,7 +33,7 @@ from builders.source import ModelSource
 from builders.weights import LayerWeights
 from river_trt import engine_dir
 from river_trt.errors import RiverWarning
-from river_trt.manifest import Manifest
+from river_trt.manifest import DraftInfo, Manifest
 from river_trt.progress import Progress
 from river_trt.text import TOKENIZER_FILE, Tokenizer
 
@@ -81,9 +82,12 @@ class Policies:
 
     default: Found
     named: tuple[Found, ...]
+    draft: DraftInfo | None = None  # of lossless mode; None: as it was
 
     def store(self, directory: Path, manifest: Manifest) -> Manifest:
         """In the engine directory of that manifest."""
+        if self.draft is not None:
+            engine_dir.replace_draft(directory, self.draft)
         return engine_dir.replace_policy(
             directory,
             self.default.result.policy,
@@ -137,12 +141,14 @@ class BuildWatch:
         self._first_order = None  # hidden states of a whole model
         subject = self._subject(manifest)
         texts = Texts.read(subject.tokenizer, subject.max_seq_len)
+        draft = None
         if kind == "paper":
             paper = PaperSearch(subject, texts.search, SKIP, progress)
             chosen = within_budget(paper.at, Budget("max-kl", quality), subject.num_layers)
             described = {"": (quality, chosen.policy, chosen.description)}
         else:
             ladder = Ladder(subject, costs, texts.search, texts.kinds, SKIP, progress)
+            draft = draft_policy(ladder.masks, manifest)
             budgets = NAMED if quality in NAMED.values() else {"": quality} | NAMED
             described = {
                 name: (budget, choice.policy, choice.description)
@@ -159,6 +165,7 @@ class BuildWatch:
         return Policies(
             default=next(item for item in found if item.budget == quality),
             named=tuple(item for item in found if item.result.name),
+            draft=draft,
         )
 
     def _fits(self) -> bool:
@@ -198,6 +205,25 @@ class BuildWatch:
             length,
             manifest.policy.to_policy(),
         )
+
+
+def draft_policy(masks: Sequence[Mask], manifest: Manifest) -> DraftInfo | None:
+    """The mask that drafts best, if the share of tokens that agree were accepted; None: none pays.
+
+    Teacher forced: drafts read their own tokens, so what `calibrate --draft` measures is a little
+    less.
+    """
+    promises = []
+    for mask in masks:
+        pinned = tuple((np.flatnonzero(mask.pinned[1:]) + 2).tolist())  # layer 1 needs no pin
+        promises.append(promise(pinned, mask.agreement, manifest))
+    best = max(promises, key=lambda found: found.speedup)
+    if not best.length:
+        return None
+    return DraftInfo(
+        best.pinned,
+        f"at build, on built-in text: {best.acceptance:.1%} of tokens agree, {best.length} a draft",
+    )
 
 
 def held_out(

@@ -17,7 +17,7 @@ from builders.evaluation.text import read_pieces
 from river_trt.config import GenerationConfig
 from river_trt.errors import RiverError
 from river_trt.lossless.length import best_length, step_cost, token_cost
-from river_trt.manifest import DraftInfo
+from river_trt.manifest import DraftInfo, Manifest
 from river_trt.progress import Progress
 
 MOST_PINS = 4  # behind layer 1
@@ -97,7 +97,12 @@ def _measure(
         accepted += int(speculation.accepted.sum())
         tested += int((speculation.accepted + (speculation.accepted < speculation.drafted)).sum())
     share = accepted / max(1, tested)  # nothing is drafted where it cannot pay
+    return promise(pinned, share, engine.manifest)
+
+
+def promise(pinned: tuple[int, ...], acceptance: float, manifest: Manifest) -> DraftResult:
+    """What drafting with these pinned layers is worth, at its best length."""
     layers = 1 + len(set(pinned) - {1})
-    cost = step_cost(engine.manifest.bytes_per_layer, layers, engine.num_layers)
-    best = best_length([share], token_cost(cost), DEFAULTS.max_draft_tokens)
-    return DraftResult(pinned, share, cost, *best)
+    cost = step_cost(manifest.bytes_per_layer, layers, manifest.model.shape.num_layers)
+    best = best_length([acceptance], token_cost(cost), DEFAULTS.max_draft_tokens)
+    return DraftResult(pinned, acceptance, cost, *best)

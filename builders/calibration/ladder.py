@@ -35,6 +35,7 @@ class Mask:
 
     pinned: np.ndarray  # bool [L]
     kl: np.ndarray  # [positions] nats
+    agreement: float  # 0..1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +69,10 @@ class Gated:
 
 
 class Ladder:
-    """Policies of one subject by budget; what they share is measured when it is made."""
+    """Policies of one subject by budget; what they share is measured when it is made.
+
+    Attribute masks: static masks of growing size, measured.
+    """
 
     def __init__(
         self,
@@ -86,15 +90,19 @@ class Ladder:
         counts = sorted({1, 2, *(max(1, round(share * num_layers)) for share in MASK_SHARES)})
         pins = [most_sensitive(layer_costs, count) for count in counts if count < num_layers]
         scores = self._score(pieces, [pinned_only(mask) for mask in pins], "static masks")
-        self._masks = [
-            Mask(mask, np.concatenate([piece.kl for piece in found]))
+        self.masks = [
+            Mask(
+                mask,
+                np.concatenate([piece.kl for piece in found]),
+                mean(found, lambda piece: piece.agreed),
+            )
             for mask, found in zip(pins, scores, strict=True)
         ]
         self.layer_costs = layer_costs
         lengths = [len(piece.kl) for piece in scores[0]]
         folds = np.concatenate([np.full(n, i % 2) for i, n in enumerate(lengths)])
         # Which tokens are dear hardly depends on the pins: one mask's costs are enough to fit to.
-        self._gates = cross_gates(inputs, self._masks[len(self._masks) // 3].kl, folds)
+        self._gates = cross_gates(inputs, self.masks[len(self.masks) // 3].kl, folds)
         self._folds = folds
 
     def within(self, budgets: Sequence[float]) -> list[Choice]:
@@ -128,10 +136,8 @@ class Ladder:
 
     def _static(self, budget: float) -> Choice:
         """Of masks that were not measured the KL is interpolated."""
-        counts = np.array(
-            [int(mask.pinned.sum()) for mask in self._masks] + [len(self.layer_costs)]
-        )
-        kl = np.array([float(mask.kl.mean()) for mask in self._masks] + [0.0])
+        counts = np.array([int(mask.pinned.sum()) for mask in self.masks] + [len(self.layer_costs)])
+        kl = np.array([float(mask.kl.mean()) for mask in self.masks] + [0.0])
         wanted = np.arange(1, len(self.layer_costs) + 1)
         expected = np.interp(wanted, counts, kl)
         enough = wanted[expected <= budget]
@@ -145,7 +151,7 @@ class Ladder:
         """The fewest layers that promise the budget."""
         found = [
             gated
-            for mask in self._masks
+            for mask in self.masks
             for gate in self._gates
             if (gated := gated_within(budget, mask, gate)) is not None
         ]

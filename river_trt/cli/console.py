@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as ProgressBars
+from rich.table import Column
 
 from river_trt.progress import Progress
 
@@ -53,13 +54,14 @@ def print_json(value: Any) -> None:
 def show_progress() -> Iterator[Progress]:
     """A bar a stage on stderr; where that is no terminal, a line a stage."""
     console = stderr_console()
+    whole = Column(no_wrap=True)  # in a narrow terminal the stage folds, and no figure is lost
     bars = ProgressBars(
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
         BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        MofNCompleteColumn(table_column=whole),
+        TimeElapsedColumn(table_column=whole),
+        TextColumn("left", table_column=whole),
+        TimeRemainingColumn(table_column=whole),
         console=console,
         disable=not console.is_terminal,
     )

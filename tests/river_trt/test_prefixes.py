@@ -169,6 +169,16 @@ def test_a_cancelled_request_is_kept_and_a_failed_one_is_not(make, monkeypatch):
     assert run(scheduler, (other, FULL))[0].reused_tokens == 0
 
 
+def test_a_prompt_that_was_cancelled_halfway_is_kept_as_far_as_it_was_read(make):
+    scheduler = make().scheduler()
+    request = scheduler.submit(LONG, FULL)
+    scheduler.step()
+    scheduler.step()  # two chunks of 16
+    scheduler.cancel(request)
+    scheduler.step()
+    assert run(scheduler, (LONG, FULL))[0].reused_tokens == 32
+
+
 @pytest.mark.parametrize("change", [{"prefill": "sequence"}, {"prompt_logprobs": 0}])
 def test_requests_that_need_their_own_prefill_have_it(make, change):
     scheduler = make(prefill_chunk=64).scheduler()

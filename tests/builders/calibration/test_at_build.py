@@ -103,6 +103,13 @@ def test_the_engine_has_named_policies_with_their_figures(built, engine):
         engine.generate([ids], GenerationConfig(policy="swift"))
 
 
+def test_drafts_have_the_mask_that_promises_most(built):
+    draft = load(built[0], max_batch_size=1).manifest.draft
+    assert draft.calibration is not None
+    assert draft.calibration.startswith("at build, on built-in text: ")
+    assert 1 not in draft.pinned and len(draft.pinned) < LAYERS - 1
+
+
 def test_budgets_are_kept_on_the_text_of_the_search_and_cost_layers(engine):
     subject = EngineSubject(engine)
     read = Texts.read(subject.tokenizer, TOKENS)

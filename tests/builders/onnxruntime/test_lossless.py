@@ -81,11 +81,11 @@ def test_cache_is_that_of_full_depth_after_any_pattern(engine, monkeypatch, seed
     found = {}
     remove = CacheRows.remove
 
-    def read_and_remove(rows, row):
+    def read_and_remove(rows, row, **options):
         (group,) = rows.groups
         place = group.first + group.places.index(row)
         found[row.index] = engine.stepper.session.read_row(place, row.past_length)
-        remove(rows, row)
+        remove(rows, row, **options)
 
     monkeypatch.setattr(decoding, "_extend", extend)
     monkeypatch.setattr(CacheRows, "remove", read_and_remove)

@@ -124,8 +124,9 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
         batch_invariant: bool = False,
         vocab: int = VOCAB,
         on_device: bool = False,
+        kept_rows: int = 0,
     ) -> Engine:
-        spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size
+        spare_rows = cache_rows(max_batch_size, batch_invariant) - max_batch_size + kept_rows
         options = SessionOptions(max_batch_size, max_seq_len, spare_rows=spare_rows)
         manifest = manifest_of(vocab == VOCAB, files={"model.onnx": FileInfo(0, "")})
         if vocab != VOCAB:
@@ -143,7 +144,7 @@ def make_lossless_engine(monkeypatch) -> Callable[..., Engine]:
         kind = ChoosingDraftSession if on_device else DraftSession
         session = kind(options, logits, vocab)
         policy = ExitPolicy.uniform(LAYERS, 1.0)
-        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant)
+        stepper = Stepper(session, manifest, options, prefill_chunk, batch_invariant, kept_rows)
         engine = Engine(manifest, policy, tokenizer, stepper, options)
         engine.gap_acceptance.spread = 1e-3  # what the river gets wrong here has no narrow lead
         return engine

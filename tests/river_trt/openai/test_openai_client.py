@@ -1,9 +1,11 @@
 """The openai client against a running server: what it gets is what the engine generates."""
 
 import json
+from typing import Literal
 
 import openai
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from river_trt import GenerationConfig
 from tests.river_trt.conftest import LAYERS
@@ -383,3 +385,21 @@ def test_lm_eval_is_told_the_tokenizer(served):
     info = served.client.get("/../tokenizer_info", cast_to=object)
     assert (info["bos_token"], info["eos_token"]) == ("<s>", "</s>")
     assert "{% for m in messages %}" in info["chat_template"]
+
+
+class Sky(BaseModel):
+    """What the client makes a schema of, and reads the answer by."""
+
+    model_config = ConfigDict(extra="forbid")
+    is_blue: bool
+    clouds: Literal["none", "few", "many"]
+
+
+def test_the_client_parses_what_it_asked_for(served):
+    ask = {"model": "tiny", "messages": MESSAGES, "max_tokens": 60, "temperature": 1.0}
+    answer = served.client.chat.completions.parse(**ask, response_format=Sky)
+    assert answer.choices[0].message.parsed.clouds in ("none", "few", "many")
+    with served.client.chat.completions.stream(**ask, response_format=Sky) as stream:
+        kinds = {event.type for event in stream}
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Sky)
+    assert "content.delta" in kinds and "content.done" in kinds
