@@ -176,3 +176,10 @@ def test_a_calibrated_policy_comes_with_the_checkpoint(directed, results, reques
 )
 def test_bad_input_is_one_sentence(results, name, sentence):
     assert sentence in results[name]["error"]
+
+
+def test_without_operators_and_a_compiler_it_says_what_to_do(served, tmp_path):
+    case = {"name": "bare", "model": str(served.river), "batches": []}
+    bare = {"PATH": str(tmp_path), "CXX": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    found = run_driver(tmp_path, [case], **bare)["bare"]
+    assert "need a C++ compiler and none was found: install one" in found["error"]

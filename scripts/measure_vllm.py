@@ -1,0 +1,119 @@
+"""Speed on this CPU: vLLM with the plain model, vLLM with the River model, and our own runtime.
+
+    python scripts/measure_vllm.py --river CHECKPOINT --plain MODEL --engine ENGINE [--rounds 3]
+
+Needs .venv-vllm (scripts/setup_vllm.sh). MODEL is the Hugging Face directory that the checkpoint
+and the engine were made of. One stream, greedy; the arms take turns in each round, each a process of
+its own that stays loaded; medians of decode tokens/s, and ratios to the plain model in vLLM.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+WORKER = ROOT / "scripts" / "vllm_worker.py"
+PROMPT = list(range(300, 364))
+NEW_TOKENS = 64
+
+
+class Arm:
+    """A worker that measures once for each line that it is given."""
+
+    def __init__(self, name: str, python: Path, spec: dict[str, Any], threads: int) -> None:
+        self.name = name
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": str(threads),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+        }
+        self._process = subprocess.Popen(
+            [python, WORKER, json.dumps(spec)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()  # loaded and warm
+
+    def measure(self) -> dict[str, float]:
+        """Seconds of a prompt and of the tokens after it, and mean backbone layers."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("again\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("measured "):
+                found: dict[str, float] = json.loads(line.removeprefix("measured "))
+                return found
+        raise SystemExit(f"{self.name}: the worker ended")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--river", type=Path, required=True)
+    parser.add_argument("--plain", type=Path, required=True)
+    parser.add_argument("--engine", type=Path, required=True)
+    parser.add_argument("--pinned", default="30", help="of the shallow arms (default: 30)")
+    parser.add_argument("--tau", type=float, default=0.97, help="of the shallow arms")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(argv)
+    vllm, ours = ROOT / ".venv-vllm/bin/python", Path(sys.executable)
+    pinned = [int(layer) for layer in args.pinned.split(",")]
+    shallow = {"river_tau": args.tau, "river_pinned": pinned}
+    common = {"prompt": PROMPT, "new_tokens": NEW_TOKENS}
+    arms = [
+        Arm("vLLM, plain", vllm, common | {"vllm": str(args.plain)}, args.threads),
+        Arm("vLLM, plain, compiled", vllm, common | {"vllm": str(args.plain), "compile": True},
+            args.threads),
+        Arm("vLLM, River, full depth", vllm,
+            common | {"vllm": str(args.river), "extra": {"river_tau": "inf"}}, args.threads),
+        Arm("vLLM, River", vllm, common | {"vllm": str(args.river), "extra": shallow},
+            args.threads),
+        Arm("vLLM, River, compiled", vllm,
+            common | {"vllm": str(args.river), "extra": shallow, "compile": True}, args.threads),
+        Arm("our runtime, full depth", ours,
+            common | {"engine": str(args.engine), "tau": "inf", "pinned": []}, args.threads),
+        Arm("our runtime, River", ours,
+            common | {"engine": str(args.engine), "tau": args.tau, "pinned": pinned},
+            args.threads),
+    ]  # fmt: skip
+    found: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
+    for _ in range(args.rounds):
+        for arm in arms:
+            found[arm.name].append(arm.measure())
+    for arm in arms:
+        arm.close()
+    base = None
+    print(f"{'':26}  tokens/s   ratio  first token  layers")
+    for name, rounds in found.items():
+        speed = statistics.median((NEW_TOKENS - 1) / r["decode"] for r in rounds)
+        first = statistics.median(r["first"] for r in rounds)
+        base = base or speed
+        layers = rounds[0]["layers"]
+        print(
+            f"{name:26}  {speed:8.1f}  {speed / base:5.2f}x  {first * 1e3:8.0f} ms  {layers:6.1f}"
+        )
+    print(time.strftime("%Y-%m-%d"), f"{args.threads} threads, {args.rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()
