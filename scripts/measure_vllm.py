@@ -3,8 +3,8 @@
     python scripts/measure_vllm.py --river CHECKPOINT --plain MODEL --engine ENGINE [--rounds 3]
 
 Needs .venv-vllm (scripts/setup_vllm.sh). MODEL is the Hugging Face directory that the checkpoint
-and the engine were made of. One stream, greedy; the arms take turns in each round, each a process of
-its own that stays loaded; medians of decode tokens/s, and ratios to the plain model in vLLM.
+and the engine were made of. One stream, greedy; the arms take turns in each round, each a process
+of its own that stays loaded; medians of decode tokens/s, and ratios to the plain model in vLLM.
 """
 
 import argparse
