@@ -30,6 +30,9 @@ BACKENDS = {
     "tensorrt-llm-checkpoint": Backend(  # of `river-trt convert`
         "builders.tensorrt_llm.convert", _LLM_OPTIONS
     ),
+    "river-checkpoint": Backend(  # of `river-trt convert --format vllm`
+        "builders.vllm.convert", "builders.vllm.options:RiverCheckpointOptions"
+    ),
 }
 
 

@@ -3,9 +3,10 @@
 usage: python -m scripts.api_reference FOLDER
 
 Public is every class and function of a module of river_trt whose name has no underscore in front,
-and the methods of such a class. The command line is left out: `river-trt COMMAND --help` is its
-reference. Shapes stand in comments behind arguments and fields in the source; here they become a
-list under the docstring.
+and the methods of such a class. Left out are the command line, whose reference is
+`river-trt COMMAND --help`, and river_trt.vllm, which vLLM alone calls and which is imported under
+it. Shapes stand in comments behind arguments and fields in the source; here they become a list
+under the docstring.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "river_trt"
-LEFT_OUT = ("cli", "__main__")
+LEFT_OUT = ("cli", "__main__", "vllm")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

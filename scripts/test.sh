@@ -5,6 +5,7 @@ source "$(dirname "$0")/setup.sh"
 setup_venv test
 ./scripts/setup_triton.sh
 ./scripts/setup_tensorrt_bindings.sh
+./scripts/setup_vllm.sh
 
 .venv/bin/ruff check .
 ./scripts/format.sh --check

@@ -31,7 +31,7 @@ PROGRAMS = re.compile(
 NOT_RUN = {
     r"(python -m )?pip |python -m hatchling|twine |auditwheel |RIVER_TRT_PREBUILT=": "test_wheel",
     r"(\./)?scripts/\w+\.sh|\.venv/bin/python -m pytest|RIVER_TRT_FUZZ=": "sets up, or tests",
-    r"docker |mpirun |trtllm-build |aiperf |echo ": "another project's program",
+    r"docker |mpirun |trtllm-build |aiperf |echo |vllm |lm-eval ": "another project's program",
     r"curl |river-trt (triton )?serve ": "a server; tests/river_trt has its own",
     r"river-trt plugin build": "needs nvcc; tests/river_trt/plugin",
     r"river-trt build .*--backend (tensorrt-rtx|tensorrt-llm|aotinductor)": "tests/builders",

@@ -9,7 +9,6 @@ from builders.aotinductor.cpu import HEAD_BITS as CPU_HEAD_BITS
 from builders.aotinductor.cpu import CpuDevice
 from builders.aotinductor.cuda import HEAD_BITS as CUDA_HEAD_BITS
 from builders.aotinductor.cuda import CudaDevice
-from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.options import AOTInductorOptions
 from builders.aotinductor.package import compile_package
 from builders.aotinductor.program import Device, rewrite
@@ -22,6 +21,7 @@ from builders.river_bank import river_format, stream_layers
 from builders.tracing import trace
 from builders.weights import SharedWeights
 from river_trt.backends.aotinductor.checks import X86_LEVEL, compute_capability
+from river_trt.backends.torch.fakes import register_fakes
 from river_trt.backends.torch.opening import PROGRAM_FILE
 from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.schemas import declare_operators

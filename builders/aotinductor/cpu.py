@@ -15,16 +15,11 @@ from torch import Tensor, fx
 from builders.aotinductor.program import LinearNode, Shape, Weights
 from builders.job import Banks
 from builders.layouts.modules import BackboneFormat
-from builders.layouts.panels import (
-    PANEL,
-    num_panels,
-    panel_head_tensors,
-    panel_layer_tensors,
-    panel_rows,
-)
+from builders.layouts.panels import panel_head_tensors, panel_layer_tensors
 from builders.quantisers.integer import quantise_integer
 from builders.river_bank import LayerBanks
 from builders.weights import SharedWeights
+from river_trt.weight_panels import PANEL, num_panels, panel_rows
 
 HEAD_BITS = (4, 8, 32)
 

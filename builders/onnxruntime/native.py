@@ -15,7 +15,6 @@ from builders.graph.fusions import pack_qkv
 from builders.graph.linear import Linear, is_linear
 from builders.graph.program import Operation, read_program
 from builders.graph.regions import LayerRegions, find_regions
-from builders.layouts.panels import PANEL, num_panels
 from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
 from builders.onnxruntime.lowering import LoweringOptions, RuntimeLowering
@@ -23,6 +22,7 @@ from river_trt.errors import CheckpointError
 from river_trt.manifest import Kernels
 from river_trt.native_library import ABI_VERSION, BLOCKS, DOMAIN
 from river_trt.spec import cache_names
+from river_trt.weight_panels import PANEL, num_panels
 
 BEFORE = ("RMSNormalization", "Linear")
 AFTER = (

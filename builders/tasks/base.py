@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from builders.evaluation.intervals import Estimate, bootstrap_mean
-from river_trt.results import GenerationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,3 @@ def share_of(
 ) -> Estimate:
     values = np.array(correct, np.float64)
     return bootstrap_mean(values, np.ones(len(values)), seed)
-
-
-def mean_layers(results: list[GenerationResult]) -> float | None:
-    """Mean backbone layers of the decoded tokens; the first of each comes from its prefill."""
-    depths = np.concatenate([result.backbone_layers[1:] for result in results])
-    return float(depths.mean()) if len(depths) else None

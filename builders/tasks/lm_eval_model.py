@@ -36,7 +36,7 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         assert engine.tokenizer is not None
         self.engine, self.config, self.report = engine, config, report
         self.river_tokenizer = engine.tokenizer
-        self.policy = resolve_policy(config, engine.policy, engine.num_layers)
+        self.policy = resolve_policy(config, engine.policy_of(config), engine.num_layers)
         self.depths: list[np.ndarray] = []  # backbone layers of every token that ran by the policy
 
     @property
@@ -159,6 +159,7 @@ class RiverLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             max_new_tokens=int(lengths[0]) if lengths else DEFAULT_NEW_TOKENS,
             stop=[text for text in stop if text and text != eos_text],
             seed=0,
+            policy=self.config.policy,
             tau=self.config.tau,
             pinned=self.config.pinned,
             **sampling,

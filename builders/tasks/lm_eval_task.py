@@ -35,7 +35,7 @@ def evaluate_lm_eval(
     for arm in arms:
         stage = f"{run.task}, {arm.name}"
         progress(stage, 0, 0)
-        config = GenerationConfig(tau=arm.tau, pinned=arm.pinned)
+        config = GenerationConfig(policy=arm.policy, tau=arm.tau, pinned=arm.pinned)
         model = RiverLM(engine, config, partial(progress, stage))
         found = _simple_evaluate(model, name, run, manager)
         scores += _scores(found, arm.name, model)

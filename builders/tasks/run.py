@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from builders.tasks import gsm8k, humaneval
-from builders.tasks.base import TaskScore, mean_layers, share_of
+from builders.tasks.answers import Answer, Answers
+from builders.tasks.base import TaskScore, share_of
 from builders.tasks.sandbox import require_isolation
+from river_trt.benchmark.result import engine_digest
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.engine import Engine
+from river_trt.engine_dir import sha256
 from river_trt.errors import RiverError
+from river_trt.manifest import EXACT
 from river_trt.progress import Progress
 from river_trt.prompts import Prompt
 
@@ -57,11 +61,12 @@ TASKS = (*GENERATED, f"{LM_EVAL}NAME")
 
 @dataclass(frozen=True, slots=True)
 class TaskPolicy:
-    """A policy under the name that the table prints; tau and pinned as in GenerationConfig."""
+    """A policy under the name that the table prints; the rest as in GenerationConfig."""
 
     name: str
-    tau: Tau | None
-    pinned: Sequence[int] | None
+    tau: Tau | None = None
+    pinned: Sequence[int] | None = None
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,15 @@ class TaskRun:
     allow_code: bool = False
     unsafe_execution: bool = False  # run code even where it cannot be isolated
     seed: int = 0
+    resume: Path | None = None  # where answers are kept, and taken from
 
     def check(self) -> None:
         """RiverError for what is wrong, before an engine is loaded."""
         if self.task.startswith(LM_EVAL):
             if self.data is not None:
                 raise RiverError("an lm-eval task brings its own data; leave --data out")
+            if self.resume is not None:
+                raise RiverError(f"--resume is for {', '.join(GENERATED)}")
             if self.task_path is not None and not self.task_path.is_dir():
                 raise RiverError(f"{self.task_path} is not a directory of task definitions")
             return
@@ -102,7 +110,8 @@ class TaskRun:
                 require_isolation()
         GENERATED[self.task].read(self.data)
 
-    def arms(self) -> list[TaskPolicy]:
+    def arms(self, engine: Engine) -> list[TaskPolicy]:
+        """Backbone, all river, the engine's policy, its other named ones, each tau."""
         taus = [
             TaskPolicy(
                 f"tau {tau:g}" if isinstance(tau, float) else "tau a layer", tau, self.pinned
@@ -112,20 +121,38 @@ class TaskRun:
         ends = [
             TaskPolicy("backbone", np.inf, ()),
             TaskPolicy("all river", -np.inf, ()),
-            TaskPolicy("River", None, None),
+            TaskPolicy("River"),
         ]
-        return [*ends, *taus]
+        named = [
+            TaskPolicy(name, policy=name)
+            for name, policy in engine.policies.items()
+            if name != EXACT and not policy.same_as(engine.policy)
+        ]
+        return [*ends, *named, *taus]
+
+    def identity(self, engine: Engine) -> dict[str, Any]:
+        """What an answer depends on, as JSON; not how many questions are asked."""
+        assert self.data is not None
+        return {
+            "task": self.task,
+            "data": sha256(self.data),
+            "engine": engine_digest(engine),
+            "chat": self.chat,
+            "max_new_tokens": self.max_new_tokens,
+            "pinned": None if self.pinned is None else list(self.pinned),
+            "taus": [repr(tau) for tau in self.taus],
+        }
 
 
 def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[TaskScore]:
-    """Scores of backbone, all river, the engine's policy and each tau, greedy.
+    """Scores of backbone, all river, the engine's policies and each tau, greedy.
 
     Raises RiverError for bad input; ImportError where lm-eval is asked for and not installed.
     """
-    arms = run.arms()
+    arms = run.arms(engine)
     for arm in arms:  # all are checked before the first one runs
-        config = GenerationConfig(tau=arm.tau, pinned=arm.pinned)
-        resolve_policy(config, engine.policy, engine.num_layers)
+        config = GenerationConfig(policy=arm.policy, tau=arm.tau, pinned=arm.pinned)
+        resolve_policy(config, engine.policy_of(config), engine.num_layers)
     if engine.tokenizer is None:
         raise RiverError("the engine has no tokenizer, so it cannot read a question")
     if run.task.startswith(LM_EVAL):
@@ -136,6 +163,7 @@ def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[Task
     kind = GENERATED[run.task]
     safety = {"unsafe": run.unsafe_execution} if kind.runs_code else {}
     questions = kind.read(run.data)[: run.limit]
+    answers = Answers.open(run.resume, run.identity(engine))
     scores = []
     for arm in arms:
         config = GenerationConfig(
@@ -143,26 +171,38 @@ def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[Task
             stop=() if run.chat else kind.stop,
             temperature=0.0,
             repetition_penalty=1.0,
+            policy=arm.policy,
             tau=arm.tau,
             pinned=arm.pinned,
         )
-        correct, results = [], []
+        found = []
         progress(f"{run.task}, {arm.name}", 0, len(questions))
-        for done, question in enumerate(questions, 1):
-            prompt = kind.ask(engine, question, run.chat)
-            (result,) = engine.generate([prompt], config)
-            correct.append(kind.is_correct(question, result.text or "", run.chat, **safety))
-            results.append(result)
-            progress(f"{run.task}, {arm.name}", done, len(questions))
+        for number, question in enumerate(questions, 1):
+            answer = answers.get(arm.name, number)
+            if answer is None:
+                prompt = kind.ask(engine, question, run.chat)
+                (result,) = engine.generate([prompt], config)
+                answer = Answer(
+                    kind.is_correct(question, result.text or "", run.chat, **safety),
+                    len(result.token_ids),
+                    len(result.backbone_layers) - 1,
+                    int(result.backbone_layers[1:].sum()),
+                )
+                answers.add(arm.name, number, answer)
+            found.append(answer)
+            progress(f"{run.task}, {arm.name}", number, len(questions))
+        decoded = sum(answer.decoded for answer in found)
         scores.append(
             TaskScore(
                 task=run.task,
                 policy=arm.name,
                 metric=kind.metric,
-                score=share_of(correct, run.seed),
+                score=share_of([answer.correct for answer in found], run.seed),
                 questions=len(questions),
-                tokens=sum(len(result.token_ids) for result in results),
-                backbone_layers=mean_layers(results),
+                tokens=sum(answer.tokens for answer in found),
+                backbone_layers=sum(answer.layers for answer in found) / decoded
+                if decoded
+                else None,
             )
         )
     return scores

@@ -14,6 +14,7 @@ from torch import Tensor
 from builders.job import BuildJob
 from builders.layouts.byte_counts import byte_counts
 from builders.river_bank import river_format, stream_layers
+from builders.safetensors_file import SafetensorsFile, num_bytes
 from builders.tensorrt_llm.options import TensorRTLLMOptions
 from builders.tensorrt_llm.parameters import (
     EMBEDDING,
@@ -25,7 +26,6 @@ from builders.tensorrt_llm.parameters import (
     rank_parameters,
 )
 from builders.tensorrt_llm.pretrained_config import pretrained_config
-from builders.tensorrt_llm.rank_file import RankFile, num_bytes
 from builders.tensorrt_llm.rank_tensors import fold_rotary_factor, rank_layer, take
 from builders.tensorrt_llm.sharding import Sharding, shard
 from builders.weights import SharedWeights
@@ -61,7 +61,7 @@ def build_engine(job: BuildJob) -> Manifest:
     )
     with ExitStack() as stack:
         files = [
-            stack.enter_context(RankFile(directory / rank_file_name(rank), parameters))
+            stack.enter_context(SafetensorsFile(directory / rank_file_name(rank), parameters))
             for rank in range(sharding.ranks)
         ]
         for rank, file in enumerate(files):

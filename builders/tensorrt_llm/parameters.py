@@ -4,10 +4,9 @@ transformer.layers.1.attention.qkv.{weight, qweight, scales, ...}   one linear, 
 A name is the module's path in model.py. The first layer has no river: nothing has exited before it.
 """
 
-from dataclasses import dataclass
-
 from builders.decoder import RiverFormat
 from builders.families import ModelConfig
+from builders.safetensors_file import Parameter
 from builders.tensorrt_llm.sharding import Sharding
 
 # Module paths below transformer.layers.N, by the names of LayerWeights.
@@ -25,12 +24,6 @@ FINAL_NORM = "transformer.ln_f.weight"
 LM_HEAD = "lm_head.weight"
 POLICY = "transformer.exit_policy"
 LAYERS = "transformer.layers."
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    dtype: str  # float16, bfloat16, float32 or int32
-    shape: tuple[int, ...]
 
 
 def layer_prefix(layer: int) -> str:

@@ -141,7 +141,8 @@ class BenchResult:
 def engine_digest(engine: Engine) -> str:
     """Of all files and the policy: what an engine's figures belong to."""
     manifest = engine.manifest
-    identity = (sorted((n, f.sha256) for n, f in manifest.files.items()), manifest.policy)
+    files = sorted((name, info.sha256) for name, info in manifest.files.items())
+    identity = (files, manifest.policy, *manifest.policies)
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
 

@@ -16,14 +16,17 @@ from river_trt.manifest import Manifest
 from river_trt.progress import Progress
 
 EXAMPLES = """\
+  river-trt convert --format vllm --model demo --out checkpoint/ && vllm serve checkpoint/
   river-trt convert --format tensorrt-llm --model demo --out checkpoint/
   river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --tp 2
   river-trt convert --format tensorrt-llm --model ./llama --out checkpoint/ --policy policy.json
 
-The engine is built from it where TensorRT-LLM and a GPU are, by `river-trt build --backend
-tensorrt-llm --model checkpoint/` or trtllm-build. Converting needs the extra `build`.
+vLLM serves its checkpoint as it is, over any number of GPUs. An engine for TensorRT-LLM is built
+where that and a GPU are, by `river-trt build --backend tensorrt-llm --model checkpoint/` or
+trtllm-build. Converting needs the extra `build`.
 """
-FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint"}  # --format: the builders' name
+# --format: the builders' name
+FORMATS = {"tensorrt-llm": "tensorrt-llm-checkpoint", "vllm": "river-checkpoint"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
-    policy = parser.add_argument_group("exit policy, a constant of the engine")
+    policy = parser.add_argument_group("exit policy, a constant of the engine (vLLM: its default)")
     policy.add_argument("--tau", type=float, metavar="X", help="exit threshold of all layers")
     policy.add_argument(
         "--pinned",
@@ -66,13 +69,14 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     size = sum(info.size for info in manifest.files.values())
     ranks = sum(name.startswith("rank") for name in manifest.files)
+    spread = [("ranks", str(ranks))] if ranks else []
     river, precision = manifest.river, manifest.precision
     stdout_console().print(
         facts_table(
             [
                 ("checkpoint", f"{args.out}, {format_bytes(size)}, in {seconds:.0f} s"),
                 ("model", f"{manifest.model.name}, {manifest.model.shape.num_layers} layers"),
-                ("ranks", str(ranks)),
+                *spread,
                 (
                     "banks",
                     f"backbone {precision.backbone}, river {river.bits} bits ({river.quantiser}, "

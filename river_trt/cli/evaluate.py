@@ -33,6 +33,7 @@ TASKS = ("gsm8k", "humaneval", "lm-eval:NAME")
 TASK_OPTIONS = (
     *("data", "chat", "limit", "max_new_tokens", "task_path", "allow_code"),
     "unsafe_execution",
+    "resume",
     "max_seq_len",  # with --text, the pieces say it
 )
 
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--limit", type=int, metavar="N", help="the first N questions only")
     task.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="of an answer (default: the task's)"
+    )
+    task.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="keep every answer here as it comes, and ask no question again that has one",
     )
     task.add_argument(
         "--task-path", type=Path, metavar="DIR", help="more lm-eval task definitions (YAML)"
@@ -173,6 +180,7 @@ def _evaluate_task(args: argparse.Namespace) -> int:
         task_path=args.task_path,
         allow_code=args.allow_code,
         unsafe_execution=args.unsafe_execution,
+        resume=args.resume,
         seed=args.seed,
     )
     run.check()

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from builders.aotinductor.cpu import CpuDevice
-from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.program import DeviceProgram, rewrite
 from builders.quantisers import make_quantiser
 from builders.river_bank import river_format
@@ -18,6 +17,7 @@ from builders.source import ModelSource
 from builders.tracing import trace
 from river_trt.backends.aotinductor.checks import check_engine
 from river_trt.backends.base import SessionOptions
+from river_trt.backends.torch.fakes import register_fakes
 from river_trt.backends.torch.graphs import Outputs
 from river_trt.backends.torch.operators import load_operators
 from river_trt.backends.torch.session import WEIGHTS_FILE, TorchSession

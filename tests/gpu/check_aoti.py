@@ -17,7 +17,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from builders.aotinductor.fakes import register_fakes
+from river_trt.backends.torch.fakes import register_fakes
 from tests.gpu.decode_bench import host_record, load_record
 from tests.gpu.decode_stack import NORM_EPS, Shape, Stack
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from builders.dialect import dequantise
-from builders.layouts.panels import panel_rows, quantised_panels
 from river_trt.backends.torch.operators import load_operators
+from river_trt.weight_panels import panel_rows, quantised_panels
 
 N, K, GROUP = 40, 72, 32  # neither fills its panels nor its last group
 GROUPS = -(-K // GROUP)

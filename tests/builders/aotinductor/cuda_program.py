@@ -13,7 +13,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from builders.aotinductor.cuda import CudaDevice
-from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.program import rewrite
 from builders.position_tables import position_tables
 from builders.quantisers import make_quantiser
@@ -22,6 +21,7 @@ from builders.river_bank import load_decoder, river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import trace
 from river_trt.backends.base import SessionOptions, Step
+from river_trt.backends.torch.fakes import register_fakes
 from river_trt.backends.torch.graphs import Outputs, Recording
 from river_trt.backends.torch.session import TorchSession
 from river_trt.spec import ExitPolicy, ModelShape

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from builders.aotinductor.cpu import CpuDevice
-from builders.aotinductor.fakes import register_fakes
 from builders.aotinductor.program import rewrite
 from builders.position_tables import position_tables
 from builders.quantisers import make_quantiser
@@ -18,6 +17,7 @@ from builders.river_bank import load_decoder, river_format, stream_layers
 from builders.source import ModelSource
 from builders.tracing import trace
 from river_trt.backends.base import SessionOptions, Step
+from river_trt.backends.torch.fakes import register_fakes
 from river_trt.backends.torch.operators import load_operators
 from river_trt.backends.torch.session import TorchSession
 from river_trt.spec import ExitPolicy, ModelShape

@@ -1,22 +1,36 @@
-"""One rank's safetensors file, written tensor by tensor: a model need not fit in memory."""
+"""A safetensors file that is written tensor by tensor: a model need not fit in memory."""
 
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
 from builders.narrowing import narrow
-from builders.tensorrt_llm.parameters import Parameter
 
 # Names in a safetensors header.
-FORMAT_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "int32": "I32"}
+FORMAT_NAMES = {
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "int32": "I32",
+    "uint8": "U8",
+}
 HEADER_ALIGNMENT = 8
 
 
-class RankFile:
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One tensor of the file."""
+
+    dtype: str  # one of FORMAT_NAMES
+    shape: tuple[int, ...]
+
+
+class SafetensorsFile:
     """Lays out all parameters at once; `write` fills one. Close it with every one filled."""
 
     def __init__(self, path: Path, parameters: Mapping[str, Parameter]) -> None:
@@ -54,7 +68,7 @@ class RankFile:
             self._file.write(stored.view(torch.uint8).numpy().data)
             self._missing.remove(name)
 
-    def __enter__(self) -> "RankFile":
+    def __enter__(self) -> "SafetensorsFile":
         return self
 
     def __exit__(

@@ -1,0 +1,1 @@
+"""River checkpoints, which vLLM serves through river_trt.vllm."""
