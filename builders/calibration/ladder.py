@@ -25,8 +25,7 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
 
 MASK_SHARES = (0.15, 0.3, 0.5)  # of the layers, in the static masks that are measured
-# A budget is kept on new text of as many pieces, nine times of ten: normal, both texts vary.
-MARGIN_DEVIATIONS = 1.28 * np.sqrt(2)
+NINE_OF_TEN = 1.28  # standard deviations, of one side of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,12 +181,18 @@ def margin(
     kl: np.ndarray,  # [pieces] nats: mean of each piece
     kinds: Sequence[str],  # of the pieces
 ) -> float:
-    """What a budget is divided by, from how much the KL of pieces of one kind varies: >= 1."""
+    """What a budget is divided by so that new text keeps to it nine times of ten: >= 1.
+
+    From how much the KL of pieces of one kind varies.
+    """
     names = np.array(kinds)
     within = [kl[names == kind] - kl[names == kind].mean() for kind in set(kinds)]
     freedom = max(1, len(kl) - len(within))
     deviation = np.sqrt(np.square(np.concatenate(within)).sum() / freedom / len(kl))
-    return float(1 + MARGIN_DEVIATIONS * deviation / max(kl.mean(), 1e-9))
+    # Student's t, to the first order: the deviation is itself known from few pieces.
+    quantile = NINE_OF_TEN + (NINE_OF_TEN**3 + NINE_OF_TEN) / (4 * freedom)
+    # Of new text of as many pieces: both texts vary.
+    return float(1 + np.sqrt(2) * quantile * deviation / max(kl.mean(), 1e-9))
 
 
 def cross_gates(

@@ -1,5 +1,7 @@
 """An engine's named policies side by side, for `inspect` and `build`."""
 
+import math
+
 from rich.table import Table
 
 from river_trt.cli.console import format_bytes, format_layers
@@ -28,9 +30,16 @@ def policies_table(manifest: Manifest) -> Table:
             f"{named.backbone_layers:.1f}",
             format_bytes(read),
             f"{full / read:.1f}x",
-            f"{named.policy.gate} gate, pinned {format_layers(named.policy.pinned)}",
+            f"{_gate(named.policy)}, pinned {format_layers(named.policy.pinned)}",
         )
     return table
+
+
+def _gate(policy: PolicyInfo) -> str:
+    """Where every token leaves after layer 1, or none at all, no gate has anything to decide."""
+    if policy.tau[0] == -math.inf or set(policy.tau) == {math.inf}:
+        return "no gate"
+    return f"{policy.gate} gate"
 
 
 def _same(one: PolicyInfo, other: PolicyInfo) -> bool:

@@ -1,5 +1,6 @@
 """A build finds a policy, keeps to its budget, and says what it costs on other text."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def engine(built) -> Engine:
 
 def test_a_build_calibrates_and_says_what_it_found(built):
     out, (forecast, *stages) = built
-    assert forecast.startswith("takes about 1 s here: quantising 1 s, calibrating 1 s (--no-cal")
+    assert re.match(r"takes about .* here: quantising .*, calibrating .* \(--no-cal", forecast)
     searched = ["sensitivity", "hidden states", "static masks", "gates", "held-out text"]
     assert [stage for stage in stages if stage in searched] == searched
     policy = load(out, max_batch_size=1).manifest.policy
