@@ -180,6 +180,6 @@ def test_bad_input_is_one_sentence(results, name, sentence):
 
 def test_without_operators_and_a_compiler_it_says_what_to_do(served, tmp_path):
     case = {"name": "bare", "model": str(served.river), "batches": []}
-    bare = {"PATH": str(tmp_path), "CXX": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    bare = {"CXX": "missing", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     found = run_driver(tmp_path, [case], **bare)["bare"]
-    assert "need a C++ compiler and none was found: install one" in found["error"]
+    assert "need a C++ compiler and CXX names 'missing'" in found["error"]
