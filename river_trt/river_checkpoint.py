@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from river_trt.errors import CheckpointError
+from river_trt.model_shapes import linear_shapes, norm_sizes
 
 ARCHITECTURE = "RiverForCausalLM"
 SECTION = "river"  # the key of config.json
@@ -96,23 +97,12 @@ class RiverCheckpoint:
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """[out, in] of a layer's four linears."""
-        q_size = self.num_heads * self.head_dim
-        return {
-            "qkv": (q_size + 2 * self.num_kv_heads * self.head_dim, self.hidden_size),
-            "o": (self.hidden_size, q_size),
-            "gate_up": (2 * self.intermediate_size, self.hidden_size),
-            "down": (self.hidden_size, self.intermediate_size),
-        }
+        return linear_shapes(self)
 
     @property
     def norm_sizes(self) -> dict[str, int]:
         """Width of each of a layer's norms."""
-        sizes = {"input_norm": self.hidden_size, "post_attention_norm": self.hidden_size}
-        if self.sandwich_norms:
-            sizes |= {"attention_out_norm": self.hidden_size, "mlp_out_norm": self.hidden_size}
-        if self.qk_norms:
-            sizes |= {"q_norm": self.head_dim, "k_norm": self.head_dim}
-        return sizes
+        return norm_sizes(self)
 
     def tensors(self, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of every tensor by name; `dtype` is the backbone's.
