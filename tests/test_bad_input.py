@@ -437,7 +437,7 @@ def test_interrupted_build(
     out, err = process.communicate(timeout=60)
     code, message = SIGNALS[number]
     assert (process.returncode, out) == (code, "")
-    assert re.fullmatch(rf"tracing\n(quantising\n)?\n?{message}", err)
+    assert re.fullmatch(rf"(takes about .*\n)?tracing\n(quantising\n)?\n?{message}", err)
     if number == signal.SIGKILL:  # no one could tidy up, but it is no engine either
         assert not (parent / "engine").exists()
     else:

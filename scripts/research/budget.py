@@ -8,6 +8,7 @@ margin, and the other half say what it costs; and what is chosen on one text is 
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ TOKENS, SKIP, RESAMPLINGS = 192, 16, 20
 STAY = (0.08, 0.2, 0.35, 0.5, 0.65, 0.8)  # shares of tokens that do not leave
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine", type=Path)
     parser.add_argument("texts", nargs="+", metavar="NAME=FILE")
     parser.add_argument("--budget", type=float, default=0.05)
     parser.add_argument("--pieces", type=int, default=24)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     engine = river_trt.load(args.engine, max_batch_size=ROWS, max_seq_len=TOKENS, threads=1)
     subject = EngineSubject(engine)
     texts = dict(text.split("=", 1) for text in args.texts)

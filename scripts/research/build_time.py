@@ -3,8 +3,9 @@
 .venv/bin/python scripts/research/build_time.py MODEL OUT [--no-calibrate]
 """
 
-import sys
+import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from builders.build import BuildOptions, build
@@ -20,11 +21,15 @@ def progress(stage: str, done: int, total: int) -> None:
     last = (stage, now)
 
 
-def main() -> None:
-    model, out, *options = sys.argv[1:]
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--no-calibrate", action="store_true")
+    args = parser.parse_args(argv)
     started = time.perf_counter()
     manifest = build(
-        BuildOptions(model, Path(out), force=True, calibrate="--no-calibrate" not in options),
+        BuildOptions(args.model, args.out, force=True, calibrate=not args.no_calibrate),
         progress,
         lambda sentence: print(sentence, flush=True),
     )
