@@ -22,10 +22,14 @@ pytestmark = needs_vllm
 # Compared with our runtime alone. vLLM has no class for the one. Of the other it reads how queries
 # grow from Mistral's own file format only: its class is not transformers' model here.
 WITHOUT_OWN_CLASS = {"ministral", "ministral3"}
-# vLLM's own class takes a model with a window in some layers only in its own way: without windows.
-ALL_LAYERS_ALIKE = {
+# vLLM's own classes take no window in some layers only, and Qwen3's no bias of o: without these.
+ALL_LAYERS_ALIKE: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": False},
-    "qwen3": {"use_sliding_window": False, "layer_types": ["full_attention"] * LAYERS},
+    "qwen3": {
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * LAYERS,
+        "attention_bias": False,
+    },
 }
 # Beyond its original positions vLLM gives LongRoPE's long factors to short texts too.
 ORIGINAL_POSITIONS = {"phi4-mini": 64}
