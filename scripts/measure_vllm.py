@@ -74,28 +74,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pinned", default="30", help="of the shallow arms (default: 30)")
     parser.add_argument("--tau", type=float, default=0.97, help="of the shallow arms")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="and vLLM with torch.compile")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(argv)
     vllm, ours = ROOT / ".venv-vllm/bin/python", Path(sys.executable)
     pinned = [int(layer) for layer in args.pinned.split(",")]
     shallow = {"river_tau": args.tau, "river_pinned": pinned}
     common = {"prompt": PROMPT, "new_tokens": NEW_TOKENS}
+    plain, river = {"vllm": str(args.plain)}, {"vllm": str(args.river)}
+    ours_full = {"engine": str(args.engine), "tau": "inf", "pinned": []}
+    specs: dict[str, dict[str, Any]] = {
+        "vLLM, plain": plain,
+        "vLLM, River, full depth": river | {"extra": {"river_tau": "inf"}},
+        "vLLM, River": river | {"extra": shallow},
+        "our runtime, full depth": ours_full,
+        "our runtime, River": ours_full | {"tau": args.tau, "pinned": pinned},
+    }
+    if args.compile:  # it takes a minute or more to load
+        specs["vLLM, plain, compiled"] = plain | {"compile": True}
+        specs["vLLM, River, compiled"] = river | {"extra": shallow, "compile": True}
     arms = [
-        Arm("vLLM, plain", vllm, common | {"vllm": str(args.plain)}, args.threads),
-        Arm("vLLM, plain, compiled", vllm, common | {"vllm": str(args.plain), "compile": True},
-            args.threads),
-        Arm("vLLM, River, full depth", vllm,
-            common | {"vllm": str(args.river), "extra": {"river_tau": "inf"}}, args.threads),
-        Arm("vLLM, River", vllm, common | {"vllm": str(args.river), "extra": shallow},
-            args.threads),
-        Arm("vLLM, River, compiled", vllm,
-            common | {"vllm": str(args.river), "extra": shallow, "compile": True}, args.threads),
-        Arm("our runtime, full depth", ours,
-            common | {"engine": str(args.engine), "tau": "inf", "pinned": []}, args.threads),
-        Arm("our runtime, River", ours,
-            common | {"engine": str(args.engine), "tau": args.tau, "pinned": pinned},
-            args.threads),
-    ]  # fmt: skip
+        Arm(name, vllm if "vllm" in spec else ours, common | spec, args.threads)
+        for name, spec in specs.items()
+    ]
     found: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     for _ in range(args.rounds):
         for arm in arms:
