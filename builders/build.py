@@ -25,6 +25,8 @@ from river_trt.spec import ExitPolicy
 DEFAULT_TAU = 0.97
 DEFAULT_QUALITY = 0.05  # nats
 PolicyKind = Literal["calibrated", "paper"]
+# Their policy is part of the network or of config.json: one that is found later does not get there.
+FIXED_POLICY = ("tensorrt-llm", "tensorrt-llm-checkpoint", "river-checkpoint")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -89,8 +91,7 @@ def build(
         policy = initial_policy(config.num_layers, options.tau, options.pinned)
         if options.policy == "none":
             policy = ExitPolicy.full_depth(config.num_layers)
-        # The policy of a TensorRT-LLM network is part of it.
-        fixed = recipe.backend.startswith("tensorrt-llm")
+        fixed = recipe.backend in FIXED_POLICY
         searches = kind is not None and options.banks == "both" and not fixed
         watch = BuildWatch(source, directory, recipe.backend) if searches else None
         report = progress or _silent

@@ -16,6 +16,7 @@ shape says all that a compiler or a CUDA graph must know.
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.compilation.decorators import support_torch_compile
@@ -290,7 +291,7 @@ class RiverForCausalLM(nn.Module):
             return hidden
         assert isinstance(metadata, dict)
         starts = next(iter(metadata.values())).query_start_loc.cpu().numpy()
-        rows = torch.arange(len(starts) - 1).numpy()
+        rows = np.arange(len(starts) - 1)
         step = self.policies.step(rows, starts, positions.cpu(), tokens)
         hidden, exit_layer, backbone = self._run(input_ids, positions, step)
         if self.policies.is_tracing:

@@ -66,7 +66,7 @@ def growing(tau) -> list[dict[str, Any]]:
 
 
 def broken(river: Path, folder: Path, **section: Any) -> str:
-    """A copy of the checkpoint whose key `river` differs; None: without the key."""
+    """A copy of the checkpoint whose key `river` differs."""
     shutil.copytree(river, folder)
     config = json.loads((folder / "config.json").read_text())
     config["river"] |= section
