@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 WORKER = ROOT / "scripts" / "vllm_worker.py"
 PROMPT = list(range(300, 364))
 NEW_TOKENS = 64
+OPERATORS = 12  # of a profile, by name
 
 
 class Arm:
@@ -46,10 +47,10 @@ class Arm:
         )
         self._answer()  # loaded and warm
 
-    def measure(self) -> dict[str, float]:
-        """Seconds of a prompt and of the tokens after it, and mean backbone layers."""
+    def ask(self, line: str) -> dict[str, Any]:
+        """What the worker answers to "again" or "profile"."""
         assert self._process.stdin is not None
-        self._process.stdin.write("again\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -57,11 +58,11 @@ class Arm:
         self._process.terminate()
         self._process.wait(60)
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("measured "):
-                found: dict[str, float] = json.loads(line.removeprefix("measured "))
+                found: dict[str, Any] = json.loads(line.removeprefix("measured "))
                 return found
         raise SystemExit(f"{self.name}: the worker ended")
 
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tau", type=float, default=0.97, help="of the shallow arms")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="and vLLM with torch.compile")
+    parser.add_argument("--profile", action="store_true", help="and where vLLM's steps spend time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(argv)
     vllm, ours = ROOT / ".venv-vllm/bin/python", Path(sys.executable)
@@ -100,7 +102,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     for _ in range(args.rounds):
         for arm in arms:
-            found[arm.name].append(arm.measure())
+            found[arm.name].append(arm.ask("again"))
+    profiles = {
+        arm.name: arm.ask("profile") for arm in arms if args.profile and "vllm" in specs[arm.name]
+    }
     for arm in arms:
         arm.close()
     base = None
@@ -114,6 +119,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{name:26}  {speed:8.1f}  {speed / base:5.2f}x  {first * 1e3:8.0f} ms  {layers:6.1f}"
         )
     print(time.strftime("%Y-%m-%d"), f"{args.threads} threads, {args.rounds} rounds")
+    for name, profile in profiles.items():
+        print_profile(name, profile)
+
+
+def print_profile(name: str, profile: dict[str, Any]) -> None:
+    """Milliseconds of a step by part, as they are; by operator, as the profiler stretches them."""
+    step, forward, logits = (profile[part] for part in ("step", "forward", "logits"))
+    print(f"\n{name}, ms a step: {step:.1f}")
+    print(f"  layers {forward:.1f}, LM head {logits:.1f}, all else {step - forward - logits:.1f}")
+    print("  torch operators, under the profiler: ms, calls")
+    operators = sorted(profile["operators"].items(), key=lambda found: -found[1][0])
+    for operator, (milliseconds, calls) in operators[:OPERATORS]:
+        print(f"    {operator:44} {milliseconds:6.2f} {calls:7.1f}")
+    rest = [found for _, found in operators[OPERATORS:]]
+    print(f"    {'the rest':44} {sum(r[0] for r in rest):6.2f} {sum(r[1] for r in rest):7.1f}")
 
 
 if __name__ == "__main__":

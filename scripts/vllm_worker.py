@@ -1,4 +1,8 @@
-"""One arm of scripts/measure_vllm.py: loads a model, then measures once for each line on stdin."""
+"""One arm of scripts/measure_vllm.py: loads a model, then answers each line on stdin.
+
+again      measure once: seconds of a prompt, of the tokens after it, mean backbone layers
+profile    vLLM only: milliseconds of a decode step by part, and by torch operator
+"""
 
 import argparse
 import json
@@ -7,10 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Measured = dict[str, float]
+Measured = dict[str, Any]
+Answers = dict[str, Callable[[], Measured]]
 
 
-def vllm_arm(spec: dict[str, Any]) -> Callable[[], Measured]:
+def vllm_arm(spec: dict[str, Any]) -> Answers:
+    import torch
     from vllm import LLM, SamplingParams
 
     llm = LLM(
@@ -40,7 +46,46 @@ def vllm_arm(spec: dict[str, Any]) -> Callable[[], Measured]:
         layers = llm.apply_model(lambda model: _layers(model, len(spec["prompt"])))[0]
         return {"first": first, "decode": whole - first, "layers": layers}
 
-    return measure
+    def profile() -> Measured:
+        steps = spec["new_tokens"]
+        parts = llm.apply_model(_PartTimes)[0]
+        whole = generate(steps)
+        forward, logits = parts.end()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+            generate(steps)
+        operators = {
+            event.key: (event.self_cpu_time_total / 1e3 / steps, event.count / steps)
+            for event in found.key_averages()
+        }
+        each = {"step": whole, "forward": forward, "logits": logits}
+        return {name: 1e3 * t / steps for name, t in each.items()} | {"operators": operators}
+
+    return {"again": measure, "profile": profile}
+
+
+class _PartTimes:
+    """Times every call of a model's forward and compute_logits until `end`."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._seconds = dict.fromkeys(("forward", "compute_logits"), 0.0)
+        for name in self._seconds:
+            setattr(model, name, self._timed(name, getattr(model, name)))
+
+    def end(self) -> list[float]:
+        """Seconds in each, all calls together."""
+        for name in self._seconds:
+            delattr(self._model, name)
+        return list(self._seconds.values())
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            found = call(*args, **options)
+            self._seconds[name] += time.perf_counter() - start
+            return found
+
+        return timed
 
 
 def _layers(model: Any, prompt: int) -> float:
@@ -53,7 +98,7 @@ def _layers(model: Any, prompt: int) -> float:
     return sum(layers) / len(layers)
 
 
-def engine_arm(spec: dict[str, Any]) -> Callable[[], Measured]:
+def engine_arm(spec: dict[str, Any]) -> Answers:
     import river_trt
 
     engine = river_trt.load(spec["engine"])
@@ -75,17 +120,17 @@ def engine_arm(spec: dict[str, Any]) -> Callable[[], Measured]:
         whole, layers = generate(spec["new_tokens"])
         return {"first": first, "decode": whole - first, "layers": float(layers.mean())}
 
-    return measure
+    return {"again": measure}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec", type=json.loads, help="the arm, as JSON")
     spec = parser.parse_args(argv).spec
-    measure = (vllm_arm if "vllm" in spec else engine_arm)(spec)
-    print("measured", json.dumps(measure()), flush=True)
-    for _ in sys.stdin:
-        print("measured", json.dumps(measure()), flush=True)
+    answers = (vllm_arm if "vllm" in spec else engine_arm)(spec)
+    print("measured", json.dumps(answers["again"]()), flush=True)
+    for line in sys.stdin:
+        print("measured", json.dumps(answers[line.strip()]()), flush=True)
 
 
 if __name__ == "__main__":
