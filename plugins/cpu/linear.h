@@ -35,9 +35,19 @@ struct Bank
         memory.add(quantised.zero_points, grid);
         memory.add(pre_scale, quantised.inputs);
     }
+
+    size_t panel_bytes() const
+    {
+        if (dense.present())
+            return dense.inputs * kPanel * (dense.half != nullptr ? 2 : sizeof(float));
+        size_t const column = sizeof(float) + (quantised.zero_points != nullptr ? 1 : 0);
+        return quantised.panel_bytes() + quantised.groups() * kPanel * column;
+    }
 };
 
 constexpr size_t kBackbone = 0, kRiver = 1; // places of the banks
+struct LinearRows;
+
 struct Linear
 {
     size_t inputs = 0;  // K
@@ -57,6 +67,10 @@ struct Linear
     {
         return outputs != 0;
     }
+
+    // Of the banks that rows use, for panels first .. first + count; what belongs to no panel counts
+    // with the first one.
+    size_t read_bytes(LinearRows const& rows, size_t first, size_t count) const;
 
     // Of the quantised banks, which have the same; kMaxGroup where there are none.
     size_t group_size() const
@@ -108,6 +122,20 @@ inline void LinearRows::clear()
         bank.rounded.clear();
         bank.fine.clear();
     }
+}
+
+inline size_t Linear::read_bytes(LinearRows const& rows, size_t first, size_t count) const
+{
+    size_t bytes = bias != nullptr ? count * kPanel * sizeof(float) : 0;
+    for (size_t number : {kBackbone, kRiver})
+    {
+        if (rows.banks[number].numbers.empty())
+            continue;
+        bytes += count * banks[number].panel_bytes();
+        if (first == 0 && banks[number].pre_scale != nullptr)
+            bytes += inputs * sizeof(float);
+    }
+    return bytes;
 }
 
 template <typename Write>

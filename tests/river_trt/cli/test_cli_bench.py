@@ -42,6 +42,23 @@ def test_json_holds_every_round(capsys, directory):
         assert all(r["tokens"] == 6 and len(r["first_token_seconds"]) == 2 for r in arm["rounds"])
 
 
+def test_trace_is_a_file_of_every_mode_and_load(capsys, directory, tmp_path):
+    file = tmp_path / "trace.json"
+    argv = ["bench", str(directory), *SHORT, "--context", "3,5", "--trace", str(file)]
+    assert main([*argv, "--mode", "full", "--mode", "river"]) == 0
+    events = json.loads(file.read_text())["traceEvents"]
+    names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
+    assert names == [
+        "full depth, batch 1, prompts of 3 tokens",
+        "all river, batch 1, prompts of 3 tokens",
+        "full depth, batch 1, prompts of 5 tokens",
+        "all river, batch 1, prompts of 5 tokens",
+    ]
+    assert {e["pid"] for e in events} == {0, 1, 2, 3}
+    assert all(e["ts"] >= 0 and e["dur"] >= 0 for e in events if e["ph"] == "X")
+    assert sum(e["name"] == "step" for e in events) == 4 * 4  # a prefill and three decode steps
+
+
 def test_built_in_prompts_fit_the_engine(capsys, make_directory):
     directory = make_directory(has_tokenizer=False)
     assert main(["bench", str(directory), *SHORT, "--json"]) == 0
@@ -124,6 +141,7 @@ def no_peers(monkeypatch, tmp_path):
         (["--depth", "5"], "depth 5 is not one of the layers 1..4"),
         (["--peer", "all"], "peers need the weights"),
         (["--quality", "/nowhere/text"], "--quality: /nowhere/text is not there"),
+        (["--trace", "/nowhere/trace.json"], "--trace: /nowhere is not there"),
         (["--plot", "/nowhere/page.html"], "--plot: /nowhere is not there"),
         (["--prompt", "a", "--tau", "1,2"], "tau has 2 values"),
     ],
