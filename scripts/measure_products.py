@@ -4,6 +4,7 @@ One thread and the least of some rounds that take turns; a ratio is to float32 o
 """
 
 import argparse
+import os
 import platform
 import subprocess
 import tempfile
@@ -38,14 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compile_program(directory: Path) -> Path:
     """As the library is compiled."""
+    compiler = os.environ.get("CXX", "c++")
     objects = []
     for source in [PROGRAM, *SOURCES.glob("kernels*.cc"), SOURCES / "block.cc"]:
         objects.append(directory / f"{source.stem}.o")
         own = X86_FILE_FLAGS.get(source.name, ()) if platform.machine() == "x86_64" else ()
-        command = ["c++", *FLAGS, "-std=c++17", f"-I{SOURCES}", *own, "-c", source]
+        command = [compiler, *FLAGS, "-std=c++17", f"-I{SOURCES}", *own, "-c", source]
         subprocess.run([*command, "-o", objects[-1]], check=True)
     program = directory / "program"
-    subprocess.run(["c++", "-pthread", *objects, "-o", program], check=True)
+    subprocess.run([compiler, "-pthread", *objects, "-o", program], check=True)
     return program
 
 
