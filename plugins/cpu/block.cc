@@ -44,9 +44,10 @@ public:
         , rounds_(rounds)
         , groups_(chunks(inputs, group_size))
         , width_(groups_ * group_size)
-        , codes_(scratch.codes(kMost * rows * width_))
-        , scales_(scratch.floats(0, kMost * rows * groups_))
-        , sums_(scratch.floats(1, kMost * rows * groups_))
+        , codes_(scratch.codes(2 * rows * width_))
+        , scales_(scratch.floats(0, rows * groups_))
+        , sums_(scratch.floats(1, rows * groups_))
+        , fine_sums_(scratch.fine_sums(rows * groups_))
         , scaled_(scratch.floats(2, rows * width_))
     {
     }
@@ -64,12 +65,10 @@ public:
             LinearRows::OfBank& rows = lists.banks[number];
             rows.numbers.push_back(row);
             rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
-            for (size_t digit = 0; digit < kDigits[number]; ++digit)
-            {
-                size_t const place = kMost * row + digit;
-                rows.rounded.push_back(
-                    {codes_ + place * width_, scales_ + place * groups_, sums_ + place * groups_});
-            }
+            int8_t const* codes = codes_ + 2 * row * width_;
+            float const* scales = scales_ + row * groups_;
+            rows.rounded.push_back({codes, scales, sums_ + row * groups_});
+            rows.fine.push_back({codes, scales, fine_sums_ + row * groups_});
         }
     }
 
@@ -87,33 +86,23 @@ public:
         }
         if (!rounds_ || bank.dense.present())
             return;
+        int8_t* codes = codes_ + 2 * row * width_;
+        float* scales = scales_ + row * groups_;
         size_t const size = bank.quantised.group_size;
-        for (size_t digit = 0; digit < kDigits[number]; ++digit)
-        {
-            size_t const place = kMost * row + digit;
-            int8_t* codes = codes_ + place * width_;
-            float* scales = scales_ + place * groups_;
-            kernels_.round_row(x, inputs, size, codes, scales, sums_ + place * groups_);
-            if (digit + 1 == kDigits[number])
-                return;
-            for (size_t start = 0, g = 0; start < inputs; start += size, ++g)
-            {
-                size_t const end = std::min(inputs, start + size);
-                for (size_t k = start; k < end; ++k)
-                    scaled[k] = x[k] - codes[k] * scales[g];
-            }
-            x = scaled;
-        }
+        if (number == kBackbone)
+            kernels_.round_fine(x, inputs, size, codes, scales, fine_sums_ + row * groups_);
+        else
+            kernels_.round_row(x, inputs, size, codes, scales, sums_ + row * groups_);
     }
 
 private:
-    static constexpr size_t kMost = 2; // digits
-
     Kernels const& kernels_;
     bool const rounds_;
     size_t const groups_, width_; // of the widest linear
     int8_t* const codes_;
-    float *const scales_, *const sums_, *const scaled_;
+    float *const scales_, *const sums_;
+    int32_t* const fine_sums_;
+    float* const scaled_;
 };
 
 class Block : public PhasedWork

@@ -46,10 +46,6 @@ struct Bank
 };
 
 constexpr size_t kBackbone = 0, kRiver = 1; // places of the banks
-// Rounded rows a row: the river rounds to 8 bits a group. The backbone adds what that loses, rounded
-// to 8 bits in turn: it is the bank of quality, and the weights are read once for both.
-constexpr size_t kDigits[2] = {2, 1};
-
 struct LinearRows;
 
 struct Linear
@@ -95,7 +91,10 @@ struct LinearRows
     {
         std::vector<size_t> numbers;
         std::vector<float const*> floats; // the input of each, times pre_scale,
-        std::vector<RoundedRow> rounded;  // and rounded: kDigits each, for quantised banks
+        // and rounded, for quantised banks: the river's to 8 bits a group, the backbone's to 16,
+        // as it is the bank of quality.
+        std::vector<RoundedRow> rounded;
+        std::vector<FineRow> fine;
     };
     OfBank banks[2];
     bool rounds = true; // quantised banks take rounded rows
@@ -121,6 +120,7 @@ inline void LinearRows::clear()
         bank.numbers.clear();
         bank.floats.clear();
         bank.rounded.clear();
+        bank.fine.clear();
     }
 }
 
@@ -148,13 +148,10 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
         Bank const& bank = linear.banks[number];
         LinearRows::OfBank const& chosen = rows.banks[number];
         bool const rounds = rows.rounds && !bank.dense.present();
-        size_t const digits = rounds ? kDigits[number] : 1;
-        size_t const room = kBlock / count * kMaxRows;
-        size_t most = kMaxRows; // of widened codes
-        if (rounds)
-            most = std::min(kernels.most_rounded, room) / digits;
-        else if (bank.dense.present())
-            most = room;
+        bool const fine = rounds && number == kBackbone;
+        size_t most = kBlock / count * kMaxRows;
+        if (!fine && !bank.dense.present())
+            most = std::min(most, rounds ? kernels.most_rounded : kMaxRows);
         for (size_t start = 0; start < chosen.numbers.size(); start += most)
         {
             size_t const block = std::min(most, chosen.numbers.size() - start);
@@ -163,10 +160,15 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
                 kernels.dense(
                     bank.dense.from(first), count, chosen.floats.data() + start, block, y);
             }
+            else if (fine)
+            {
+                kernels.fine(
+                    bank.quantised.from(first), count, chosen.fine.data() + start, block, y);
+            }
             else if (rounds)
             {
-                kernels.rounded(bank.quantised.from(first), count,
-                    chosen.rounded.data() + digits * start, digits * block, y);
+                kernels.rounded(
+                    bank.quantised.from(first), count, chosen.rounded.data() + start, block, y);
             }
             else
             {
@@ -175,12 +177,7 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
             }
             for (size_t r = 0; r < block; ++r)
             {
-                float* values = y + r * digits * count * kPanel;
-                if (digits == 2)
-                {
-                    for (size_t i = 0; i < count * kPanel; ++i)
-                        values[i] += values[count * kPanel + i];
-                }
+                float* values = y + r * count * kPanel;
                 if (linear.bias != nullptr)
                 {
                     for (size_t i = 0; i < count * kPanel; ++i)
