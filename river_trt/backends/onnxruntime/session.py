@@ -161,8 +161,9 @@ class OrtSession:
 
         row_by_row: rows take their steps of several tokens over a filled cache one by one.
 
-        open_hidden_states (of h_0 .. h_last), open_profiled: called where they are asked for, because
-        they open the graph again; the latter with a profile, in a file whose name begins so.
+        open_hidden_states (of h_0 .. h_last), open_profiled: called where they are asked for,
+        because they open the graph again; the latter with a profile, in a file whose name begins
+        so.
         """
         self._session = session
         self._row_by_row = row_by_row
