@@ -44,9 +44,10 @@ public:
         , rounds_(rounds)
         , groups_(chunks(inputs, group_size))
         , width_(groups_ * group_size)
-        , codes_(scratch.codes(kMost * rows * width_))
-        , scales_(scratch.floats(0, kMost * rows * groups_))
-        , sums_(scratch.floats(1, kMost * rows * groups_))
+        , codes_(scratch.codes(2 * rows * width_))
+        , scales_(scratch.floats(0, rows * groups_))
+        , sums_(scratch.floats(1, rows * groups_))
+        , fine_sums_(scratch.fine_sums(rows * groups_))
         , scaled_(scratch.floats(2, rows * width_))
     {
     }
@@ -64,12 +65,10 @@ public:
             LinearRows::OfBank& rows = lists.banks[number];
             rows.numbers.push_back(row);
             rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
-            for (size_t digit = 0; digit < kDigits[number]; ++digit)
-            {
-                size_t const place = kMost * row + digit;
-                rows.rounded.push_back(
-                    {codes_ + place * width_, scales_ + place * groups_, sums_ + place * groups_});
-            }
+            int8_t const* codes = codes_ + 2 * row * width_;
+            float const* scales = scales_ + row * groups_;
+            rows.rounded.push_back({codes, scales, sums_ + row * groups_});
+            rows.fine.push_back({codes, scales, fine_sums_ + row * groups_});
         }
     }
 
@@ -87,33 +86,23 @@ public:
         }
         if (!rounds_ || bank.dense.present())
             return;
+        int8_t* codes = codes_ + 2 * row * width_;
+        float* scales = scales_ + row * groups_;
         size_t const size = bank.quantised.group_size;
-        for (size_t digit = 0; digit < kDigits[number]; ++digit)
-        {
-            size_t const place = kMost * row + digit;
-            int8_t* codes = codes_ + place * width_;
-            float* scales = scales_ + place * groups_;
-            kernels_.round_row(x, inputs, size, codes, scales, sums_ + place * groups_);
-            if (digit + 1 == kDigits[number])
-                return;
-            for (size_t start = 0, g = 0; start < inputs; start += size, ++g)
-            {
-                size_t const end = std::min(inputs, start + size);
-                for (size_t k = start; k < end; ++k)
-                    scaled[k] = x[k] - codes[k] * scales[g];
-            }
-            x = scaled;
-        }
+        if (number == kBackbone)
+            kernels_.round_fine(x, inputs, size, codes, scales, fine_sums_ + row * groups_);
+        else
+            kernels_.round_row(x, inputs, size, codes, scales, sums_ + row * groups_);
     }
 
 private:
-    static constexpr size_t kMost = 2; // digits
-
     Kernels const& kernels_;
     bool const rounds_;
     size_t const groups_, width_; // of the widest linear
     int8_t* const codes_;
-    float *const scales_, *const sums_, *const scaled_;
+    float *const scales_, *const sums_;
+    int32_t* const fine_sums_;
+    float* const scaled_;
 };
 
 class Block : public PhasedWork
@@ -144,27 +133,27 @@ public:
             prepared_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
             prepared_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
             prepared_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
-            step(&Block::prepare_o, rows_, kRowChunk);
-            step(&Block::run_o, w_.o.panels, chunk_panels(w_.o, rows_, threads));
-            step(&Block::norm_mlp, rows_, kRowChunk);
-            step(&Block::run_gate_up, w_.gate_up.panels, chunk_panels(w_.gate_up, rows_, threads));
-            step(&Block::prepare_down, rows_, kRowChunk);
-            step(&Block::run_down, w_.down.panels, chunk_panels(w_.down, rows_, threads));
+            step("merge", &Block::prepare_o, rows_, kRowChunk);
+            step_linear("o", &Block::run_o, w_.o, Scratch::kO, threads);
+            step("norm_mlp", &Block::norm_mlp, rows_, kRowChunk);
+            step_linear("gate_up", &Block::run_gate_up, w_.gate_up, Scratch::kGateUp, threads);
+            step("round_down", &Block::prepare_down, rows_, kRowChunk);
+            step_linear("down", &Block::run_down, w_.down, Scratch::kDown, threads);
         }
         if (rows_ <= kRowChunk)
         {
-            step(&Block::decide_and_norm, rows_, rows_);
+            step("gate", &Block::decide_and_norm, rows_, rows_);
         }
         else
         {
             if (w_.o.present())
-                step(&Block::score, rows_, kRowChunk);
-            step(&Block::decide, rows_, rows_);
+                step("score", &Block::score, rows_, kRowChunk);
+            step("decide", &Block::decide, rows_, rows_);
             if (w_.qkv.present())
-                step(&Block::norm_qkv, rows_, kRowChunk);
+                step("norm_qkv", &Block::norm_qkv, rows_, kRowChunk);
         }
         if (w_.qkv.present())
-            step(&Block::run_qkv, w_.qkv.panels, chunk_panels(w_.qkv, rows_, threads));
+            step_linear("qkv", &Block::run_qkv, w_.qkv, Scratch::kQkv, threads);
     }
 
     void chunk(size_t phase, size_t index) noexcept override
@@ -174,18 +163,49 @@ public:
         (this->*step.work)(first, std::min(step.each, step.items - first));
     }
 
+    char const* name(size_t phase) const override
+    {
+        return steps_[phase].name;
+    }
+    int32_t layer(size_t phase) const override
+    {
+        Work const work = steps_[phase].work;
+        return w_.layer + (work == &Block::norm_qkv || work == &Block::run_qkv);
+    }
+    size_t bytes(size_t phase, size_t index) const override
+    {
+        Step const& step = steps_[phase];
+        size_t const first = index * step.each, count = std::min(step.each, step.items - first);
+        if (step.linear != nullptr)
+            return step.linear->read_bytes(lists(step.rows), first, count);
+        if (step.work == &Block::attend)
+            return attended_bytes(first, count);
+        bool const norms = step.work == &Block::norm_mlp || step.work == &Block::norm_qkv
+            || (step.work == &Block::decide_and_norm && w_.qkv.present());
+        return norms && first == 0 ? w_.hidden * sizeof(float) : 0;
+    }
+
 private:
     using Work = void (Block::*)(size_t first, size_t count);
     struct Step
     {
+        char const* name;
         Work work;
         size_t items, each;
+        Linear const* linear; // whose panels the items are, or null,
+        Scratch::Of rows;     // and its rows
     };
 
-    void step(Work work, size_t items, size_t each)
+    void step(char const* name, Work work, size_t items, size_t each,
+        Linear const* linear = nullptr, Scratch::Of rows = Scratch::kO)
     {
-        steps_[num_steps_++] = {work, items, each};
+        steps_[num_steps_++] = {name, work, items, each, linear, rows};
         add_phase(chunks(items, each));
+    }
+    void step_linear(
+        char const* name, Work work, Linear const& linear, Scratch::Of rows, size_t threads)
+    {
+        step(name, work, linear.panels, chunk_panels(linear, rows_, threads), &linear, rows);
     }
 
     LinearRows& lists(Scratch::Of linear) const
@@ -225,8 +245,8 @@ private:
             std::max<size_t>(2, split_); // the second: of a part, before it is merged
         partial_ = scratch_.floats(9, (kept - 1) * heads * dim);
         found_ = scratch_.floats(10, 2 * kept * heads);
-        step(&Block::append, rows_, kRowChunk);
-        step(&Block::attend, items * split_,
+        step("append", &Block::append, rows_, kRowChunk);
+        step("attend", &Block::attend, items * split_,
             std::clamp<size_t>(items * split_ / (8 * threads), 1, 16));
     }
 
@@ -306,6 +326,24 @@ private:
             for (size_t i = block * together_; i < end; ++i)
                 finish(query(batch, kv_head, i));
         }
+    }
+
+    // Of the cache, once a KV head: its last block sees all keys.
+    size_t attended_bytes(size_t first, size_t count) const
+    {
+        size_t const slot = 2 * w_.head_dim
+            * (in_.k_cache.half != nullptr ? sizeof(*in_.k_cache.half) : sizeof(float));
+        size_t slots = 0;
+        for (size_t item = first; item < first + count; ++item)
+        {
+            if (item / split_ % blocks_ + 1 != blocks_)
+                continue;
+            size_t const batch = item / split_ / blocks_ / w_.num_kv_heads;
+            size_t const keys = in_.past_lengths[batch] + in_.seq, start = item % split_ * kPart;
+            if (start < keys)
+                slots += split_ == 1 ? keys : std::min(kPart, keys - start);
+        }
+        return slots * slot;
     }
 
     // Place [batch, seq, num_heads] of a KV head's query: by token, then by head.
@@ -601,6 +639,20 @@ public:
         size_t const first = index * each_, count = std::min(each_, linear_.panels - first);
         apply(kernels_, linear_, lists_, first, count, [&](size_t row, float const* values)
         { store(values, first, count, linear_.outputs, y_ + row * linear_.outputs); });
+    }
+
+    char const* name(size_t phase) const override
+    {
+        return phase == 0 ? "round_head" : "head";
+    }
+    int32_t layer(size_t) const override
+    {
+        return 0;
+    }
+    size_t bytes(size_t phase, size_t index) const override
+    {
+        size_t const first = index * each_, count = std::min(each_, linear_.panels - first);
+        return phase == 0 ? 0 : linear_.read_bytes(lists_, first, count);
     }
 
 private:

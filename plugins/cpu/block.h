@@ -27,7 +27,7 @@ struct BlockWeights
     int32_t num_layers = 0;
     size_t hidden = 0;
     float epsilon = 0.0f;          // of the norms
-    bool rounds = true;            // quantised banks round their inputs, see kDigits
+    bool rounds = true;            // quantised banks round their inputs, see LinearRows
     size_t group_size = kMaxGroup; // of the quantised banks
     size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0; // rotary: values of a head
     float scale = 0.0f;                                               // of the scores
@@ -80,6 +80,10 @@ public:
     {
         return reserve(codes_, count);
     }
+    int32_t* fine_sums(size_t count)
+    {
+        return reserve(fine_sums_, count);
+    }
     enum Of
     {
         kO,
@@ -101,6 +105,7 @@ private:
 
     std::vector<float> floats_[11];
     std::vector<int8_t> codes_;
+    std::vector<int32_t> fine_sums_;
 };
 
 void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs const& in,

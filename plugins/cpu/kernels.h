@@ -79,6 +79,17 @@ struct CachedRows
     }
 };
 
+// A row rounded to 16 bits a group: x[k] ~ codes[k] * scales[g]. Codes reach from -kMostFine to
+// kMostFine, so that both their bytes and a group's integer products with 8-bit weights have room.
+struct FineRow
+{
+    int8_t const*
+        codes; // two bytes an input [groups * group_size], as the table that made them likes
+    float const* scales; // [groups]
+    int32_t const* sums; // [groups]: of the codes, likewise
+};
+constexpr int kMostFine = 127 << 8;
+
 constexpr size_t kMaxQueries = 6; // that share one read of a key
 
 // Queries that look at the same keys, and what they found.
@@ -103,12 +114,18 @@ struct Kernels
     // The same with rounded rows, at most `most_rounded`: integer products within a group, float32 across groups.
     void (*rounded)(
         QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y);
+    // The same with fine rows, any number of them, and 8-bit codes.
+    void (*fine)(
+        QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y);
     // The same with float32 rows: the codes are widened.
     void (*widened)(
         QuantisedPanels const& weight, size_t panels, float const* const* x, size_t rows, float* y);
     // Rounds a row [inputs] into codes, scales and sums as above.
     void (*round_row)(float const* x, size_t inputs, size_t group_size, int8_t* codes,
         float* scales, float* sums);
+    // Rounds a row for this table's `fine`.
+    void (*round_fine)(float const* x, size_t inputs, size_t group_size, int8_t* codes,
+        float* scales, int32_t* sums);
     float (*dot)(float const* a, float const* b, size_t size);
     // out[i] = silu(gate[i]) * up[i]
     void (*silu_mul)(float const* gate, float const* up, size_t size, float* out);

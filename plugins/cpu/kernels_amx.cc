@@ -27,14 +27,15 @@ namespace
 
 constexpr size_t kRows = 16; // of a tile
 
-// Tiles 0..2: the products [rows, columns], the rows' codes and the panel's, of 64 inputs.
+// Tiles 0..2: the products [rows, columns], the rows' codes and the panel's, of 64 inputs. 3 and 4:
+// products and codes of fine rows' low bytes.
 struct alignas(64) TileShapes
 {
     uint8_t palette = 1;
     uint8_t start_row = 0;
     uint8_t reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64};
-    uint8_t rows[16] = {kRows, kRows, 16};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64};
+    uint8_t rows[16] = {kRows, kRows, 16, kRows, kRows};
 };
 
 // 64 inputs of 16 columns, a byte each, of 4-bit codes.
@@ -102,8 +103,64 @@ RIVER_AMX void rounded_tile(
         _mm512_storeu_ps(y + r * y_stride, sums[r]);
 }
 
+// As that of kernels_avx512.cc.
+inline __m512i fine_zeros(uint8_t const* zero_points)
+{
+    __m512i zero = _mm512_set1_epi32(8);
+    if (zero_points != nullptr)
+        zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(zero_points)));
+    return _mm512_or_si512(_mm512_slli_epi32(zero, 7), _mm512_slli_epi32(zero, 16));
+}
+
+// The same for fine rows, whose low bytes lie behind the high ones.
+RIVER_AMX void fine_tile(
+    QuantisedPanels const& weight, FineRow const* x, size_t stride, float* y, size_t y_stride)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    __m512 sums[kRows];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r)
+        sums[r] = _mm512_setzero_ps();
+    alignas(64) int32_t products[2][2][kRows][kPanel];
+    uint8_t const* codes = weight.codes;
+    int8_t const *high = x[0].codes, *low = high + groups * size;
+    for (size_t g = 0; g < groups; ++g)
+    {
+        _tile_zero(0);
+        _tile_zero(3);
+        for (size_t k = g * size; k < (g + 1) * size; k += 64, codes += 1024)
+        {
+            _tile_loadd(2, codes, 64);
+            _tile_loadd(1, high + k, static_cast<int>(stride));
+            _tile_loadd(4, low + k, static_cast<int>(stride));
+            _tile_dpbsud(0, 1, 2);
+            _tile_dpbsud(3, 4, 2);
+        }
+        auto const& whole = products[g % 2]; // the next group's need not wait for these
+        _tile_stored(0, products[g % 2][0], 64);
+        _tile_stored(3, products[g % 2][1], 64);
+        __m512i const zero =
+            fine_zeros(weight.zero_points ? weight.zero_points + g * kPanel : nullptr);
+        __m512 const scales = _mm512_loadu_ps(weight.scales + g * kPanel);
+#pragma GCC unroll 16
+        for (size_t r = 0; r < kRows; ++r)
+        { // as fine_tile of kernels_avx512.cc
+            __m512i dots = _mm512_slli_epi32(_mm512_load_si512(whole[0][r]), 8);
+            dots = _mm512_add_epi32(dots, _mm512_load_si512(whole[1][r]));
+            dots = _mm512_dpwssd_epi32(dots, zero, _mm512_set1_epi32(x[r].sums[g]));
+            __m512 const scaled =
+                _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(x[r].scales[g]));
+            sums[r] = _mm512_fmadd_ps(scaled, scales, sums[r]);
+        }
+    }
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r)
+        _mm512_storeu_ps(y + r * y_stride, sums[r]);
+}
+
 // Bytes between the codes of 16 rows; 0 where they differ.
-size_t stride_of(RoundedRow const* x)
+template <typename Row>
+size_t stride_of(Row const* x)
 {
     ptrdiff_t const stride = x[1].codes - x[0].codes;
     for (size_t r = 2; r < kRows; ++r)
@@ -114,8 +171,11 @@ size_t stride_of(RoundedRow const* x)
     return stride > 0 ? static_cast<size_t>(stride) : 0;
 }
 
-RIVER_AMX void rounded(
-    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+// Sixteen rows by `tile`, where their codes let it; the others by AVX-512's `few`.
+template <typename Row>
+RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const* x, size_t rows,
+    float* y, void (*tile)(QuantisedPanels const&, Row const*, size_t, float*, size_t),
+    void (*few)(QuantisedPanels const&, size_t, Row const*, size_t, float*))
 {
     bool configured = false;
     for (size_t row = 0; row < rows;)
@@ -126,7 +186,7 @@ RIVER_AMX void rounded(
         if (stride == 0)
         {
             size_t const count = std::min(kMaxRows, rows - row);
-            kAvx512.rounded(weight, panels, x + row, count, values);
+            few(weight, panels, x + row, count, values);
             row += count;
             continue;
         }
@@ -137,11 +197,22 @@ RIVER_AMX void rounded(
             configured = true;
         }
         for (size_t p = 0; p < panels; ++p)
-            rounded_tile(weight.from(p), x + row, stride, values + p * kPanel, panels * kPanel);
+            tile(weight.from(p), x + row, stride, values + p * kPanel, panels * kPanel);
         row += kRows;
     }
     if (configured)
         _tile_release();
+}
+
+void rounded(
+    QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
+{
+    in_tiles(weight, panels, x, rows, y, rounded_tile, kAvx512.rounded);
+}
+
+void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
+{
+    in_tiles(weight, panels, x, rows, y, fine_tile, kAvx512.fine);
 }
 
 } // namespace
@@ -154,6 +225,7 @@ Kernels const& amx_kernels()
         Kernels table = kAvx512;
         table.name = "avx512 amx";
         table.rounded = rounded;
+        table.fine = fine;
         table.most_rounded = 6 * kRows;
         return table;
     }();

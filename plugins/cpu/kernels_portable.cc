@@ -100,6 +100,48 @@ void rounded(
     }
 }
 
+void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
+{
+    size_t const groups = weight.groups(), size = weight.group_size;
+    size_t const group_bytes = weight.panel_bytes() / groups;
+    int16_t codes[kMaxGroup * kPanel];
+    std::fill(y, y + rows * panels * kPanel, 0.0f);
+    for (size_t p = 0; p < panels; ++p)
+    {
+        for (size_t g = 0; g < groups; ++g)
+        {
+            size_t const block = p * groups + g;
+            unpack(weight.codes + block * group_bytes, size, 8, codes);
+            for (size_t k = 0; k < size; ++k)
+            {
+                for (size_t c = 0; c < kPanel; ++c)
+                {
+                    int const zero =
+                        weight.zero_points != nullptr ? weight.zero_points[block * kPanel + c] : 8;
+                    codes[k * kPanel + c] = static_cast<int16_t>(codes[k * kPanel + c] - zero);
+                }
+            }
+            for (size_t row = 0; row < rows; ++row)
+            {
+                int32_t dots[kPanel] = {};
+                for (size_t k = 0; k < size; ++k)
+                {
+                    int16_t code;
+                    __builtin_memcpy(&code, x[row].codes + 2 * (g * size + k), 2);
+                    for (size_t c = 0; c < kPanel; ++c)
+                        dots[c] += code * codes[k * kPanel + c];
+                }
+                float* out = y + (row * panels + p) * kPanel;
+                for (size_t c = 0; c < kPanel; ++c)
+                {
+                    out[c] += static_cast<float>(dots[c]) * x[row].scales[g]
+                        * weight.scales[block * kPanel + c];
+                }
+            }
+        }
+    }
+}
+
 void widened(
     QuantisedPanels const& weight, size_t panels, float const* const* x, size_t rows, float* y)
 {
@@ -155,6 +197,28 @@ void round_row(
         std::fill(codes + end, codes + start + group_size, static_cast<int8_t>(0));
         scales[g] = largest / 127.0f;
         sums[g] = static_cast<float>(sum);
+    }
+}
+
+void round_fine(
+    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, int32_t* sums)
+{
+    for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g)
+    {
+        size_t const end = std::min(inputs, start + group_size);
+        float largest = 0.0f;
+        for (size_t k = start; k < end; ++k)
+            largest = std::max(largest, std::fabs(x[k]));
+        float const inverse = largest > 0.0f ? kMostFine / largest : 0.0f;
+        std::fill(codes + 2 * start, codes + 2 * (start + group_size), static_cast<int8_t>(0));
+        for (size_t k = start; k < end; ++k)
+        { // saturates where x is not finite, as other tables do
+            float const scaled = std::min(32767.0f, std::max(-32768.0f, x[k] * inverse));
+            auto const code = static_cast<int16_t>(std::lrintf(scaled));
+            __builtin_memcpy(codes + 2 * k, &code, 2);
+        }
+        scales[g] = largest / kMostFine;
+        sums[g] = 0; // not used
     }
 }
 
@@ -235,7 +299,7 @@ void narrow(float const* x, size_t size, uint16_t* out)
 
 } // namespace
 
-Kernels const kPortable = {
-    "portable", dense, rounded, widened, round_row, dot, silu_mul, attend, narrow};
+Kernels const kPortable = {"portable", dense, rounded, fine, widened, round_row, round_fine, dot,
+    silu_mul, attend, narrow};
 
 } // namespace river

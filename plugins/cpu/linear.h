@@ -35,12 +35,18 @@ struct Bank
         memory.add(quantised.zero_points, grid);
         memory.add(pre_scale, quantised.inputs);
     }
+
+    size_t panel_bytes() const
+    {
+        if (dense.present())
+            return dense.inputs * kPanel * (dense.half != nullptr ? 2 : sizeof(float));
+        size_t const column = sizeof(float) + (quantised.zero_points != nullptr ? 1 : 0);
+        return quantised.panel_bytes() + quantised.groups() * kPanel * column;
+    }
 };
 
 constexpr size_t kBackbone = 0, kRiver = 1; // places of the banks
-// Rounded rows a row: the river rounds to 8 bits a group. The backbone adds what that loses, rounded
-// to 8 bits in turn: it is the bank of quality, and the weights are read once for both.
-constexpr size_t kDigits[2] = {2, 1};
+struct LinearRows;
 
 struct Linear
 {
@@ -62,6 +68,10 @@ struct Linear
         return outputs != 0;
     }
 
+    // Of the banks that rows use, for panels first .. first + count; what belongs to no panel counts
+    // with the first one.
+    size_t read_bytes(LinearRows const& rows, size_t first, size_t count) const;
+
     // Of the quantised banks, which have the same; kMaxGroup where there are none.
     size_t group_size() const
     {
@@ -81,7 +91,10 @@ struct LinearRows
     {
         std::vector<size_t> numbers;
         std::vector<float const*> floats; // the input of each, times pre_scale,
-        std::vector<RoundedRow> rounded;  // and rounded: kDigits each, for quantised banks
+        // and rounded, for quantised banks: the river's to 8 bits a group, the backbone's to 16,
+        // as it is the bank of quality.
+        std::vector<RoundedRow> rounded;
+        std::vector<FineRow> fine;
     };
     OfBank banks[2];
     bool rounds = true; // quantised banks take rounded rows
@@ -107,7 +120,22 @@ inline void LinearRows::clear()
         bank.numbers.clear();
         bank.floats.clear();
         bank.rounded.clear();
+        bank.fine.clear();
     }
+}
+
+inline size_t Linear::read_bytes(LinearRows const& rows, size_t first, size_t count) const
+{
+    size_t bytes = bias != nullptr ? count * kPanel * sizeof(float) : 0;
+    for (size_t number : {kBackbone, kRiver})
+    {
+        if (rows.banks[number].numbers.empty())
+            continue;
+        bytes += count * banks[number].panel_bytes();
+        if (first == 0 && banks[number].pre_scale != nullptr)
+            bytes += inputs * sizeof(float);
+    }
+    return bytes;
 }
 
 template <typename Write>
@@ -120,13 +148,10 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
         Bank const& bank = linear.banks[number];
         LinearRows::OfBank const& chosen = rows.banks[number];
         bool const rounds = rows.rounds && !bank.dense.present();
-        size_t const digits = rounds ? kDigits[number] : 1;
-        size_t const room = kBlock / count * kMaxRows;
-        size_t most = kMaxRows; // of widened codes
-        if (rounds)
-            most = std::min(kernels.most_rounded, room) / digits;
-        else if (bank.dense.present())
-            most = room;
+        bool const fine = rounds && number == kBackbone;
+        size_t most = kBlock / count * kMaxRows;
+        if (!fine && !bank.dense.present())
+            most = std::min(most, rounds ? kernels.most_rounded : kMaxRows);
         for (size_t start = 0; start < chosen.numbers.size(); start += most)
         {
             size_t const block = std::min(most, chosen.numbers.size() - start);
@@ -135,10 +160,15 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
                 kernels.dense(
                     bank.dense.from(first), count, chosen.floats.data() + start, block, y);
             }
+            else if (fine)
+            {
+                kernels.fine(
+                    bank.quantised.from(first), count, chosen.fine.data() + start, block, y);
+            }
             else if (rounds)
             {
-                kernels.rounded(bank.quantised.from(first), count,
-                    chosen.rounded.data() + digits * start, digits * block, y);
+                kernels.rounded(
+                    bank.quantised.from(first), count, chosen.rounded.data() + start, block, y);
             }
             else
             {
@@ -147,12 +177,7 @@ void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
             }
             for (size_t r = 0; r < block; ++r)
             {
-                float* values = y + r * digits * count * kPanel;
-                if (digits == 2)
-                {
-                    for (size_t i = 0; i < count * kPanel; ++i)
-                        values[i] += values[count * kPanel + i];
-                }
+                float* values = y + r * count * kPanel;
                 if (linear.bias != nullptr)
                 {
                     for (size_t i = 0; i < count * kPanel; ++i)

@@ -388,6 +388,19 @@ extern "C"
         });
     }
 
+    // Phases of all sessions are recorded from here on, in the caller's memory,
+    __attribute__((visibility("default"))) void river_trace_start(
+        river::TraceEvent* events, size_t room)
+    {
+        river::g_trace.start(events, room);
+    }
+
+    // until here, while no session runs: how many there were, though there may have been no room.
+    __attribute__((visibility("default"))) size_t river_trace_stop()
+    {
+        return river::g_trace.stop();
+    }
+
     // The name of the kernels that this processor gets.
     __attribute__((visibility("default"))) const char* river_cpu_kernels()
     {

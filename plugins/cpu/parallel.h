@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <thread>
 
+#include "trace.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -35,6 +37,11 @@ public:
 
     virtual ~PhasedWork() = default;
     virtual void chunk(size_t phase, size_t index) noexcept = 0;
+
+    // What a trace says of a phase: its name, its layer (0: none), what a chunk that has run read.
+    virtual char const* name(size_t phase) const = 0;
+    virtual int32_t layer(size_t phase) const = 0;
+    virtual size_t bytes(size_t phase, size_t index) const = 0;
 
     void add_phase(size_t chunks)
     {
@@ -85,9 +92,15 @@ private:
             Phase& phase = phases_[p];
             if (phase.done.load(std::memory_order_acquire) == phase.chunks)
                 continue;
+            bool const traced = g_trace.on();
+            TraceEvent event = {};
+            if (traced)
+                event.start = Trace::now();
             size_t ran = 0;
             for (size_t i = 0; i < shares_; ++i)
-                ran += run_range(p, (share + i) % shares_);
+                ran += run_range(p, (share + i) % shares_, traced ? &event : nullptr);
+            if (traced)
+                event.worked = Trace::now();
             if (ran != 0)
                 phase.done.fetch_add(ran, std::memory_order_acq_rel);
             for (size_t spins = 0; phase.done.load(std::memory_order_acquire) < phase.chunks;
@@ -95,10 +108,18 @@ private:
             {
                 pause(spins);
             }
+            if (traced)
+            {
+                event.name = name(p);
+                event.layer = layer(p);
+                event.chunks = static_cast<int32_t>(ran);
+                event.ended = Trace::now();
+                g_trace.add(event);
+            }
         }
     }
 
-    size_t run_range(size_t p, size_t share) noexcept
+    size_t run_range(size_t p, size_t share, TraceEvent* event) noexcept
     {
         Phase& phase = phases_[p];
         std::atomic<size_t>& next = phase.ranges[share].next;
@@ -110,6 +131,8 @@ private:
             if (index >= end)
                 break;
             chunk(p, index);
+            if (event != nullptr)
+                event->bytes += static_cast<int64_t>(bytes(p, index));
             ++ran;
         }
         return ran;

@@ -6,7 +6,7 @@ takes whole rows.
 """
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -184,10 +184,11 @@ class GivesHiddenStates(Protocol):
     def hidden_states(
         self,
         token_ids: np.ndarray,  # [seq] int64
+        last: int,  # 0 .. L - 1
     ) -> np.ndarray:
-        """h_0 .. h_(L-1) of a text at full depth, float32 [L, seq, hidden].
+        """h_0 .. h_last of a text at full depth, float32 [last + 1, seq, hidden].
 
-        What cache row 0 held may be lost.
+        Layers behind the last are not run. What cache row 0 held may be lost.
         """
         ...
 
@@ -198,6 +199,33 @@ class MeasuresBandwidth(Protocol):
 
     def read_bandwidth(self) -> float:
         """Bytes/s of the memory that its weights and caches lie in."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that a thread did: a step, an operator, a phase of one, a wait.
+
+    start, length: ns, on one clock for all of a trace. args: what else there is to say; of a phase
+    its layer and the bytes of weights and cache that it read.
+    """
+
+    name: str
+    thread: str
+    start: int
+    length: int
+    args: Mapping[str, int | str]
+
+
+@runtime_checkable
+class TracesSteps(Protocol):
+    """What a session may offer beside `Session`: where the time of its steps goes."""
+
+    def trace(self, run: Callable[[], object]) -> list[Span]:
+        """What happens in the steps that `run` takes of this session; it is called twice.
+
+        Only the second time is recorded. The engine is opened once more meanwhile.
+        """
         ...
 
 

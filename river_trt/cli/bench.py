@@ -4,15 +4,18 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from river_trt.backends.base import MeasuresBandwidth
 from river_trt.benchmark.arms import DEFAULT_MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
-from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate
+from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate, grouped
 from river_trt.benchmark.peers import EXTRAS, Peer
+from river_trt.benchmark.products import product_rate
 from river_trt.benchmark.prompts import BUILT_IN, cut_prompts
 from river_trt.benchmark.result import ArmQuality, BenchCase, BenchResult, stored_quality
 from river_trt.benchmark.summary import summarise
+from river_trt.benchmark.trace import check_traced, trace, write_trace
 from river_trt.cli.arguments import (
     encode_prompt,
 )
@@ -49,17 +52,28 @@ def execute(args: argparse.Namespace) -> int:
         for plan, _, prompts in loads:
             for contestant in contestants:
                 contestant.check_prompts(prompts, plan)
+        if args.trace is not None:
+            check_traced(contestants)
         bandwidth = _bandwidth(args, engines[0])
+        on_cpu = all(engine.manifest.backend.target == "cpu" for engine in engines)
+        products = product_rate(args.threads) if on_cpu else None
         quality = _quality(args, contestants, progress)
         peers, missing = _peers(args, stack, progress)
-        cases = []
+        cases: list[BenchCase] = []
+        traced: list[list[dict[str, Any]]] = []
         for plan, context, prompts in loads:
             taking_part: list[Contestant] = [*contestants, *(peers if plan.batch == 1 else [])]
             rounds = alternate(taking_part, prompts, plan, progress)
             summaries = summarise([c.name for c in taking_part], rounds)
             cases.append(BenchCase(plan, context, len(prompts), tuple(summaries)))
+            if args.trace is not None:
+                for contestant in contestants:
+                    title, groups = cases[-1].title(), grouped(prompts, plan.batch)
+                    traced.append(trace(contestant, groups, len(traced), title))
             bandwidth = max(bandwidth, _bandwidth(args, engines[0]))
-    result = BenchResult.of(contestants, cases, bandwidth, quality, peers, missing)
+    if args.trace is not None:
+        write_trace(args.trace, [event for events in traced for event in events])
+    result = BenchResult.of(contestants, cases, bandwidth, products, quality, peers, missing)
     if args.plot is not None:
         with needs_extra("a plot", "build"):
             from builders.report.bench_page import write_bench_page

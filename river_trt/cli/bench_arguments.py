@@ -146,6 +146,13 @@ def _add_output(quality: argparse._ArgumentGroup) -> None:
         "--pieces", type=int, default=8, metavar="N", help="of the text (default: %(default)s)"
     )
     quality.add_argument("--plot", type=Path, metavar="HTML", help="speed-up over depth, a page")
+    quality.add_argument(
+        "--trace",
+        type=Path,
+        metavar="JSON",
+        help="where the time goes: a prefill and three decode steps of each mode, by phase, layer "
+        "and thread, in Chrome's trace format (open it at ui.perfetto.dev); onnxruntime's engines",
+    )
     quality.add_argument("--json", action="store_true", help="every round as JSON")
 
 
@@ -162,6 +169,10 @@ def check_arguments(args: argparse.Namespace, paths: Sequence[Path]) -> None:
         check_prompt(text, args)
     if args.peer and args.model is None:
         raise RiverError("peers need the weights that the engine was built from: --model MODEL")
-    for path, what in ((args.quality, "quality"), (args.plot and args.plot.parent, "plot")):
+    for path, what in (
+        (args.quality, "quality"),
+        (args.plot and args.plot.parent, "plot"),
+        (args.trace and args.trace.parent, "trace"),
+    ):
         if path is not None and not path.exists():
             raise RiverError(f"--{what}: {path} is not there")

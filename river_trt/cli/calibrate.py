@@ -33,8 +33,9 @@ EXAMPLES = """\
   river-trt calibrate engine/ --apply policy.json                    one found elsewhere
   river-trt calibrate engine/ --text wiki.txt --draft                what drafts in lossless mode
 
-The policy goes into the engine's manifest; nothing is built again. Half of the text is held out
-and only reported on. Calibrating needs the extra `build` of river-trt; --apply does not.
+The policy goes into the engine's manifest; nothing is built again. It is that of calls which name
+none: named policies (quality, balanced, fast) stay as they are. Half of the text is held out and
+only reported on. Calibrating needs the extra `build` of river-trt; --apply does not.
 """
 BUDGETS = {  # option: metavar, help
     "max-kl": ("X", "fewest layers with at most this KL to the backbone, nats a token"),

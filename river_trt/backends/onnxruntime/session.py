@@ -1,14 +1,16 @@
 """ONNX Runtime on the CPU: one session, every buffer bound once and written in place."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from river_trt.backends.base import SessionOptions, Step, StepOutput
+from river_trt.backends.base import SessionOptions, Span, Step, StepOutput
 from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
+from river_trt.backends.onnxruntime.tracing import StepSizes, kernel_spans, runtime_spans
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
@@ -19,7 +21,7 @@ from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
-# Token ids [seq] to h_0 .. h_(L-1), [L, seq, hidden].
+# Token ids [seq] to h_0 .. h_last, [last + 1, seq, hidden].
 HiddenStates = Callable[[np.ndarray], np.ndarray]
 
 
@@ -44,19 +46,27 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
             )
     if manifest.backend.kernels == "native":
         check_abi(manifest.backend.kernels_abi)
-    settings = session_settings(manifest, options)
     file, weights = directory / manifest.engine_file, directory / WEIGHTS_FILE
     try:
         model = read_plain(file, MOST_BYTES)
     except OSError as error:
         raise EngineError(f"{file.name} cannot be read: {error.strerror}; {REBUILD}") from error
     graph = check_graph(model, manifest.files)
-    try:
-        source = with_weights(model, weights, settings)
-        session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library's error classes share no other base
-        reason = str(error).splitlines()[0]
-        raise EngineError(f"onnxruntime cannot load {file}: {reason}; {REBUILD}") from error
+
+    def open_graph(settings: ort.SessionOptions) -> ort.InferenceSession:
+        try:
+            source = with_weights(model, weights, settings)
+            return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library's error classes share no other base
+            reason = str(error).splitlines()[0]
+            raise EngineError(f"onnxruntime cannot load {file}: {reason}; {REBUILD}") from error
+
+    def open_profiled(prefix: Path) -> ort.InferenceSession:
+        profiled = session_settings(manifest, options)
+        profiled.enable_profiling, profiled.profile_file_prefix = True, str(prefix)
+        return open_graph(profiled)
+
+    session = open_graph(session_settings(manifest, options))
     if WEIGHTS_FILE in manifest.files:
         status = weights.stat()
         forget((status.st_dev, status.st_ino), places_in_use(graph, WEIGHTS_FILE))
@@ -68,7 +78,8 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         options,
         manifest.precision.kv_cache,
         row_by_row,
-        lambda: _open_hidden_states(file, manifest, options),
+        lambda last: _open_hidden_states(file, manifest, options, last),
+        open_profiled,
     )
 
 
@@ -83,7 +94,9 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     return settings
 
 
-def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions) -> HiddenStates:
+def _open_hidden_states(
+    model: Path, manifest: Manifest, options: SessionOptions, last: int
+) -> HiddenStates:
     try:
         from river_trt.backends.onnxruntime.hidden_states import GraphHiddenStates
     except ImportError as error:
@@ -98,6 +111,7 @@ def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions
         manifest.model.shape,
         settings,
         manifest.precision.kv_cache,
+        last,
     )
 
 
@@ -140,18 +154,23 @@ class OrtSession:
         options: SessionOptions,
         kv_cache: str,
         row_by_row: bool,
-        open_hidden_states: Callable[[], HiddenStates],
+        open_hidden_states: Callable[[int], HiddenStates],
+        open_profiled: Callable[[Path], ort.InferenceSession],
     ) -> None:
         """kv_cache: element type of the cache, float32 or float16.
 
         row_by_row: rows take their steps of several tokens over a filled cache one by one.
 
-        open_hidden_states: called where they are asked for, because it opens the graph again.
+        open_hidden_states (of h_0 .. h_last), open_profiled: called where they are asked for,
+        because they open the graph again; the latter with a profile, in a file whose name begins
+        so.
         """
         self._session = session
         self._row_by_row = row_by_row
         self._open_hidden_states = open_hidden_states
-        self._hidden_states: HiddenStates | None = None
+        self._open_profiled = open_profiled
+        self._traced: list[StepSizes] | None = None  # of the steps since a trace began
+        self._hidden_states: tuple[int, HiddenStates] | None = None
         self._vocab_size = shape.vocab_size
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
@@ -187,6 +206,8 @@ class OrtSession:
         self._policy.write(step.policy, step.gate_scope)
         for name, values in step.inputs.items():
             binding.arrays[name][...] = values
+        if self._traced is not None:
+            self._traced.append((rows, step.seq, int(step.past_lengths.max())))
         try:
             self._session.run_with_iobinding(binding.io)
         except Exception as error:  # the library's error classes share no other base
@@ -215,10 +236,29 @@ class OrtSession:
         slots = np.stack([cache[row, :, :length] for cache in self.caches])
         return slots.reshape(-1, 2, *slots.shape[1:]).astype(np.float32, copy=False)
 
-    def hidden_states(self, token_ids: np.ndarray) -> np.ndarray:
-        if self._hidden_states is None:
-            self._hidden_states = self._open_hidden_states()
-        return self._hidden_states(token_ids)
+    def hidden_states(self, token_ids: np.ndarray, last: int) -> np.ndarray:
+        if self._hidden_states is None or self._hidden_states[0] != last:
+            self._hidden_states = None  # before the next takes its memory
+            self._hidden_states = last, self._open_hidden_states(last)
+        return self._hidden_states[1](token_ids)
+
+    def trace(self, run: Callable[[], object]) -> list[Span]:
+        session, bindings = self._session, self._bindings
+        self._traced = []
+        with tempfile.TemporaryDirectory() as folder:
+            self._session, self._bindings = self._open_profiled(Path(folder) / "profile"), {}
+            try:
+                run()  # warm
+                first = len(self._traced)
+                # GroupQueryAttention's engines have no phases of ours.
+                spans = [] if self._row_by_row else kernel_spans(native_library(), run)
+                if self._row_by_row:
+                    run()
+                file = Path(self._session.end_profiling())
+                began = self._session.get_profiling_start_time_ns()
+                return [*runtime_spans(file, began, self._traced, first), *spans]
+            finally:
+                self._session, self._bindings, self._traced = session, bindings, None
 
     def _bind(self, first_row: int, rows: int) -> "_Binding":
         binding = _Binding(self._session, rows)

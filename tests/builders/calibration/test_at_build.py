@@ -100,8 +100,12 @@ def test_the_engine_has_named_policies_with_their_figures(built, engine):
             policy=None if policy.directions is None else name,
         )
         assert got.token_ids == engine.generate([ids], config)[0].token_ids
-    with pytest.raises(RiverError, match="policy 'swift' is not one of this engine's: exact, qual"):
+    unknown = "policy 'swift' is not one of this engine's: exact, qual"
+    with pytest.raises(RiverError, match=unknown):
         engine.generate([ids], GenerationConfig(policy="swift"))
+    assert load(built[0], max_batch_size=1, policy="fast").policy.same_as(engine.policies["fast"])
+    with pytest.raises(RiverError, match=unknown):
+        load(built[0], policy="swift")
 
 
 def test_drafts_have_the_mask_that_promises_most(built):

@@ -55,13 +55,13 @@ def test_rows_of_a_batch_with_their_own_exits_equal_each_row_alone(tmp_path, bit
 
 
 def test_rounded_activations_of_an_integer_backbone_cost_next_to_nothing(tmp_path):
-    """The native kernels round its inputs to two digits; one would miss this bound by far."""
+    """The native kernels round its inputs to 16 bits; 8 would miss this bound by far."""
     pair = build_pair(tmp_path, backbone_bits=8, river_activation="int8")
     pair.assert_equal(IDS, ExitPolicy.full_depth(LAYERS), tolerance=2e-3)
     river = forced_exit(LAYERS, 1)
     logits, _ = pair.engine.forward(IDS, river)
     expected, _ = teacher_forced(pair.reference, IDS, river)
-    assert np.abs(logits - expected).max() > 0.02, "the river rounds to one"
+    assert np.abs(logits - expected).max() > 0.02, "the river rounds to 8"
 
 
 def test_manifest_states_precision_and_bytes(tmp_path):

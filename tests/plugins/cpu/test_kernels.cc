@@ -122,6 +122,33 @@ struct Rounded
     }
 };
 
+// Rows of a table's own rounding to 16 bits, `gap` rows of nothing behind the first.
+struct Fine
+{
+    std::vector<int8_t> codes;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+    std::vector<FineRow> rows;
+
+    Fine(Kernels const& kernels, std::vector<float> const& x, size_t inputs, size_t group_size,
+        size_t gap = 0)
+    {
+        size_t const count = x.size() / inputs, groups = (inputs + group_size - 1) / group_size;
+        size_t const width = 2 * groups * group_size;
+        codes.assign((count + gap) * width, 99);
+        scales.resize(count * groups);
+        sums.resize(count * groups);
+        for (size_t r = 0; r < count; ++r)
+        {
+            int8_t* at = codes.data() + (r + (r > 0 ? gap : 0)) * width;
+            float* scale = scales.data() + r * groups;
+            int32_t* sum = sums.data() + r * groups;
+            kernels.round_fine(x.data() + r * inputs, inputs, group_size, at, scale, sum);
+            rows.push_back({at, scale, sum});
+        }
+    }
+};
+
 // Half-precision numbers of every kind but infinities, and what they are.
 uint16_t any_half()
 {
@@ -275,6 +302,77 @@ void test_quantised(Kernels const& kernels)
                 }
             }
         }
+    }
+}
+
+void test_fine(
+    Kernels const& kernels, size_t group_size, size_t inputs, bool symmetric, bool extreme)
+{
+    constexpr size_t kRows = 40, kPanels = 3;
+    Quantised const weight(inputs, kPanels, group_size, 8, symmetric, extreme);
+    auto x = normals(kRows * inputs);
+    if (extreme) // every product largest, of both signs; and a row of zeros
+    {
+        std::fill(x.begin(), x.begin() + inputs, 3.0f);
+        std::fill(x.begin() + inputs, x.begin() + 2 * inputs, -3.0f);
+        std::fill(x.begin() + 2 * inputs, x.begin() + 3 * inputs, 0.0f);
+    }
+    Fine const fine(kernels, x, inputs, group_size);
+    std::vector<float> alone(kPanels * kPanel);
+    for (size_t rows :
+        {size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{5}, size_t{6}, size_t{7}, kRows})
+    {
+        std::vector<float> y(rows * alone.size(), NAN);
+        kernels.fine(weight.view(), kPanels, fine.rows.data(), rows, y.data());
+        for (size_t r = 0; r < rows; ++r)
+        {
+            kernels.fine(weight.view(), kPanels, &fine.rows[r], 1, alone.data());
+            float const* row = y.data() + r * alone.size();
+            expect(std::equal(alone.begin(), alone.end(), row), "fine: a row alone differs");
+            for (size_t n = 0; rows == kRows && n < alone.size(); ++n)
+            { // each input is off by half a unit of its group at most
+                double exact = 0.0, size = 0.0, off = 0.0;
+                for (size_t g = 0; g * group_size < inputs; ++g)
+                {
+                    double largest = 0.0, weights = 0.0;
+                    for (size_t k = g * group_size; k < std::min(inputs, (g + 1) * group_size); ++k)
+                    {
+                        double const value = weight.values[n * inputs + k];
+                        double const of = x[r * inputs + k];
+                        exact += value * of;
+                        size += std::abs(value * of);
+                        largest = std::max(largest, std::abs(of));
+                        weights += std::abs(value);
+                    }
+                    off += 0.5001 * largest / kMostFine * weights;
+                }
+                expect(std::abs(row[n] - exact) <= off + 1e-6 * size, "fine: wrong sum");
+            }
+        }
+    }
+}
+
+void test_fine(Kernels const& kernels)
+{
+    for (size_t group_size : {32, 64, 96, 128})
+    {
+        for (size_t inputs : {group_size, 2 * group_size, group_size + 5, group_size - 28})
+        {
+            for (bool symmetric : {false, true})
+            {
+                for (bool extreme : {false, true})
+                    test_fine(kernels, group_size, inputs, symmetric, extreme);
+            }
+        }
+    }
+    // What is not finite is not hidden, and nothing overflows on the way.
+    for (float bad : {INFINITY, -INFINITY, NAN})
+    {
+        Quantised const weight(128, 1, 128, 8, false, true);
+        std::vector<float> x(128, bad), y(kPanel);
+        Fine const fine(kernels, x, 128, 128);
+        kernels.fine(weight.view(), 1, fine.rows.data(), 1, y.data());
+        expect(std::isnan(bad) || !std::isfinite(y[0]), "fine: an infinite input gave a number");
     }
 }
 
@@ -495,6 +593,20 @@ void test_tiles(Kernels const& many, Kernels const& few)
             }
         }
     }
+    for (size_t group_size : {32, 64, 128})
+    {
+        size_t const inputs = 3 * group_size - 20, panels = 3;
+        Quantised const weight(inputs, panels, group_size, 8, false, false);
+        auto const x = normals(50 * inputs);
+        for (size_t gap : {0, 1})
+        {
+            Fine const fine(few, x, inputs, group_size, gap);
+            std::vector<float> y(50 * panels * kPanel, NAN), wanted(50 * panels * kPanel);
+            many.fine(weight.view(), panels, fine.rows.data(), 50, y.data());
+            few.fine(weight.view(), panels, fine.rows.data(), 50, wanted.data());
+            expect(y == wanted, "tiles: fine rows differ");
+        }
+    }
 }
 #endif
 
@@ -503,6 +615,7 @@ void test_all(Kernels const& kernels)
     test_dense(kernels, false);
     test_dense(kernels, true);
     test_quantised(kernels);
+    test_fine(kernels);
     test_round_row(kernels);
     test_vectors(kernels);
     test_narrow(kernels);

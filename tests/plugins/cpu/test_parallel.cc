@@ -1,5 +1,5 @@
 // PhasedWork: every chunk runs once, a phase waits for the one before it, and threads may be late
-// or missing.
+// or missing; and a trace has each chunk once.
 #include "parallel.h"
 
 #include <chrono>
@@ -37,6 +37,19 @@ public:
         }
     }
 
+    char const* name(size_t) const override
+    {
+        return "mirror";
+    }
+    int32_t layer(size_t phase) const override
+    {
+        return static_cast<int32_t>(phase);
+    }
+    size_t bytes(size_t, size_t index) const override
+    {
+        return index;
+    }
+
     bool complete() const
     {
         std::vector<int> const wanted(kValues, static_cast<int>(chunks_.size()));
@@ -47,6 +60,26 @@ private:
     std::vector<size_t> chunks_;
     std::vector<std::vector<int>> rows_;
 };
+
+// Every chunk is in the record of one thread, of each thread once; returns what is wrong.
+char const* wrong_in(std::vector<TraceEvent> const& events, std::vector<size_t> const& chunks)
+{
+    std::vector<size_t> ran(chunks.size()), read(chunks.size());
+    for (size_t i = 0; i < events.size(); ++i)
+    {
+        TraceEvent const& event = events[i];
+        ran[event.layer] += event.chunks;
+        read[event.layer] += event.bytes;
+        if (event.start > event.worked || event.worked > event.ended)
+            return "time runs backwards";
+    }
+    for (size_t p = 0; p < chunks.size(); ++p)
+    {
+        if (ran[p] != chunks[p] || read[p] != chunks[p] * (chunks[p] - 1) / 2)
+            return "chunks are missing, or twice there";
+    }
+    return nullptr;
+}
 
 // Starts some of the shares on threads, late ones too, and leaves the rest to the caller.
 struct Threads
@@ -88,8 +121,21 @@ int main()
                 for (int repeat = 0; repeat < 20; ++repeat)
                 {
                     Threads threads = {started, late};
-                    Mirrored work({64, 1, 32, 2, 16});
+                    std::vector<size_t> const chunks = {64, 1, 32, 2, 16};
+                    Mirrored work(chunks);
+                    std::vector<TraceEvent> events(chunks.size() * count);
+                    if (repeat % 2 == 1)
+                        g_trace.start(events.data(), events.size());
                     work.run({Threads::run, &threads, count});
+                    if (repeat % 2 == 1)
+                    {
+                        events.resize(std::min(events.size(), g_trace.stop()));
+                        if (char const* wrong = wrong_in(events, chunks))
+                        {
+                            std::printf("FAILED: trace: %s\n", wrong);
+                            ++failures;
+                        }
+                    }
                     if (!work.complete())
                     {
                         std::printf(

@@ -12,6 +12,7 @@ A = [*SHORT, "--prompt", "a"]
 @pytest.fixture(autouse=True)
 def bandwidth(monkeypatch):
     monkeypatch.setattr("river_trt.cli.bench.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("river_trt.cli.bench.product_rate", lambda threads: 1e9)
 
 
 def test_arms_stand_side_by_side(capsys, directory):
@@ -34,12 +35,32 @@ def test_json_holds_every_round(capsys, directory):
     assert full["mean_backbone_layers"] == 4
     assert full["bytes_per_step"] - river["bytes_per_step"] == 408 - 138
     assert 0 < full["roof"] == pytest.approx(result["bandwidth"] / full["bytes_per_step"])
+    assert full["prefill_rate"] > 0 and full["rounds"][0]["prompt_tokens"] == 1 + 2
+    operations = full["rounds"][0]["prefill_operations"]
+    assert full["prefill_roof"] == pytest.approx(3 * result["products"] / operations)
     assert own["mean_backbone_layers"] == mixed["mean_backbone_layers"] == 4
     assert river["mean_backbone_layers"] == 1
     assert pinned_river["mean_backbone_layers"] == 2  # the engine's pins
     for arm in case["arms"]:
         assert len(arm["rounds"]) == 3
         assert all(r["tokens"] == 6 and len(r["first_token_seconds"]) == 2 for r in arm["rounds"])
+
+
+def test_trace_is_a_file_of_every_mode_and_load(capsys, directory, tmp_path):
+    file = tmp_path / "trace.json"
+    argv = ["bench", str(directory), *SHORT, "--context", "3,5", "--trace", str(file)]
+    assert main([*argv, "--mode", "full", "--mode", "river"]) == 0
+    events = json.loads(file.read_text())["traceEvents"]
+    names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
+    assert names == [
+        "full depth, batch 1, prompts of 3 tokens",
+        "all river, batch 1, prompts of 3 tokens",
+        "full depth, batch 1, prompts of 5 tokens",
+        "all river, batch 1, prompts of 5 tokens",
+    ]
+    assert {e["pid"] for e in events} == {0, 1, 2, 3}
+    assert all(e["ts"] >= 0 and e["dur"] >= 0 for e in events if e["ph"] == "X")
+    assert sum(e["name"] == "step" for e in events) == 4 * 4  # a prefill and three decode steps
 
 
 def test_built_in_prompts_fit_the_engine(capsys, make_directory):
@@ -124,6 +145,7 @@ def no_peers(monkeypatch, tmp_path):
         (["--depth", "5"], "depth 5 is not one of the layers 1..4"),
         (["--peer", "all"], "peers need the weights"),
         (["--quality", "/nowhere/text"], "--quality: /nowhere/text is not there"),
+        (["--trace", "/nowhere/trace.json"], "--trace: /nowhere is not there"),
         (["--plot", "/nowhere/page.html"], "--plot: /nowhere is not there"),
         (["--prompt", "a", "--tau", "1,2"], "tau has 2 values"),
     ],
