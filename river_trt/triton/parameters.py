@@ -134,6 +134,13 @@ def _tau(value: Any) -> Any:
     return _number(value)
 
 
+def _bias(value: Any) -> dict[int, float]:
+    """Keys of a JSON object are strings."""
+    if not isinstance(value, dict):
+        raise TypeError
+    return {_whole(token): _number(bias) for token, bias in value.items()}
+
+
 PARAMETERS = {
     "max_tokens": Parameter("max_new_tokens", _whole, "a whole number"),
     "temperature": Parameter("temperature", _number, "a number"),
@@ -141,6 +148,9 @@ PARAMETERS = {
     "top_p": Parameter("top_p", _number, "a number"),
     "min_p": Parameter("min_p", _number, "a number"),
     "repetition_penalty": Parameter("repetition_penalty", _number, "a number"),
+    "presence_penalty": Parameter("presence_penalty", _number, "a number"),
+    "frequency_penalty": Parameter("frequency_penalty", _number, "a number"),
+    "logit_bias": Parameter("logit_bias", _bias, "an object of a number for each token id"),
     "seed": Parameter("seed", _whole, "a whole number"),
     "stop": Parameter("stop", _text, "a string or a list of strings", many=True),
     "stop_token_ids": Parameter("stop_token_ids", _whole, "a list of token ids", many=True),
@@ -156,8 +166,6 @@ PARAMETERS = {
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
     "best_of": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "min_tokens": (0,),
     "skip_special_tokens": (True,),
 }

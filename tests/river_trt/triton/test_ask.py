@@ -68,8 +68,16 @@ def test_lossless_mode_of_a_request():
     assert ask(TRTLLM, text_input="a", **values).config == wanted
 
 
+def test_penalties_and_biases_of_a_request():
+    penalties = {"presence_penalty": 0.5, "frequency_penalty": -0.25}
+    text = json.dumps(penalties | {"logit_bias": {"65": 5, "7": -100}})
+    wanted = GenerationConfig(**penalties, logit_bias={65: 5.0, 7: -100.0})
+    assert ask(text_input="a", sampling_parameters=text).config == wanted
+    assert ask(TRTLLM, text_input="a", **penalties).config == GenerationConfig(**penalties)
+
+
 def test_values_without_effect_are_taken():
-    text = '{"n": 1, "presence_penalty": 0.0, "top_k": -1, "skip_special_tokens": true}'
+    text = '{"n": 1, "best_of": 1, "top_k": -1, "skip_special_tokens": true}'
     assert ask(text_input="a", sampling_parameters=text).config == GenerationConfig(top_k=0)
     neutral = {"bad_words": [""], "stop_words": [""], "beam_width": 1, "min_length": 1}
     assert ask(TRTLLM, text_input="a", **neutral).config == GenerationConfig()
@@ -88,7 +96,10 @@ def test_values_without_effect_are_taken():
         ({"parameters": '{"prefill": "maybe"}'}, "prefill must be one of"),
         ({"parameters": '{"mode": "exact"}'}, "mode must be one of river, lossless, full"),
         ({"parameters": '{"mode": "lossless", "tau": 0.9}'}, "^tau 0.9 is for the mode 'river'"),
-        ({"parameters": '{"presence_penalty": 0.5}'}, "presence_penalty is not supported, got 0.5"),
+        ({"parameters": '{"presence_penalty": 3}'}, "presence_penalty must be.*at most 2, got 3"),
+        ({"sampling_parameters": '{"logit_bias": [1]}'}, "logit_bias must be an object"),
+        ({"sampling_parameters": '{"logit_bias": {"a": 1}}'}, "logit_bias must be an object"),
+        ({"sampling_parameters": '{"logit_bias": {"5": 101}}'}, "logit_bias of token 5 must be"),
         ({"sampling_parameters": "{"}, "sampling_parameters is no JSON"),
         ({"sampling_parameters": "[1]"}, "sampling_parameters must be a JSON object"),
         ({"sampling_parameters": '{"temprature": 1}'}, "temprature is no parameter.*temperature"),
