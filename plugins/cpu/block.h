@@ -77,8 +77,9 @@ public:
         return reserve(floats_[slot], count);
     }
     int8_t* codes(size_t count)
-    {
-        return reserve(codes_, count);
+    { // whole lines of the cache
+        auto const at = reinterpret_cast<uintptr_t>(reserve(codes_, count + kLine));
+        return reinterpret_cast<int8_t*>((at + kLine - 1) / kLine * kLine);
     }
     int32_t* fine_sums(size_t count)
     {
@@ -95,6 +96,8 @@ public:
     std::vector<char> use_river;
 
 private:
+    static constexpr size_t kLine = 64;
+
     template <typename T>
     static T* reserve(std::vector<T>& buffer, size_t count)
     {
