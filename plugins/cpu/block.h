@@ -51,7 +51,7 @@ struct BlockInputs
     float const* attended;       // [batch, seq, num_heads * head_dim], or null: computed from
     float const* qkv;            // [batch, seq, (num_heads + 2 num_kv_heads) * head_dim]
     int32_t const* past_lengths; // [batch]
-    CachedRows k_cache, v_cache; // [batch, num_kv_heads, cache_length, head_dim], written in place
+    CachedRows k_cache, v_cache; // [batch, num_kv_heads, cache_length, cached_width], in place
     size_t cache_length;
     int32_t const* exit_layer; // [batch, seq]: kNever or the layer after which the token left
     float const* tau;          // [L]

@@ -722,6 +722,11 @@ struct Eight
     {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
     }
+    static Register load(int8_t const* at)
+    {
+        __m128i const codes = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(at));
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+    }
     static void store(float* at, Register value)
     {
         _mm256_storeu_ps(at, value);
