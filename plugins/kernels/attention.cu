@@ -232,8 +232,8 @@ bool set_attention_variant(AttentionParams const& p, int variant)
             t.variant = variant;
             return true;
         }
-    tuned.push_back({p.batch, p.seq, p.num_heads, p.num_kv_heads, p.head_dim, p.capacity, p.window,
-        variant});
+    tuned.push_back(
+        {p.batch, p.seq, p.num_heads, p.num_kv_heads, p.head_dim, p.capacity, p.window, variant});
     return true;
 }
 
