@@ -25,6 +25,7 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
 
 MASK_SHARES = (0.15, 0.3, 0.5)  # of the layers, in the static masks that are measured
+ALIKE = 2.5  # positions of a piece that tell as much as one that is alone (docs/calibration.md)
 NINETEEN_OF_TWENTY = 1.645  # standard deviations, of one side of a normal distribution
 
 
@@ -116,8 +117,7 @@ class Ladder:
         promised = self._by_piece(promise.left)
         known = np.concatenate([promised[number] for number in self._some])
         trust = mean(measured, piece_kl) / max(float(known.mean()), 1e-9)
-        means = np.array([piece.mean() for piece in promised])
-        aim = budget / margin(means, self._kinds)  # the margin of both
+        aim = budget / margin(promised, self._kinds)
         gated, static = self._best_gated(aim / trust), self._static(aim)
         if gated is None or static.layers <= gated.layers:
             return static
@@ -198,17 +198,20 @@ class Ladder:
 
 
 def margin(
-    kl: np.ndarray,  # [pieces] nats: mean of each piece
+    pieces: Sequence[np.ndarray],  # KL of each one's positions, nats
     kinds: Sequence[str],  # of the pieces
 ) -> float:
     """What a budget is divided by so that new text keeps to it nineteen times of twenty: >= 1.
 
-    From how much the KL of pieces of one kind varies.
+    From how much the KL of pieces of one kind varies. A few pieces may be alike by chance, so they
+    count as varying no less than their positions let expect.
     """
-    names = np.array(kinds)
+    names, kl = np.array(kinds), np.array([piece.mean() for piece in pieces])
     within = [kl[names == kind] - kl[names == kind].mean() for kind in set(kinds)]
     freedom = max(1, len(kl) - len(within))
     deviation = np.sqrt(np.square(np.concatenate(within)).sum() / freedom / len(kl))
+    positions = np.concatenate(pieces)
+    deviation = max(deviation, np.sqrt(ALIKE / len(positions)) * positions.std())
     # Student's t, to the first order: the deviation is itself known from few pieces.
     normal = NINETEEN_OF_TWENTY
     quantile = normal + (normal**3 + normal) / (4 * freedom)
