@@ -92,6 +92,7 @@ def _fitting(cases: list[C], bytes_of: Callable[[C], int], progress: Progress) -
 
 
 def free_bytes() -> int:
+    """Of the GPU's memory."""
     free: int = torch.cuda.mem_get_info()[0]
     return free
 
@@ -140,6 +141,7 @@ def _attention() -> TunedVariants[AttentionCase]:
 
 
 def card() -> str:
+    """The name of this process's GPU."""
     name: str = torch.cuda.get_device_name()
     return name
 
