@@ -80,6 +80,11 @@ class GenerationResult:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
 
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens a second, of those that were read here."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prefill_seconds
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenEvent:

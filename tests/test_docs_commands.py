@@ -133,6 +133,7 @@ def here(place, monkeypatch) -> Path:
     """In that folder, where `demo` is the tiny model."""
     monkeypatch.chdir(place)
     monkeypatch.setattr("river_trt.cli.bench.read_bandwidth", lambda threads: 1e10)
+    monkeypatch.setattr("river_trt.cli.bench.product_rate", lambda threads: 1e11)
     return place
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from river_trt.benchmark.arms import Arm
-from river_trt.benchmark.reads import cache_bytes, weight_bytes
+from river_trt.benchmark.reads import cache_bytes, prefill_operations, weight_bytes
 from river_trt.config import GenerationConfig, resolve_policy
 from river_trt.engine import Engine
 from river_trt.errors import RiverError
@@ -51,6 +51,8 @@ class Round:
     first_token_seconds: tuple[float, ...]  # of each prompt
     mean_backbone_layers: float | None = None  # a decoded token; None: another runtime
     read_bytes: int | None = None  # weights and cache, by all decode steps
+    prompt_tokens: int = 0  # of all prompts
+    prefill_operations: float | None = None  # on floats; None: not known
 
 
 class Contestant(Protocol):
@@ -100,6 +102,7 @@ class EngineArm:
         exits = [np.stack([r.exit_layers[1:] for r in group]) for group in results]
         depths = np.concatenate([r.backbone_layers[1:] for group in results for r in group])
         lengths = [len(_ids(engine, prompt)) for group in groups for prompt in group]
+        operations = [prefill_operations(engine.manifest, length) for length in lengths]
         counts = engine.manifest.bytes_per_layer
         reads = sum(weight_bytes(array, pinned, counts) for array in exits)
         reads += sum(cache_bytes(engine.manifest, length, new_tokens - 1) for length in lengths)
@@ -111,6 +114,8 @@ class EngineArm:
             # A lossless step drafts or verifies: neither depth nor reads are a token's.
             mean_backbone_layers=None if config.mode == "lossless" else float(depths.mean()),
             read_bytes=None if config.mode == "lossless" else reads,
+            prompt_tokens=sum(lengths),
+            prefill_operations=None if None in operations else sum(filter(None, operations)),
         )
 
     def _config(self, new_tokens: int) -> GenerationConfig:

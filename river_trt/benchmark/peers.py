@@ -52,13 +52,15 @@ class Peer:
             raise
 
     def run(self, groups: Groups, new_tokens: int) -> Round:
-        runs = [self._ask(group[0], new_tokens) for group in groups]
+        prompts: list[Any] = [group[0] for group in groups]  # token ids
+        runs = [self._ask(prompt, new_tokens) for prompt in prompts]
         steps = len(runs) * (new_tokens - 1)
         return Round(
             tokens=steps,
             steps=steps,
             seconds=sum(run["seconds"] for run in runs),
             first_token_seconds=tuple(run["first_token_seconds"] for run in runs),
+            prompt_tokens=sum(map(len, prompts)),
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Bytes that decode steps read: weights by the manifest's counts, and the filled cache."""
+"""What steps cannot do without: bytes that decode reads, operations of a prefill."""
 
 import numpy as np
 
@@ -21,6 +21,24 @@ def weight_bytes(
     rows, steps = exit_layers.shape
     layer_bytes = backbone_reads * counts.backbone_layer + river_reads * counts.river_layer
     return int(layer_bytes + steps * (counts.lm_head + rows * counts.embedding))
+
+
+def prefill_operations(manifest: Manifest, prompt_tokens: int) -> float | None:
+    """Additions and multiplications of a prompt on the backbone, and of its last token's logits.
+
+    None where the manifest does not say how many weights a layer has.
+    """
+    shape, precision = manifest.model.shape, manifest.precision
+    if precision.backbone == "int8":  # with a scale and a zero point a group
+        each = 1 + 5 / manifest.river.group_size
+    elif precision.backbone in DTYPE_BYTES:
+        each = float(DTYPE_BYTES[precision.backbone])
+    else:
+        return None
+    weights = shape.num_layers * manifest.bytes_per_layer.backbone_layer / each
+    attended = shape.num_layers * shape.num_heads * shape.head_dim * (prompt_tokens + 1) / 2
+    head = shape.vocab_size * shape.hidden_size
+    return 2 * (prompt_tokens * (weights + 2 * attended) + head)
 
 
 def cache_bytes(

@@ -66,6 +66,7 @@ class BenchResult:
     arms: Mapping[str, tuple[int, Arm]]  # name of a contestant to its engine and mode
     cases: tuple[BenchCase, ...]
     bandwidth: float  # bytes/s of the memory that the first engine reads
+    products: float | None  # operations/s of float32 matrix products; None: not a CPU's engine
     quality: Mapping[str, ArmQuality]  # by name of a contestant
     peers: Mapping[str, Any]  # name to what it said of itself
     missing: tuple[str, ...]  # peers that are not installed, and what installs them
@@ -76,6 +77,7 @@ class BenchResult:
         contestants: Sequence[EngineArm],
         cases: Sequence[BenchCase],
         bandwidth: float,
+        products: float | None,
         quality: Mapping[str, ArmQuality],
         peers: Sequence[Peer],
         missing: Sequence[str],
@@ -88,6 +90,7 @@ class BenchResult:
             arms={c.name: (places[id(c.engine)], c.arm) for c in contestants},
             cases=tuple(cases),
             bandwidth=bandwidth,
+            products=products,
             quality=quality,
             peers={peer.name: peer.details for peer in peers},
             missing=tuple(missing),
@@ -95,10 +98,13 @@ class BenchResult:
 
     @property
     def said_bandwidth(self) -> str:
-        """The bandwidth in words."""
+        """What the machine reaches, in words."""
         is_gpu = self.engines[0].backend == "torch"
         reads = "A copy on the GPU reaches" if is_gpu else "This machine reads"
-        return f"{reads} {self.bandwidth / 1e9:.1f} GB/s."
+        said = f"{reads} {self.bandwidth / 1e9:.1f} GB/s"
+        if self.products is None:
+            return f"{said}."
+        return f"{said} and multiplies float32 matrices at {self.products / 1e9:.0f} GFLOP/s."
 
     def mixed(self, case: BenchCase, summary: ArmSummary) -> float | None:
         """What rows with exits of their own cost here; None where it cannot be said."""
@@ -118,6 +124,7 @@ class BenchResult:
         return {
             "engines": [_finite(asdict(engine)) for engine in self.engines],
             "bandwidth": self.bandwidth,
+            "products": self.products,
             "cases": [self._case(case) for case in self.cases],
             "peers": dict(self.peers),
             "missing": list(self.missing),
@@ -135,6 +142,7 @@ class BenchResult:
         if summary.name in self.quality:
             values["quality"] = asdict(self.quality[summary.name])
         values |= asdict(summary) | {"roof": summary.roof(self.bandwidth)}
+        values["prefill_roof"] = summary.prefill_roof(self.products)
         return values | {"mixed_loss": self.mixed(case, summary)}
 
 

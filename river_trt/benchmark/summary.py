@@ -32,6 +32,7 @@ class ArmSummary:
     bytes_per_step: float | None  # weights and cache; with batch 1: per token
     bytes_per_second: float | None  # at the median speed
     first_token_seconds: float  # median
+    prefill_rate: float  # prompt tokens a second, median of the rounds
     rounds: tuple[Round, ...]
 
     @property
@@ -43,6 +44,13 @@ class ArmSummary:
         if self.bytes_per_step is None:
             return None
         return self.tokens_per_second.median * bandwidth * self.step_seconds / self.bytes_per_step
+
+    def prefill_roof(self, products: float | None) -> float | None:
+        """Prompt tokens/s if so many operations a second were all that a prefill does."""
+        one = self.rounds[0]
+        if products is None or not one.prefill_operations:
+            return None
+        return one.prompt_tokens * products / one.prefill_operations
 
 
 def summarise(names: Sequence[str], rounds: Sequence[Sequence[Round]]) -> list[ArmSummary]:
@@ -63,6 +71,7 @@ def summarise(names: Sequence[str], rounds: Sequence[Sequence[Round]]) -> list[A
                 bytes_per_step=sum(reads) / sum(r.steps for r in of_arm) if reads else None,
                 bytes_per_second=median(rates) if rates else None,
                 first_token_seconds=median(first_tokens),
+                prefill_rate=median(r.prompt_tokens / sum(r.first_token_seconds) for r in of_arm),
                 rounds=tuple(of_arm),
             )
         )

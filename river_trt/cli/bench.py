@@ -11,6 +11,7 @@ from river_trt.benchmark.arms import DEFAULT_MODES, chosen_arms
 from river_trt.benchmark.bandwidth import read_bandwidth
 from river_trt.benchmark.measure import Contestant, EngineArm, Plan, alternate, grouped
 from river_trt.benchmark.peers import EXTRAS, Peer
+from river_trt.benchmark.products import product_rate
 from river_trt.benchmark.prompts import BUILT_IN, cut_prompts
 from river_trt.benchmark.result import ArmQuality, BenchCase, BenchResult, stored_quality
 from river_trt.benchmark.summary import summarise
@@ -54,6 +55,8 @@ def execute(args: argparse.Namespace) -> int:
         if args.trace is not None:
             check_traced(contestants)
         bandwidth = _bandwidth(args, engines[0])
+        on_cpu = all(engine.manifest.backend.target == "cpu" for engine in engines)
+        products = product_rate(args.threads) if on_cpu else None
         quality = _quality(args, contestants, progress)
         peers, missing = _peers(args, stack, progress)
         cases: list[BenchCase] = []
@@ -70,7 +73,7 @@ def execute(args: argparse.Namespace) -> int:
             bandwidth = max(bandwidth, _bandwidth(args, engines[0]))
     if args.trace is not None:
         write_trace(args.trace, [event for events in traced for event in events])
-    result = BenchResult.of(contestants, cases, bandwidth, quality, peers, missing)
+    result = BenchResult.of(contestants, cases, bandwidth, products, quality, peers, missing)
     if args.plot is not None:
         with needs_extra("a plot", "build"):
             from builders.report.bench_page import write_bench_page

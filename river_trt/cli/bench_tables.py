@@ -9,7 +9,7 @@ from river_trt.cli.console import format_bytes, format_seconds, stdout_console
 from river_trt.cli.inspect import summarise_tau
 from river_trt.cli.tables import plain_table, print_table
 
-COLUMNS = ("tokens/s", "ratio", "depth", "reads", "roof", "of it")
+COLUMNS = ("tokens/s", "ratio", "depth", "reads", "roof", "of it", "prefill")
 
 
 def print_result(result: BenchResult) -> None:
@@ -35,6 +35,10 @@ def print_result(result: BenchResult) -> None:
         "reads: weights and cache a step; a step is a token of every row, whose tokens/s add up",
         "roof: tokens/s if reading at that speed were all there is to do",
     ]
+    of_products = "" if result.products is None else (
+        " (of what float32 products at that speed would give; integer ones may be faster)"
+    )  # fmt: skip
+    lines.append(f"prefill: prompt tokens/s{of_products}")
     roofs = [(s, s.roof(result.bandwidth)) for case in result.cases for s in case.summaries]
     if any(roof is not None and s.tokens_per_second.median > roof for s, roof in roofs):
         lines.append(
@@ -84,6 +88,8 @@ def _print_case(console: Console, result: BenchResult, case: BenchCase) -> None:
 def _cells(result: BenchResult, summary: ArmSummary) -> list[str]:
     speed, roof = summary.tokens_per_second, summary.roof(result.bandwidth)
     depth, reads = summary.mean_backbone_layers, summary.bytes_per_step
+    products = summary.prefill_roof(result.products)
+    share = "" if products is None else f" ({summary.prefill_rate / products:.0%})"
     spread = f" \u00b1{(speed.most - speed.least) / 2 / speed.median:.0%}"
     return [
         f"{speed.median:.1f}{spread if len(summary.rounds) > 1 else ''}",
@@ -92,6 +98,7 @@ def _cells(result: BenchResult, summary: ArmSummary) -> list[str]:
         "" if reads is None else format_bytes(reads),
         "" if roof is None else f"{roof:.0f}",
         "" if roof is None else f"{speed.median / roof:.0%}",
+        f"{summary.prefill_rate:,.0f}{share}",
     ]
 
 

@@ -202,6 +202,7 @@ def describe(
             "compile_seconds": compile_seconds,
             "prefill_seconds": result.prefill_seconds,
             "decode_seconds": result.decode_seconds,
+            "prefill_tokens_per_second": result.prefill_rate,
             "tokens_per_second": decode_rate(result),
         },
     }

@@ -43,7 +43,11 @@ def print_statistics(
     first = format_seconds(result.prefill_seconds)
     facts = [
         ("engine", f"loaded in {format_seconds(load_seconds)}"),
-        ("prompt", f"{result.prompt_tokens} tokens, time to first token {first}"),
+        (
+            "prompt",
+            f"{result.prompt_tokens} tokens, time to first token {first}, "
+            f"{result.prefill_rate:,.1f} tokens/s",
+        ),
         ("generated", f"{len(result.token_ids)} tokens ({result.finish_reason}){speed}"),
     ]
     if compile_seconds:

@@ -23,6 +23,8 @@ COUNTERS = {
     "vllm:prefix_cache_queries": ("prompt_tokens", "Tokens of prompts, looked up in kept rows."),
     "vllm:prefix_cache_hits": ("reused_tokens", "Tokens of prompts whose K and V were kept."),
     "vllm:generation_tokens": ("generated_tokens", "Tokens generated."),
+    "river:prefill_tokens": ("prefill_tokens", "Tokens of prompts that were read."),
+    "river:prefill_seconds": ("prefill_seconds", "Seconds that reading them took."),
     "river:decode_tokens": ("decode_tokens", "Tokens of decode steps."),
     "river:backbone_layers": ("backbone_layers", "Layers that ran the backbone for those tokens."),
     "river:decode_steps": ("decode_steps", "Decode steps, of rows of one policy each."),

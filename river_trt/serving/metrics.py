@@ -14,9 +14,9 @@ class ServingMetrics:
     token, of `started` requests. latency_seconds: from submission to the last token, of `completed`
     requests. reused_tokens: of prompts, whose K and V were kept. decode_tokens, backbone_layers:
     tokens of decode steps (all but each request's first), and the layers that ran the backbone for
-    them. decode_steps: each of rows of equal policy; in lossless mode it drafts or verifies.
-    lossless_rounds: verifications of a row. draft_seconds, verify_seconds: of the steps that
-    drafted, and that verified.
+    them. prefill_tokens, prefill_seconds: of the steps that read prompts. decode_steps: each of
+    rows of equal policy; in lossless mode it drafts or verifies. lossless_rounds: verifications of
+    a row. draft_seconds, verify_seconds: of the steps that drafted, and that verified.
     """
 
     running: int = 0
@@ -32,12 +32,14 @@ class ServingMetrics:
     prompt_tokens: int = 0
     reused_tokens: int = 0
     generated_tokens: int = 0
+    prefill_tokens: int = 0
     decode_tokens: int = 0
     backbone_layers: int = 0
     decode_steps: int = 0
     lossless_rounds: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    prefill_seconds: float = 0.0
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     queue_seconds: float = 0.0

@@ -192,7 +192,9 @@ class Scheduler:
             if size > budget:
                 break
             budget -= size
+            started = time.perf_counter()
             outcomes = self._guarded([row], self._decoder.prefill)
+            self._count(prefill_tokens=size, prefill_seconds=time.perf_counter() - started)
             deliveries += [self._deliver(outcome) for outcome in outcomes]
         return deliveries
 

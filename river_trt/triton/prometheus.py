@@ -21,6 +21,8 @@ COUNTERS = (
     ("lossless_rounds_total", "Verifications of a row in lossless mode", "lossless_rounds"),
     ("drafted_tokens_total", "Tokens drafted in lossless mode", "drafted_tokens"),
     ("accepted_tokens_total", "Drafted tokens that were accepted", "accepted_tokens"),
+    ("prefill_tokens_total", "Prompt tokens that were read", "prefill_tokens"),
+    ("prefill_seconds_total", "Seconds that reading them took", "prefill_seconds"),
     ("draft_seconds_total", "Seconds of draft steps", "draft_seconds"),
     ("verify_seconds_total", "Seconds of verifications", "verify_seconds"),
     ("queue_seconds_total", "Seconds from submission to prefill", "queue_seconds"),

@@ -14,11 +14,13 @@ from river_trt.benchmark import (
     cache_bytes,
     measure,
     mixed_loss,
+    prefill_operations,
     summarise,
     weight_bytes,
 )
 from river_trt.benchmark.arms import TOGETHER, at_depth
 from river_trt.benchmark.bandwidth import read_bandwidth
+from river_trt.benchmark.products import product_rate
 from river_trt.manifest import ByteCounts
 
 COUNTS = ByteCounts(backbone_layer=100, river_layer=10, lm_head=7, embedding=1)
@@ -94,6 +96,23 @@ def test_prefill_is_left_out(make_engine):
         assert len(of_arm[0].first_token_seconds) == 2
 
 
+def test_operations_of_a_prefill_are_those_of_its_weights(make_engine):
+    manifest = make_engine().manifest  # 4 layers of 100 bytes of float32; 2 heads of 4; 260 x 8
+    attended = 2 * 2 * 4 * 8 * (1 + 2 + 3)  # queries by keys, weights by values
+    assert prefill_operations(manifest, 3) == 2 * (3 * 4 * 25 + 260 * 8) + attended
+    codes = replace(manifest, precision=replace(manifest.precision, backbone="int8"))
+    assert prefill_operations(codes, 3) > prefill_operations(manifest, 3)
+    unknown = replace(manifest, precision=replace(manifest.precision, backbone="int3"))
+    assert prefill_operations(unknown, 3) is None
+
+
+def test_prefill_has_a_roof_where_operations_are_known():
+    rounds = [Round(10, 10, 1.0, (0.5, 0.25), 4.0, 100, 30, 600.0)]
+    (arm,) = summarise(["full"], [rounds])
+    assert arm.prefill_rate == 40.0
+    assert (arm.prefill_roof(2000.0), arm.prefill_roof(None)) == (100.0, None)
+
+
 def test_batches_are_filled_up_and_share_their_steps(make_engine):
     engine, plan = make_engine(), Plan(new_tokens=3, rounds=1, batch=2)
     rounds = measure(engine, [[1], [2, 3], [4]], [FULL_DEPTH], plan)
@@ -165,3 +184,4 @@ def test_cache_that_is_too_small_is_refused_and_an_exact_one_is_not(make_engine)
 
 def test_bandwidth_is_measured_within_reason():
     assert 1e8 < read_bandwidth(1) < 1e13
+    assert 1e8 < product_rate(1) < 1e15

@@ -31,6 +31,7 @@ def result_of(full_seconds: float = 1.0, river_seconds: float = 0.25) -> BenchRe
         arms={names[0]: (0, FULL_DEPTH), names[1]: (0, ALL_RIVER)},
         cases=(BenchCase(Plan(), None, 1, tuple(summarise(names, rounds))),),
         bandwidth=8200.0,
+        products=None,
         quality={names[1]: ArmQuality(0.125, 0.9)},
         peers={"peer <x>": {}},
         missing=(),

@@ -12,6 +12,7 @@ A = [*SHORT, "--prompt", "a"]
 @pytest.fixture(autouse=True)
 def bandwidth(monkeypatch):
     monkeypatch.setattr("river_trt.cli.bench.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("river_trt.cli.bench.product_rate", lambda threads: 1e9)
 
 
 def test_arms_stand_side_by_side(capsys, directory):
@@ -34,6 +35,9 @@ def test_json_holds_every_round(capsys, directory):
     assert full["mean_backbone_layers"] == 4
     assert full["bytes_per_step"] - river["bytes_per_step"] == 408 - 138
     assert 0 < full["roof"] == pytest.approx(result["bandwidth"] / full["bytes_per_step"])
+    assert full["prefill_rate"] > 0 and full["rounds"][0]["prompt_tokens"] == 1 + 2
+    operations = full["rounds"][0]["prefill_operations"]
+    assert full["prefill_roof"] == pytest.approx(3 * result["products"] / operations)
     assert own["mean_backbone_layers"] == mixed["mean_backbone_layers"] == 4
     assert river["mean_backbone_layers"] == 1
     assert pinned_river["mean_backbone_layers"] == 2  # the engine's pins

@@ -55,7 +55,7 @@ def bench_result() -> BenchResult:
         BenchCase(Plan(64, 3, 1), None, 3, tuple(summarise([*names, "genai-int4"], rounds + peer))),
         BenchCase(Plan(64, 3, 4), 512, 4, tuple(summarise(names, rounds))),
     )
-    return BenchResult(tuple(engines), arms, cases, 2.2e10, quality, {"genai-int4": {}}, ())
+    return BenchResult(tuple(engines), arms, cases, 2.2e10, 1.2e11, quality, {"genai-int4": {}}, ())
 
 
 def policy_results() -> list[PolicyResult]:
@@ -182,7 +182,8 @@ def test_a_pipe_has_whole_lines(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     (header,) = (line for line in lines if line.startswith(" mode") and "mixed" in line)
     assert header.split() == [
-        "mode", "tokens/s", "ratio", "depth", "reads", "roof", "of", "it", "mixed", "KL", "top-1",
+        "mode", "tokens/s", "ratio", "depth", "reads", "roof", "of", "it", "prefill", "mixed",
+        "KL", "top-1",
     ]  # fmt: skip
     rows = [line for line in lines if line.startswith(" engine-int8: all river")]
     assert len(rows) == 2 and all("\u00b1" in row and row.endswith("87.5% ") for row in rows)

@@ -137,6 +137,8 @@ def test_metrics_have_vllms_names(served):
     served.client.completions.create(model="tiny", prompt="hello", max_tokens=5)
     url = served.url
     assert metric(url, "vllm:prompt_tokens_total") == 5
+    assert metric(url, "river:prefill_tokens_total") == 5
+    assert metric(url, "river:prefill_seconds_total") > 0
     assert metric(url, "vllm:generation_tokens_total") == 5
     assert metric(url, "vllm:time_to_first_token_seconds_count") == 1
     assert metric(url, "vllm:inter_token_latency_seconds_count") == 4

@@ -155,6 +155,7 @@ def test_metrics_add_up(make_engine):
     metrics = scheduler.metrics()
     assert (metrics.waiting, metrics.running, metrics.completed) == (0, 0, 3)
     assert (metrics.prompt_tokens, metrics.generated_tokens) == (6, 18)
+    assert metrics.prefill_tokens == 6 and metrics.prefill_seconds > 0
     assert (metrics.decode_tokens, metrics.decode_steps) == (15, 5)
     assert metrics.mean_backbone_layers == 1.0 and metrics.mean_batch_size == 3.0
     assert metrics.latency_seconds >= metrics.first_token_seconds >= metrics.queue_seconds > 0
