@@ -12,6 +12,7 @@ from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
 from river_trt.backends.onnxruntime.tracing import StepSizes, kernel_spans, runtime_spans
 from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.cores import usable_cores
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, BLOCKS, native_library
@@ -87,8 +88,8 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     """Of whatever runs the engine's operators."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
+    # ONNX Runtime's default knows no quota and binds threads to cores that others may hold.
+    settings.intra_op_num_threads = options.threads or usable_cores()
     if manifest.backend.kernels == "native":
         settings.register_custom_ops_library(str(native_library(options.progress)))
     return settings
