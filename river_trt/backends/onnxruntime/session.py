@@ -22,6 +22,9 @@ from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
+# Threads that wait for work keep their cores for so long: from one layer to the next, no longer.
+# Other programs want them too, and so does the thread of ours that works.
+SPIN_ENTRY, SPIN_US = "session.intra_op.spin_duration_us", 1000
 # Token ids [seq] to h_0 .. h_(L-1), [L, seq, hidden].
 HiddenStates = Callable[[np.ndarray], np.ndarray]
 
@@ -91,6 +94,7 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     # ONNX Runtime's default knows no quota and binds threads to cores that others may hold.
     settings.intra_op_num_threads = options.threads or usable_cores()
     if manifest.backend.kernels == "native":
+        settings.add_session_config_entry(SPIN_ENTRY, str(SPIN_US))
         settings.register_custom_ops_library(str(native_library(options.progress)))
     return settings
 

@@ -111,8 +111,7 @@ struct Threads
 
 // What part of the time goes to work alone. Pieces take `shared` or `alone` seconds; `held_up` of the
 // former is waits.
-double alone_part(
-    ShareControl& control, double shared, double held_up, double alone, double until)
+double alone_part(ShareControl& control, double shared, double held_up, double alone, double until)
 {
     double clock = 0, spent = 0;
     while (clock < until)
