@@ -51,6 +51,7 @@ def load(
     batch_invariant: bool = False,
     kept_rows: int = 0,
     device: str | None = None,
+    policy: str | None = None,
     progress: Progress = silent,
 ) -> "Engine":
     """Load the engine directory `path`.
@@ -69,9 +70,10 @@ def load(
     kept_rows: cache rows, beside those of max_batch_size, in which a server keeps requests that are
         done, so that prompts which begin alike are not read again (docs/serving.md).
     device: "cuda:1" is the second GPU; by default the first one, or the CPU for an engine of a CPU.
+    policy: name of the engine's policy that calls have which name none, in place of its default.
     progress: called while the kernels are compiled, as the first load on a machine may have to.
     Raises EngineError when the directory is damaged, foreign, or needs another version; RiverError
-    for an option out of range.
+    for an option out of range, or a policy that the engine has not.
     """
     directory = Path(path)
     with loading(directory, verify) as manifest:
@@ -91,8 +93,11 @@ def load(
         if kept_rows < 0:
             raise RiverError(f"kept_rows must be at least 0, got {kept_rows}")
         tokenizer = Tokenizer.from_engine_dir(directory, manifest)
-        policy = manifest.policy.to_policy(read_directions(directory, manifest))
         named = read_policies(directory, manifest)
+        if policy is None:
+            own = manifest.policy.to_policy(read_directions(directory, manifest))
+        else:
+            own = _named(named, policy)
         twins = batch_invariant and not manifest.rows_are_independent
         spare_rows = cache_rows(max_batch_size, twins) - max_batch_size + kept_rows
         gpu = gpu_index(device, manifest.backend.name, manifest.backend.target)
@@ -104,11 +109,17 @@ def load(
                     f"batch_invariant is not offered by {manifest.backend.name}, which forms "
                     "batches by itself"
                 )
-            return Engine(manifest, policy, tokenizer, opened, options, named)
+            return Engine(manifest, own, tokenizer, opened, options, named)
         stepper = Stepper(
             *(opened, manifest, options, prefill_chunk), batch_invariant=twins, kept_rows=kept_rows
         )
-        return Engine(manifest, policy, tokenizer, stepper, options, named)
+        return Engine(manifest, own, tokenizer, stepper, options, named)
+
+
+def _named(policies: Mapping[str, ExitPolicy], name: str) -> ExitPolicy:
+    if name not in policies:
+        raise RiverError(f"policy {name!r:.80} is not one of this engine's: {', '.join(policies)}")
+    return policies[name]
 
 
 class Engine:
@@ -250,6 +261,11 @@ class Engine:
         return self.stepper.read_cache(row, length)
 
     @property
+    def can_serve(self) -> bool:
+        """Whether `serve`, `scheduler` and `stepper` are to be had: not with a loop of its own."""
+        return isinstance(self._loop, Stepper)
+
+    @property
     def stepper(self) -> Stepper:
         """What runs the engine step by step: for evaluation, servers and tests.
 
@@ -264,14 +280,7 @@ class Engine:
 
     def policy_of(self, config: GenerationConfig) -> ExitPolicy:
         """The policy that a config names; RiverError for a name that the engine has not."""
-        if config.policy is None:
-            return self.policy
-        if config.policy not in self.policies:
-            raise RiverError(
-                f"policy {config.policy!r:.80} is not one of this engine's: "
-                f"{', '.join(self.policies)}"
-            )
-        return self.policies[config.policy]
+        return self.policy if config.policy is None else _named(self.policies, config.policy)
 
     @cached_property
     def grammars(self) -> Grammars:

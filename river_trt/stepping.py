@@ -134,15 +134,19 @@ class Stepper:
     def hidden_states(
         self,
         token_ids: np.ndarray,  # [seq] integers
+        last: int | None = None,  # 0 .. L - 1, which None is
     ) -> np.ndarray:
-        """h_0 .. h_(L-1) of a text at full depth, float32 [L, seq, hidden].
+        """h_0 .. h_last of a text at full depth, float32 [last + 1, seq, hidden].
 
-        Raises what `check_hidden_states` does, and RiverError for ids that do not fit.
+        Raises what `check_hidden_states` does, and RiverError for ids or a layer that do not fit.
         """
         self.check_hidden_states()
+        last = self.num_layers - 1 if last is None else last
+        if not 0 <= last < self.num_layers:
+            raise RiverError(f"hidden states are h_0 .. h_{self.num_layers - 1}, got h_{last}")
         assert isinstance(self.session, GivesHiddenStates)
         with self.caller:
-            return self.session.hidden_states(self._prompts.read(token_ids))
+            return self.session.hidden_states(self._prompts.read(token_ids), last)
 
     def check_hidden_states(self) -> None:
         """RiverError where the backend's engines do not show them."""

@@ -63,7 +63,7 @@ class GateInputs:
         found: dict[int, list[np.ndarray]] = {layer: [] for layer in wanted}
         progress("hidden states", 0, len(pieces))
         for number, ids in enumerate(pieces, 1):
-            h = subject.hidden_states(ids)
+            h = subject.hidden_states(ids, wanted[-1])
             for layer in wanted:
                 found[layer].append(h[layer, skip : len(ids) - 1].copy())
             progress("hidden states", number, len(pieces))

@@ -31,7 +31,7 @@ def gate_scores(
     """Scores at full depth, float32 [layers, positions]; of the last layer nobody asks."""
     found = []
     for ids in pieces:
-        h = subject.hidden_states(ids)[: subject.num_layers]  # [L, tokens, hidden]: h_0 .. h_(L-1)
+        h = subject.hidden_states(ids, subject.num_layers - 1)  # [L, tokens, hidden]
         reference = h[:-1] if directions is None else directions[: len(h) - 1, None]
         found.append(cosine(h[1:], reference))
     return np.concatenate(found, axis=1)

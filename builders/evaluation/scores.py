@@ -20,6 +20,7 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy
 
 CHUNK = 256  # tokens of a pass
+BLOCK = 8  # positions that are compared at a time: their logits stay in the cache
 BACKBONE_ROW, POLICY_ROW = 0, 1
 
 
@@ -92,7 +93,7 @@ class Reference:
 
     p: Tensor  # [positions, vocab]
     log_p: Tensor
-    likeliest: Tensor  # [positions]
+    likeliest: np.ndarray  # [positions]
 
     @classmethod
     def of(
@@ -100,7 +101,7 @@ class Reference:
         logits: np.ndarray,  # [positions, vocab]
     ) -> "Reference":
         log_p = torch.from_numpy(logits).float().log_softmax(-1)
-        return cls(log_p.exp(), log_p, log_p.argmax(-1))
+        return cls(log_p.exp(), log_p, logits.argmax(-1))
 
     def compare(
         self,
@@ -108,8 +109,10 @@ class Reference:
         next_ids: np.ndarray,  # [positions]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """kl, agreement and surprise of each position."""
-        log_q = torch.from_numpy(logits).float().log_softmax(-1)
-        kl = (self.log_p - log_q).mul_(self.p).sum(-1)
-        agreed = log_q.argmax(-1) == self.likeliest
-        surprise = -log_q.gather(1, torch.from_numpy(next_ids)[:, None]).squeeze(1)
-        return kl.double().numpy(), agreed.numpy(), surprise.double().numpy()
+        kl, nats = np.empty(len(logits)), np.empty(len(logits))
+        for at in range(0, len(logits), BLOCK):
+            some = slice(at, at + BLOCK)
+            log_q = torch.from_numpy(logits[some]).float().log_softmax(-1)
+            kl[some] = torch.linalg.vecdot(self.p[some], self.log_p[some] - log_q).numpy()
+            nats[some] = -log_q.numpy()[np.arange(len(log_q)), next_ids[some]]
+        return kl, logits.argmax(-1) == self.likeliest, nats

@@ -54,8 +54,9 @@ class Subject(Protocol):
     def hidden_states(
         self,
         ids: np.ndarray,  # [seq]
+        last: int,  # at most L - 1
     ) -> np.ndarray:
-        """h_0, h_1, ... at full depth, float32 [layers, seq, hidden]; h_L may lack."""
+        """h_0 .. h_last at full depth, float32 [last + 1, seq, hidden]."""
         ...
 
     def check_hidden_states(self) -> None:
@@ -99,8 +100,8 @@ class EngineSubject:
     def read_cache(self, row: int, length: int) -> np.ndarray:
         return self._engine.stepper.read_cache(row, length)
 
-    def hidden_states(self, ids: np.ndarray) -> np.ndarray:
-        return self._engine.stepper.hidden_states(ids)
+    def hidden_states(self, ids: np.ndarray, last: int) -> np.ndarray:
+        return self._engine.stepper.hidden_states(ids, last)
 
     def check_hidden_states(self) -> None:
         self._engine.stepper.check_hidden_states()
@@ -173,12 +174,12 @@ class DecoderSubject:
         pairs: np.ndarray = slots.view(-1, 2, *slots.shape[1:]).numpy()
         return pairs
 
-    def hidden_states(self, ids: np.ndarray) -> np.ndarray:
+    def hidden_states(self, ids: np.ndarray, last: int) -> np.ndarray:
         embedded = torch.nn.functional.embedding(torch.from_numpy(ids), self.decoder.embedding)
         found = [embedded * self.decoder.config.embedding_scale]
         hooks = [
             layer.register_forward_hook(lambda _, args, out: found.append(out[0][0]))
-            for layer in self.decoder.layers
+            for layer in self.decoder.layers[:last]
         ]
         try:
             self.step(0, 0, ids, ExitPolicy.full_depth(self.num_layers))

@@ -59,8 +59,10 @@ class Answers:
             )
         return cls(file, kept)
 
-    def get(self, policy: str, question: int) -> Answer | None:
-        return self._kept.get((policy, question))
+    def of(self, policy: str, questions: int) -> dict[int, Answer]:
+        """Those that are kept, by number of the question, from 1."""
+        numbers = range(1, questions + 1)
+        return {n: self._kept[policy, n] for n in numbers if (policy, n) in self._kept}
 
     def add(self, policy: str, question: int, answer: Answer) -> None:
         """Written at once."""

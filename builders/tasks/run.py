@@ -9,6 +9,7 @@ import numpy as np
 
 from builders.tasks import gsm8k, humaneval
 from builders.tasks.answers import Answer, Answers
+from builders.tasks.asking import ask_all
 from builders.tasks.base import TaskScore, share_of
 from builders.tasks.sandbox import require_isolation
 from river_trt.benchmark.result import engine_digest
@@ -175,22 +176,23 @@ def evaluate_task(engine: Engine, run: TaskRun, progress: Progress) -> list[Task
             tau=arm.tau,
             pinned=arm.pinned,
         )
-        found = []
-        progress(f"{run.task}, {arm.name}", 0, len(questions))
-        for number, question in enumerate(questions, 1):
-            answer = answers.get(arm.name, number)
-            if answer is None:
-                prompt = kind.ask(engine, question, run.chat)
-                (result,) = engine.generate([prompt], config)
-                answer = Answer(
-                    kind.is_correct(question, result.text or "", run.chat, **safety),
-                    len(result.token_ids),
-                    len(result.backbone_layers) - 1,
-                    int(result.backbone_layers[1:].sum()),
-                )
-                answers.add(arm.name, number, answer)
-            found.append(answer)
-            progress(f"{run.task}, {arm.name}", number, len(questions))
+        done = answers.of(arm.name, len(questions))
+        progress(f"{run.task}, {arm.name}", len(done), len(questions))
+        prompts = {
+            number: kind.ask(engine, question, run.chat)
+            for number, question in enumerate(questions, 1)
+            if number not in done
+        }
+        for number, result in ask_all(engine, prompts, config):
+            done[number] = Answer(
+                kind.is_correct(questions[number - 1], result.text or "", run.chat, **safety),
+                len(result.token_ids),
+                len(result.backbone_layers) - 1,
+                int(result.backbone_layers[1:].sum()),
+            )
+            answers.add(arm.name, number, done[number])
+            progress(f"{run.task}, {arm.name}", len(done), len(questions))
+        found = [done[number] for number in sorted(done)]
         decoded = sum(answer.decoded for answer in found)
         scores.append(
             TaskScore(

@@ -184,10 +184,11 @@ class GivesHiddenStates(Protocol):
     def hidden_states(
         self,
         token_ids: np.ndarray,  # [seq] int64
+        last: int,  # 0 .. L - 1
     ) -> np.ndarray:
-        """h_0 .. h_(L-1) of a text at full depth, float32 [L, seq, hidden].
+        """h_0 .. h_last of a text at full depth, float32 [last + 1, seq, hidden].
 
-        What cache row 0 held may be lost.
+        Layers behind the last are not run. What cache row 0 held may be lost.
         """
         ...
 

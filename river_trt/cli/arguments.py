@@ -51,14 +51,17 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_engine(args: argparse.Namespace, progress: Progress) -> Engine:
+def load_engine(
+    args: argparse.Namespace, progress: Progress, max_batch_size: int = 1, **options: Any
+) -> Engine:
     return load(
         engine_path(args),
-        max_batch_size=1,
+        max_batch_size=max_batch_size,
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         verify=not args.no_verify,
         progress=progress,
+        **options,
     )
 
 

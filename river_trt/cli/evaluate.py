@@ -16,6 +16,7 @@ from river_trt.cli.builders_import import needs_extra
 from river_trt.cli.command import Command
 from river_trt.cli.console import print_json, show_progress, stdout_console
 from river_trt.cli.evaluate_tables import describe, print_results, print_scores
+from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 
 EXAMPLES = """\
@@ -168,6 +169,7 @@ def _command_line(args: argparse.Namespace) -> str:
 def _evaluate_task(args: argparse.Namespace) -> int:
     with needs_extra("evaluating", "build"):
         from builders.tasks import TaskRun, evaluate_task
+        from builders.tasks.asking import TOGETHER
 
     run = TaskRun(
         task=args.task,
@@ -185,7 +187,9 @@ def _evaluate_task(args: argparse.Namespace) -> int:
     )
     run.check()
     with show_progress() as progress, needs_extra("this task", "evaluate"):
-        engine = load_engine(args, progress)
+        manifest = read_engine_dir(engine_path(args), verify=False)
+        together = TOGETHER if manifest.backend.name != "tensorrt-llm" else {}  # has its own loop
+        engine = load_engine(args, progress, **together)
         scores = evaluate_task(engine, run, progress)
     if args.json:
         print_json([describe(score) for score in scores])

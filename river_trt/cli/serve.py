@@ -17,6 +17,7 @@ from river_trt.origin import this_build
 EXAMPLES = """\
   river-trt serve engine/                              on 127.0.0.1:8000
   river-trt serve --engine small=engine-a --engine large=engine-b --port 9000
+  river-trt serve engine/ --policy fast                for requests that name no policy
   RIVER_TRT_API_KEY=secret river-trt serve engine/ --host 0.0.0.0
   curl 127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 60}'
@@ -78,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_runtime_arguments(parser)
     parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="of requests that name none, as `inspect` lists them: exact, quality, balanced, fast "
+        "(default: the engine's own)",
+    )
+    parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the files with their SHA-256"
     )
     parser.add_argument("--log-json", action="store_true", help="a JSON object for each request")
@@ -99,6 +106,7 @@ def execute(args: argparse.Namespace) -> int:
         kept_rows=args.kept_rows,
         reuse_river=args.reuse_river,
         threads=args.threads,
+        policy=args.policy,
         max_body_bytes=args.max_body_bytes,
         request_seconds=args.request_seconds,
         shutdown_seconds=args.shutdown_seconds,
@@ -125,6 +133,7 @@ def execute(args: argparse.Namespace) -> int:
                     max_batch_size=settings.max_batch_size,
                     max_seq_len=settings.max_seq_len,
                     threads=settings.threads,
+                    policy=settings.policy,
                     prefill_chunk=settings.prefill_chunk,
                     kept_rows=settings.kept_rows,
                     verify=settings.verify,

@@ -18,8 +18,8 @@ class ServeSettings:
     engines: name of a model -> engine directory; requests name one, or none where there is one.
     api_keys: one of them must come as `Authorization: Bearer KEY`; none: everyone may ask.
     cors: origins whose pages may ask from a browser; none by default.
-    max_batch_size, max_queue, max_seq_len, prefill_chunk, kept_rows, reuse_river, threads: as of
-    river_trt.load and Engine.serve, for each engine. max_body_bytes: of a request.
+    max_batch_size, max_queue, max_seq_len, prefill_chunk, kept_rows, reuse_river, threads, policy:
+    as of river_trt.load and Engine.serve, for each engine. max_body_bytes: of a request.
     request_seconds: a request that is not done by then is ended. shutdown_seconds: what open
     requests have to end when the server is told to stop. most_choices: prompts times `n` of a
     request.
@@ -37,6 +37,7 @@ class ServeSettings:
     kept_rows: int = 8
     reuse_river: bool = False
     threads: int | None = None
+    policy: str | None = None
     max_body_bytes: int = 1 << 20
     request_seconds: float = 600.0
     shutdown_seconds: float = 30.0

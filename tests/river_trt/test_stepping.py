@@ -21,9 +21,9 @@ def test_a_session_that_shows_no_hidden_states_is_refused_in_one_sentence(make_e
 def test_a_session_that_shows_them_is_asked_for_checked_ids(make_engine, monkeypatch):
     stepper, asked = make_engine().stepper, []
 
-    def hidden_states(self, token_ids):
+    def hidden_states(self, token_ids, last):
         asked.append(token_ids)
-        return np.zeros((LAYERS, len(token_ids), HIDDEN), np.float32)
+        return np.zeros((last + 1, len(token_ids), HIDDEN), np.float32)
 
     monkeypatch.setattr(type(stepper.session), "hidden_states", hidden_states, raising=False)
     stepper.check_hidden_states()
@@ -31,6 +31,8 @@ def test_a_session_that_shows_them_is_asked_for_checked_ids(make_engine, monkeyp
     assert asked[0].dtype == np.int64
     with pytest.raises(RiverError, match=f"token id {VOCAB} is outside"):
         stepper.hidden_states(np.array([VOCAB]))
+    with pytest.raises(RiverError, match=f"h_0 .. h_{LAYERS - 1}, got h_{LAYERS}"):
+        stepper.hidden_states(np.array([3]), LAYERS)
 
 
 def test_the_cache_serves_one_caller_whoever_it_is(make_engine):

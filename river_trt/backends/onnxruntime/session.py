@@ -25,7 +25,7 @@ WEIGHTS_FILE = "model.data"
 # Threads that wait for work keep their cores for so long: from one layer to the next, no longer.
 # Other programs want them too, and so does the thread of ours that works.
 SPIN_ENTRY, SPIN_US = "session.intra_op.spin_duration_us", 1000
-# Token ids [seq] to h_0 .. h_(L-1), [L, seq, hidden].
+# Token ids [seq] to h_0 .. h_last, [last + 1, seq, hidden].
 HiddenStates = Callable[[np.ndarray], np.ndarray]
 
 
@@ -82,7 +82,7 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
         options,
         manifest.precision.kv_cache,
         row_by_row,
-        lambda: _open_hidden_states(file, manifest, options),
+        lambda last: _open_hidden_states(file, manifest, options, last),
         open_profiled,
     )
 
@@ -99,7 +99,9 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     return settings
 
 
-def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions) -> HiddenStates:
+def _open_hidden_states(
+    model: Path, manifest: Manifest, options: SessionOptions, last: int
+) -> HiddenStates:
     try:
         from river_trt.backends.onnxruntime.hidden_states import GraphHiddenStates
     except ImportError as error:
@@ -114,6 +116,7 @@ def _open_hidden_states(model: Path, manifest: Manifest, options: SessionOptions
         manifest.model.shape,
         settings,
         manifest.precision.kv_cache,
+        last,
     )
 
 
@@ -156,22 +159,23 @@ class OrtSession:
         options: SessionOptions,
         kv_cache: str,
         row_by_row: bool,
-        open_hidden_states: Callable[[], HiddenStates],
+        open_hidden_states: Callable[[int], HiddenStates],
         open_profiled: Callable[[Path], ort.InferenceSession],
     ) -> None:
         """kv_cache: element type of the cache, float32 or float16.
 
         row_by_row: rows take their steps of several tokens over a filled cache one by one.
 
-        open_hidden_states, open_profiled: called where they are asked for, because they open the
-        graph again; the latter with a profile, in a file whose name begins so.
+        open_hidden_states (of h_0 .. h_last), open_profiled: called where they are asked for,
+        because they open the graph again; the latter with a profile, in a file whose name begins
+        so.
         """
         self._session = session
         self._row_by_row = row_by_row
         self._open_hidden_states = open_hidden_states
         self._open_profiled = open_profiled
         self._traced: list[StepSizes] | None = None  # of the steps since a trace began
-        self._hidden_states: HiddenStates | None = None
+        self._hidden_states: tuple[int, HiddenStates] | None = None
         self._vocab_size = shape.vocab_size
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
@@ -237,10 +241,11 @@ class OrtSession:
         slots = np.stack([cache[row, :, :length] for cache in self.caches])
         return slots.reshape(-1, 2, *slots.shape[1:]).astype(np.float32, copy=False)
 
-    def hidden_states(self, token_ids: np.ndarray) -> np.ndarray:
-        if self._hidden_states is None:
-            self._hidden_states = self._open_hidden_states()
-        return self._hidden_states(token_ids)
+    def hidden_states(self, token_ids: np.ndarray, last: int) -> np.ndarray:
+        if self._hidden_states is None or self._hidden_states[0] != last:
+            self._hidden_states = None  # before the next takes its memory
+            self._hidden_states = last, self._open_hidden_states(last)
+        return self._hidden_states[1](token_ids)
 
     def trace(self, run: Callable[[], object]) -> list[Span]:
         session, bindings = self._session, self._bindings

@@ -119,9 +119,12 @@ def test_cache_cosine_averages_heads_and_positions():
 
 
 def test_hidden_states_of_engine_and_reference(engine, reference):
-    found, expected = engine.hidden_states(PIECES[0]), reference.hidden_states(PIECES[0])
-    assert found.shape == (LAYERS, TOKENS, 64) and expected.shape == (LAYERS + 1, TOKENS, 64)
-    np.testing.assert_allclose(found, expected[:LAYERS], atol=1e-4)
+    for last in (LAYERS - 1, 1, 0):
+        found, expected = (
+            subject.hidden_states(PIECES[0], last) for subject in (engine, reference)
+        )
+        assert found.shape == expected.shape == (last + 1, TOKENS, 64)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_policies_that_are_compared(engine):

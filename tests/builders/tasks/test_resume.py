@@ -5,6 +5,8 @@ import json
 import pytest
 
 from builders.tasks import TaskRun, answers, evaluate_task, gsm8k
+from builders.tasks.asking import TOGETHER, ask_all
+from river_trt import GenerationConfig, load
 from river_trt.errors import RiverError
 from tests.builders.tiny_engines import build_pair
 
@@ -24,30 +26,45 @@ def questions(tmp_path, monkeypatch):
     return path
 
 
+def test_questions_together_are_answered_as_alone(questions, tmp_path):
+    directory = build_pair(tmp_path, with_tokenizer=True).directory
+    run = TaskRun("gsm8k", questions, max_new_tokens=4)
+    alone, together = (load(directory, **options) for options in ({"max_batch_size": 1}, TOGETHER))
+    config = GenerationConfig(max_new_tokens=4, temperature=0.0)
+    prompts = {n: f"w1 w2 w3 w{n} w5" for n in range(20)}
+    found = {n: result.token_ids for n, result in ask_all(together, prompts, config)}
+    assert found == {n: alone.generate([p], config)[0].token_ids for n, p in prompts.items()}
+    quiet = lambda *_: None  # noqa: E731
+    assert evaluate_task(together, run, quiet) == evaluate_task(alone, run, quiet)
+    with pytest.raises(RiverError, match="prompt"):
+        list(ask_all(together, {1: "w1 " * 10_000}, config))
+    assert together.generate(["w1"], config)  # the engine is free again
+
+
 def test_only_what_has_no_answer_is_asked(engine, questions, tmp_path, monkeypatch):
     kept = tmp_path / "kept.jsonl"
     run = TaskRun("gsm8k", questions, resume=kept, max_new_tokens=4)
     quiet = lambda *_: None  # noqa: E731
     whole = evaluate_task(engine, TaskRun("gsm8k", questions, max_new_tokens=4), quiet)
 
-    asked: list[object] = []
-    generate = engine.generate
-
-    def stopping(prompts, config):
-        if len(asked) == 4:
+    def stopping(stage, done, total):
+        if stage == "gsm8k, all river" and done == 1:
             raise KeyboardInterrupt
-        asked.append(prompts)
-        return generate(prompts, config)
 
-    monkeypatch.setattr(engine, "generate", stopping)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_task(engine, run, quiet)
+        evaluate_task(engine, run, stopping)
     with kept.open("a") as file:
         file.write('{"policy": "all ri')  # the line that was being written
-    monkeypatch.setattr(engine, "generate", lambda *a: asked.append(a) or generate(*a))
+    asked: list[int] = []
+
+    def counting(engine, prompts, config):
+        asked.append(len(prompts))
+        return ask_all(engine, prompts, config)
+
+    monkeypatch.setattr("builders.tasks.run.ask_all", counting)
     assert evaluate_task(engine, run, quiet) == whole
-    assert len(asked) == 9  # three policies, three questions
-    assert evaluate_task(engine, run, quiet) == whole and len(asked) == 9
+    assert asked == [0, 2, 3]  # of three questions to three policies
+    assert evaluate_task(engine, run, quiet) == whole and asked[3:] == [0, 0, 0]
 
     other = TaskRun("gsm8k", questions, resume=kept, max_new_tokens=5)
     with pytest.raises(RiverError, match="of another run: its max_new_tokens is another; give --r"):

@@ -52,9 +52,13 @@ def test_a_package_that_is_missing_is_named(capsys, monkeypatch):
     )
 
 
-def test_a_server_from_start_to_end(tmp_path):
-    engine = build_pair(tmp_path, with_tokenizer=True).directory
+def test_a_server_from_start_to_end(tmp_path, capsys):
+    pair = build_pair(tmp_path, with_tokenizer=True)
+    engine = pair.directory
+    unknown = refused(capsys, engine, "--port", 0, "--policy", "swift")
+    assert "policy 'swift' is not one of this engine's: exact" in unknown
     command = [sys.executable, "-m", "river_trt", "serve", engine, "--port", "0", "--log-json"]
+    command += ["--policy", "exact"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         seen = ""
@@ -70,8 +74,11 @@ def test_a_server_from_start_to_end(tmp_path):
             except httpx.TransportError:
                 time.sleep(0.05)
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-        answer = client.completions.create(model=engine.name, prompt="a b", max_tokens=3)
+        answer = client.completions.create(
+            model=engine.name, prompt="a b", max_tokens=3, extra_body={"ignore_eos": True}
+        )
         assert 1 <= answer.usage.completion_tokens <= 3
+        assert answer.usage.river["mean_backbone_layers"] == pair.engine.num_layers
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=30)
         assert process.returncode in (0, -signal.SIGTERM), rest
