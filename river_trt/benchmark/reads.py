@@ -3,6 +3,7 @@
 import numpy as np
 
 from river_trt.manifest import ByteCounts, Manifest, cache_slot_bytes
+from river_trt.manifest_limits import DTYPE_BYTES
 
 
 def weight_bytes(
