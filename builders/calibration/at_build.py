@@ -27,6 +27,7 @@ from builders.decoder import DecoderLayer, RiverDecoder
 from builders.evaluation.results import NamedPolicy, PolicyResult, summarise
 from builders.evaluation.scores import score
 from builders.evaluation.subject import ROWS, DecoderSubject, EngineSubject, Subject
+from builders.memory import available_memory
 from builders.quantisers.base import RiverWeight
 from builders.river_bank import format_of
 from builders.source import ModelSource
@@ -239,13 +240,3 @@ def held_out(
 
     scores = score(subject, pieces, [policy.policy for policy in policies], SKIP, stage)
     return [summarise(policy, found) for policy, found in zip(policies, scores, strict=True)]
-
-
-def available_memory() -> int | None:
-    """Bytes that a process may still take, as Linux says; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0][1]) if found else None
