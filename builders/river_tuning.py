@@ -15,9 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from builders.calibration.texts import PIECE_TOKENS
 from builders.calibration_inputs import run_layer
 from builders.decoder import DecoderLayer, RiverLinear
 from builders.evaluation.metrics import kl_divergence
+from builders.families import ModelConfig
 from builders.memory import available_memory
 from builders.position_tables import position_tables
 from builders.quantisers.base import RiverWeight
@@ -27,11 +29,12 @@ from builders.weights import SharedWeights
 from river_trt.errors import RiverError
 from river_trt.progress import Progress
 
-STEPS, TEXTS_A_STEP = 20, 5
-RATE = 1e-2  # of the logarithm of a scale, a step
+STEPS, TEXTS_A_STEP = 6, 5
+RATE = 3e-3  # of the logarithm of a scale, a step; three times as much and it diverges
 WARM_UP = 3  # steps
 SKIP = 16  # first positions of a text, not scored
-BYTES_A_WEIGHT = 8  # both banks, the river unpacked, and what a step keeps of it
+BYTES_A_WEIGHT = 6  # both banks, and what a step keeps of its scales
+LOGITS_AT_ONCE = 6  # arrays of a text's logits, its gradient's included
 
 
 def tune_river(
@@ -152,9 +155,16 @@ class _TrainedLinear:
         self.linear.assign_river(self.river())
 
 
+def bytes_needed(config: ModelConfig, num_parameters: int) -> int:
+    """About: weights, each linear's input and output twice for one step's tokens, logits."""
+    widths = config.num_layers * sum(sum(shape) for shape in config.linear_shapes.values())
+    activations = 2 * TEXTS_A_STEP * widths + LOGITS_AT_ONCE * config.vocab_size
+    return BYTES_A_WEIGHT * num_parameters + 4 * PIECE_TOKENS * activations
+
+
 def check_memory(source: ModelSource) -> None:
     """RiverError where the model cannot be trained in what is free."""
-    needed, available = BYTES_A_WEIGHT * source.num_parameters, available_memory()
+    needed, available = bytes_needed(source.config, source.num_parameters), available_memory()
     if available is not None and needed > available:
         raise RiverError(
             f"the quantiser tuned needs about {needed / 1e9:.1f} GB of memory and "
