@@ -5,8 +5,8 @@
     each budget: the gated policy with the fewest layers, measured once to see how far its promise
     holds, against the static mask of the same KL
 
-Every piece is run about ten times whatever the number of layers. Directions are fitted to one half
-of the pieces and judged on the other, so that the whole text takes part in the choice.
+Every piece is run about seven times whatever the number of layers. Directions are fitted to one
+half of the pieces and judged on the other, so that the whole text takes part in the choice.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,8 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
 
 MASK_SHARES = (0.15, 0.3, 0.5)  # of the layers, in the static masks that are measured
-NINE_OF_TEN = 1.28  # standard deviations, of one side of a normal distribution
+ALIKE = 2.5  # positions of a piece that tell as much as one that is alone (docs/calibration.md)
+NINETEEN_OF_TWENTY = 1.645  # standard deviations, of one side of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ class Mask:
 
     pinned: np.ndarray  # bool [L]
     kl: np.ndarray  # [positions] nats
-    agreement: float  # 0..1
+    agreement: float  # 0..1, of the pieces that it was run on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +65,11 @@ class Gated:
     gate: CrossGate
     stay: float
     layers: float
-    predicted: float  # KL if the tokens that stay have no error
+    left: np.ndarray  # [positions] nats: KL if the tokens that stay have no error
+
+    @property
+    def predicted(self) -> float:
+        return float(self.left.mean())
 
 
 class Ladder:
@@ -84,25 +89,16 @@ class Ladder:
     ) -> None:
         self._subject, self._pieces, self._kinds = subject, pieces, kinds
         self._skip, self._progress = skip, progress
+        self._some = half_of_each(kinds)
+        self._ends = np.cumsum([len(piece) - 1 - skip for piece in pieces])
         num_layers = subject.num_layers
         inputs = GateInputs.read(subject, pieces, gate_layers(num_layers), skip, progress)
         counts = sorted({1, 2, *(max(1, round(share * num_layers)) for share in MASK_SHARES)})
         pins = [most_sensitive(layer_costs, count) for count in counts if count < num_layers]
-        scores = self._score(pieces, [pinned_only(mask) for mask in pins], "static masks")
-        self.masks = [
-            Mask(
-                mask,
-                np.concatenate([piece.kl for piece in found]),
-                mean(found, lambda piece: piece.agreed),
-            )
-            for mask, found in zip(pins, scores, strict=True)
-        ]
+        self.masks = self._masks(pins)
         self.layer_costs = layer_costs
-        lengths = [len(piece.kl) for piece in scores[0]]
-        folds = np.concatenate([np.full(n, i % 2) for i, n in enumerate(lengths)])
-        # Which tokens are dear hardly depends on the pins: one mask's costs are enough to fit to.
-        self._gates = cross_gates(inputs, self.masks[len(self.masks) // 3].kl, folds)
-        self._folds = folds
+        folds = np.concatenate([np.full(len(p) - 1 - skip, i % 2) for i, p in enumerate(pieces)])
+        self._gates = cross_gates(inputs, self.masks[len(pins) // 3].kl, folds)
 
     def within(self, budgets: Sequence[float]) -> list[Choice]:
         """For each budget the fewest layers whose KL on new text of this kind is at most that."""
@@ -118,9 +114,10 @@ class Ladder:
 
     def _choose(self, budget: float, promise: Gated, measured: Sequence[PieceScores]) -> Choice:
         """A gated policy or a mask, now that it is known what the promise is worth."""
-        trust = mean(measured, lambda piece: piece.kl) / max(promise.predicted, 1e-9)
-        means = np.array([piece.kl.mean() for piece in measured])
-        aim = budget / margin(means, self._kinds)  # the margin of both
+        promised = self._by_piece(promise.left)
+        known = np.concatenate([promised[number] for number in self._some])
+        trust = mean(measured, piece_kl) / max(float(known.mean()), 1e-9)
+        aim = budget / margin(promised, self._kinds)
         gated, static = self._best_gated(aim / trust), self._static(aim)
         if gated is None or static.layers <= gated.layers:
             return static
@@ -156,8 +153,31 @@ class Ladder:
         ]
         return min(found, key=lambda gated: gated.layers, default=None)
 
+    def _masks(self, pins: Sequence[np.ndarray]) -> list[Mask]:
+        """One of them on all pieces, and the others on half: tokens are dear to all masks alike."""
+        first = len(pins) // 3
+        rest = [number for number in range(len(self._pieces)) if number not in self._some]
+        policies = [pinned_only(mask) for mask in pins]
+        by_mask = self._score([self._pieces[n] for n in self._some], policies, "static masks")
+        other = [self._pieces[n] for n in rest]
+        of_first = self._score(other, [policies[first]], "static masks")[0] if rest else []
+        masks = []
+        for mask, found in zip(pins, by_mask, strict=True):
+            ratio = mean(found, piece_kl) / max(mean(by_mask[first], piece_kl), 1e-9)
+            kl = dict(zip(self._some, (piece.kl for piece in found), strict=True))
+            kl |= dict(zip(rest, (ratio * piece.kl for piece in of_first), strict=True))
+            in_order = np.concatenate([kl[number] for number in sorted(kl)])
+            masks.append(Mask(mask, in_order, mean(found, lambda piece: piece.agreed)))
+        return masks
+
+    def _by_piece(
+        self,
+        values: np.ndarray,  # [positions]
+    ) -> list[np.ndarray]:
+        return np.split(values, self._ends[:-1])
+
     def _measure(self, promises: Sequence[Gated]) -> list[list[PieceScores]]:
-        """Each piece by gates that have not seen it."""
+        """Half of the pieces, each by gates that have not seen it."""
         found: list[dict[int, PieceScores]] = [{} for _ in promises]
         for fold in (0, 1) if promises else ():
             policies = []
@@ -165,7 +185,7 @@ class Ladder:
                 gate = promise.gate.halves[fold]
                 tau = float(np.quantile(gate.choose_scores, promise.stay))
                 policies.append(gate.policy(promise.mask.pinned, tau))
-            numbers = range(fold, len(self._pieces), 2)
+            numbers = [number for number in self._some if number % 2 == fold]
             scores = self._score([self._pieces[n] for n in numbers], policies, "gates")
             for own, of_policy in zip(found, scores, strict=True):
                 own.update(zip(numbers, of_policy, strict=True))
@@ -178,19 +198,23 @@ class Ladder:
 
 
 def margin(
-    kl: np.ndarray,  # [pieces] nats: mean of each piece
+    pieces: Sequence[np.ndarray],  # KL of each one's positions, nats
     kinds: Sequence[str],  # of the pieces
 ) -> float:
-    """What a budget is divided by so that new text keeps to it nine times of ten: >= 1.
+    """What a budget is divided by so that new text keeps to it nineteen times of twenty: >= 1.
 
-    From how much the KL of pieces of one kind varies.
+    From how much the KL of pieces of one kind varies. A few pieces may be alike by chance, so they
+    count as varying no less than their positions let expect.
     """
-    names = np.array(kinds)
+    names, kl = np.array(kinds), np.array([piece.mean() for piece in pieces])
     within = [kl[names == kind] - kl[names == kind].mean() for kind in set(kinds)]
     freedom = max(1, len(kl) - len(within))
     deviation = np.sqrt(np.square(np.concatenate(within)).sum() / freedom / len(kl))
+    positions = np.concatenate(pieces)
+    deviation = max(deviation, np.sqrt(ALIKE / len(positions)) * positions.std())
     # Student's t, to the first order: the deviation is itself known from few pieces.
-    quantile = NINE_OF_TEN + (NINE_OF_TEN**3 + NINE_OF_TEN) / (4 * freedom)
+    normal = NINETEEN_OF_TWENTY
+    quantile = normal + (normal**3 + normal) / (4 * freedom)
     # Of new text of as many pieces: both texts vary.
     return float(1 + np.sqrt(2) * quantile * deviation / max(kl.mean(), 1e-9))
 
@@ -235,7 +259,22 @@ def gated_within(budget: float, mask: Mask, gate: CrossGate) -> Gated | None:
     # Those who leave run the layers up to the gate and the pins behind it.
     leaving = layer + int(mask.pinned[layer:].sum())
     layers = stay * num_layers + (1 - stay) * leaving
-    return Gated(mask, gate, stay, layers, float(left[number]) / len(mask.kl))
+    remaining = mask.kl.copy()
+    remaining[stays_first[:number]] = 0
+    return Gated(mask, gate, stay, layers, remaining)
+
+
+def half_of_each(kinds: Sequence[str]) -> list[int]:
+    """Numbers of the first pieces of each kind, half of them."""
+    found = []
+    for kind in dict.fromkeys(kinds):
+        numbers = [number for number, other in enumerate(kinds) if other == kind]
+        found += numbers[: (len(numbers) + 1) // 2]
+    return found
+
+
+def piece_kl(piece: PieceScores) -> np.ndarray:
+    return piece.kl
 
 
 def mean(scores: Sequence[PieceScores], column: Callable[[PieceScores], np.ndarray]) -> float:

@@ -673,7 +673,8 @@ void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs 
     BlockOutputs const& out, Pool const& pool, Scratch& scratch)
 {
     if (in.batch * in.seq != 0)
-        Block(kernels, weights, in, out, pool.threads, scratch).run(pool);
+        Block(kernels, weights, in, out, pool.threads, scratch)
+            .run(pool, in.batch * in.seq <= kRowChunk);
 }
 
 void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
@@ -681,7 +682,8 @@ void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool 
 {
     if (rows == 0)
         return;
-    OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch).run(pool);
+    OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch)
+        .run(pool, rows <= kRowChunk);
 }
 
 } // namespace river

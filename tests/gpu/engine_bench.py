@@ -8,6 +8,7 @@ library over the kernels' CPU shim a tiny model shows that all of this runs, and
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = json.loads((folder / "seconds.json").read_text())
     if not on_gpu:
         run_over_shim(args.library)
+    os.environ["RIVER_TRT_TUNE"] = "0"
     records, facts = measure(folder / "engine", name, on_gpu, tuned=False)
     write(args.out, records, {name: facts | seconds})
     if on_gpu:

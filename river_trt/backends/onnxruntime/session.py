@@ -12,6 +12,7 @@ from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
 from river_trt.backends.onnxruntime.tracing import StepSizes, kernel_spans, runtime_spans
 from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.cores import usable_cores
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, BLOCKS, native_library
@@ -21,6 +22,9 @@ from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
+# Threads that wait for work keep their cores for so long: from one layer to the next, no longer.
+# Other programs want them too, and so does the thread of ours that works.
+SPIN_ENTRY, SPIN_US = "session.intra_op.spin_duration_us", 1000
 # Token ids [seq] to h_0 .. h_last, [last + 1, seq, hidden].
 HiddenStates = Callable[[np.ndarray], np.ndarray]
 
@@ -87,9 +91,10 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     """Of whatever runs the engine's operators."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
+    # ONNX Runtime's default knows no quota and binds threads to cores that others may hold.
+    settings.intra_op_num_threads = options.threads or usable_cores()
     if manifest.backend.kernels == "native":
+        settings.add_session_config_entry(SPIN_ENTRY, str(SPIN_US))
         settings.register_custom_ops_library(str(native_library(options.progress)))
     return settings
 
