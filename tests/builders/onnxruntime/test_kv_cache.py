@@ -13,8 +13,8 @@ from tests.builders.tiny_engines import TINY, forced_exit, pair_of, policy
 from tests.builders.tiny_llama import save_tiny_llama
 
 LAYERS = 4
-# Of logits near 10; `verify` has that of float16.
-TOLERANCES = {"float16": 5e-2, "int8": 0.4}
+# Of logits up to 5.9. float16: of `verify`. int8 differs by 0.37, and more where others round.
+TOLERANCES = {"float16": 5e-2, "int8": 0.6}
 BYTES = {"float16": 2 * 16, "int8": 16 + 4}  # a key or a value of one head
 LONG = TINY | {"max_position_embeddings": 512}  # several parts of keys (plugins/cpu/block.cc)
 IDS = np.random.default_rng(0).integers(3, 112, (3, 24))
