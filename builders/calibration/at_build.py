@@ -28,6 +28,7 @@ from builders.calibration.texts import PIECE_TOKENS, SKIP, Texts
 from builders.calibration_text import read_calibration
 from builders.decoder import DecoderLayer, RiverDecoder
 from builders.evaluation.subject import ROWS, DecoderSubject, EngineSubject, Subject
+from builders.memory import available_memory
 from builders.quantisers.base import RiverWeight
 from builders.river_bank import format_of
 from builders.source import ModelSource
@@ -164,13 +165,3 @@ def return_memory() -> None:
     """Give the system back what glibc keeps of the layers that went by: the engine comes next."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def available_memory() -> int | None:
-    """Bytes that a process may still take, as Linux says; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0][1]) if found else None

@@ -88,6 +88,7 @@ def build_engine(job: BuildJob) -> Manifest:
             shared,
             calibration.token_ids if calibration else None,
             job.watch,
+            job.progress,
         )
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors

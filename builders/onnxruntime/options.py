@@ -7,7 +7,7 @@ from builders.options import LM_HEAD_BITS, RIVER_ACTIVATION, BackendOptions, Riv
 from river_trt.errors import RiverError
 from river_trt.manifest import Kernels
 
-CpuCache = Literal["float16", "float32"]
+CpuCache = Literal["float16", "float32", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class OnnxRuntimeOptions(BackendOptions):
         None,
         choices=get_args(CpuCache),
         help="what a CPU engine's KV cache holds: float16 is half the memory and is read in half "
-        "the time, float32 is exact (default: float16; float32 with --exact or ONNX Runtime's own "
-        "kernels)",
+        "the time, int8 (a scale a token and head) about a quarter, float32 is exact (default: "
+        "float16; float32 with --exact or ONNX Runtime's own kernels)",
     )
     lm_head_bits: int | None = option(None, **LM_HEAD_BITS)
     exact: bool = option(
