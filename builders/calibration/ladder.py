@@ -5,7 +5,7 @@
     each budget: the gated policy with the fewest layers, measured once to see how far its promise
     holds, against the static mask of the same KL
 
-Every piece is run about seven times whatever the number of layers. Directions are fitted to one
+Every piece is run about nine times whatever the number of layers. Directions are fitted to one
 half of the pieces and judged on the other, so that the whole text takes part in the choice.
 """
 
@@ -35,7 +35,7 @@ class Mask:
 
     pinned: np.ndarray  # bool [L]
     kl: np.ndarray  # [positions] nats
-    agreement: float  # 0..1, of the pieces that it was run on
+    agreement: float  # 0..1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +65,7 @@ class Gated:
     gate: CrossGate
     stay: float
     layers: float
-    left: np.ndarray  # [positions] nats: KL if the tokens that stay have no error
-
-    @property
-    def predicted(self) -> float:
-        return float(self.left.mean())
+    predicted: float  # KL if the tokens that stay have no error
 
 
 class Ladder:
@@ -89,15 +85,22 @@ class Ladder:
     ) -> None:
         self._subject, self._pieces, self._kinds = subject, pieces, kinds
         self._skip, self._progress = skip, progress
-        self._some = half_of_each(kinds)
-        self._ends = np.cumsum([len(piece) - 1 - skip for piece in pieces])
         num_layers = subject.num_layers
         inputs = GateInputs.read(subject, pieces, gate_layers(num_layers), skip, progress)
         counts = sorted({1, 2, *(max(1, round(share * num_layers)) for share in MASK_SHARES)})
         pins = [most_sensitive(layer_costs, count) for count in counts if count < num_layers]
-        self.masks = self._masks(pins)
+        scores = self._score(pieces, [pinned_only(mask) for mask in pins], "static masks")
+        self.masks = [
+            Mask(
+                mask,
+                np.concatenate([piece.kl for piece in found]),
+                mean(found, lambda piece: piece.agreed),
+            )
+            for mask, found in zip(pins, scores, strict=True)
+        ]
         self.layer_costs = layer_costs
         folds = np.concatenate([np.full(len(p) - 1 - skip, i % 2) for i, p in enumerate(pieces)])
+        # Which tokens are dear hardly depends on the pins: one mask's costs are enough to fit to.
         self._gates = cross_gates(inputs, self.masks[len(pins) // 3].kl, folds)
 
     def within(self, budgets: Sequence[float]) -> list[Choice]:
@@ -114,10 +117,8 @@ class Ladder:
 
     def _choose(self, budget: float, promise: Gated, measured: Sequence[PieceScores]) -> Choice:
         """A gated policy or a mask, now that it is known what the promise is worth."""
-        promised = self._by_piece(promise.left)
-        known = np.concatenate([promised[number] for number in self._some])
-        trust = mean(measured, piece_kl) / max(float(known.mean()), 1e-9)
-        aim = budget / margin(promised, self._kinds)
+        trust = mean(measured, lambda piece: piece.kl) / max(promise.predicted, 1e-9)
+        aim = budget / margin([piece.kl for piece in measured], self._kinds)
         gated, static = self._best_gated(aim / trust), self._static(aim)
         if gated is None or static.layers <= gated.layers:
             return static
@@ -153,31 +154,8 @@ class Ladder:
         ]
         return min(found, key=lambda gated: gated.layers, default=None)
 
-    def _masks(self, pins: Sequence[np.ndarray]) -> list[Mask]:
-        """One of them on all pieces, and the others on half: tokens are dear to all masks alike."""
-        first = len(pins) // 3
-        rest = [number for number in range(len(self._pieces)) if number not in self._some]
-        policies = [pinned_only(mask) for mask in pins]
-        by_mask = self._score([self._pieces[n] for n in self._some], policies, "static masks")
-        other = [self._pieces[n] for n in rest]
-        of_first = self._score(other, [policies[first]], "static masks")[0] if rest else []
-        masks = []
-        for mask, found in zip(pins, by_mask, strict=True):
-            ratio = mean(found, piece_kl) / max(mean(by_mask[first], piece_kl), 1e-9)
-            kl = dict(zip(self._some, (piece.kl for piece in found), strict=True))
-            kl |= dict(zip(rest, (ratio * piece.kl for piece in of_first), strict=True))
-            in_order = np.concatenate([kl[number] for number in sorted(kl)])
-            masks.append(Mask(mask, in_order, mean(found, lambda piece: piece.agreed)))
-        return masks
-
-    def _by_piece(
-        self,
-        values: np.ndarray,  # [positions]
-    ) -> list[np.ndarray]:
-        return np.split(values, self._ends[:-1])
-
     def _measure(self, promises: Sequence[Gated]) -> list[list[PieceScores]]:
-        """Half of the pieces, each by gates that have not seen it."""
+        """Each piece by gates that have not seen it."""
         found: list[dict[int, PieceScores]] = [{} for _ in promises]
         for fold in (0, 1) if promises else ():
             policies = []
@@ -185,7 +163,7 @@ class Ladder:
                 gate = promise.gate.halves[fold]
                 tau = float(np.quantile(gate.choose_scores, promise.stay))
                 policies.append(gate.policy(promise.mask.pinned, tau))
-            numbers = [number for number in self._some if number % 2 == fold]
+            numbers = range(fold, len(self._pieces), 2)
             scores = self._score([self._pieces[n] for n in numbers], policies, "gates")
             for own, of_policy in zip(found, scores, strict=True):
                 own.update(zip(numbers, of_policy, strict=True))
@@ -259,22 +237,7 @@ def gated_within(budget: float, mask: Mask, gate: CrossGate) -> Gated | None:
     # Those who leave run the layers up to the gate and the pins behind it.
     leaving = layer + int(mask.pinned[layer:].sum())
     layers = stay * num_layers + (1 - stay) * leaving
-    remaining = mask.kl.copy()
-    remaining[stays_first[:number]] = 0
-    return Gated(mask, gate, stay, layers, remaining)
-
-
-def half_of_each(kinds: Sequence[str]) -> list[int]:
-    """Numbers of the first pieces of each kind, half of them."""
-    found = []
-    for kind in dict.fromkeys(kinds):
-        numbers = [number for number, other in enumerate(kinds) if other == kind]
-        found += numbers[: (len(numbers) + 1) // 2]
-    return found
-
-
-def piece_kl(piece: PieceScores) -> np.ndarray:
-    return piece.kl
+    return Gated(mask, gate, stay, layers, float(left[number]) / len(mask.kl))
 
 
 def mean(scores: Sequence[PieceScores], column: Callable[[PieceScores], np.ndarray]) -> float:
