@@ -10,6 +10,7 @@ from builders.calibration_text import CalibrationText, read_calibration
 from builders.checkpoints.text_files import eos_union
 from builders.quantisers import make_quantiser
 from builders.quantisers.base import Quantiser
+from builders.quantisers.tuned import Tuned
 from builders.recipes import Recipe
 from builders.river_bank import LayerWatch
 from builders.source import ModelSource
@@ -61,7 +62,9 @@ class BuildJob:
         """The text that the quantiser looks at, through the tokenizer in `directory`."""
         if quantiser.needs_inputs:
             tokenizer = self.directory / TOKENIZER_FILE
-            return read_calibration(tokenizer, self.source.config, self.calibration_text)
+            return read_calibration(
+                tokenizer, self.source.config, self.calibration_text, isinstance(quantiser, Tuned)
+            )
         if self.calibration_text is not None:
             raise RiverError(f"{quantiser.name} looks at no text; leave the calibration text out")
         return None

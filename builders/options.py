@@ -36,6 +36,7 @@ class Declared:
     flag: str | None = None  # None: --name-with-dashes
     commands: tuple[Command, ...] = ("build",)  # none: in recipe files alone
     former_name: str | None = None  # still understood for a release
+    switch: bool = False  # given or not, without a value
 
 
 def option(default: Any = dataclasses.MISSING, **declared: Any) -> Any:

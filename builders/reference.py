@@ -8,6 +8,7 @@ import torch
 from builders.calibration_text import read_calibration
 from builders.decoder import RiverDecoder
 from builders.quantisers import make_quantiser
+from builders.quantisers.tuned import Tuned
 from builders.recipes import Recipe
 from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
@@ -21,7 +22,8 @@ def load_reference(
     """The whole model in memory, with the river that the recipe's engine would have."""
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
     river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
-    ids = read_calibration(tokenizer_file, source.config, None).token_ids
+    trains = isinstance(quantiser, Tuned)
+    ids = read_calibration(tokenizer_file, source.config, None, trains).token_ids
     return load_decoder(source, quantiser, river, max_seq_len, ids)
 
 

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from builders.calibration_inputs import CalibrationInputs
+from builders.calibration_text import TEXTS
 from builders.decoder import DecoderLayer, RiverDecoder, RiverFormat
 from builders.families import ModelConfig
 from builders.quantisers import Quantiser, RiverWeight
+from builders.quantisers.tuned import Tuned
 from builders.source import ModelSource
 from builders.weights import LayerWeights, SharedWeights
+from river_trt.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,28 +46,56 @@ def stream_layers(
     shared: SharedWeights,
     calibration_ids: Tensor | None = None,  # [texts, tokens]; for quantisers that need inputs
     watch: LayerWatch | None = None,
+    progress: Progress = silent,  # of what comes before the first layer
 ) -> Iterator[LayerBanks]:
     """Read and quantise layer after layer."""
+    rivers = None
+    if isinstance(quantiser, Tuned):
+        assert calibration_ids is not None, f"{quantiser.name} reads calibration text"
+        rivers = _trained(source, quantiser, shared, calibration_ids, progress)
     calibration = None
     if quantiser.needs_inputs:
         assert calibration_ids is not None, f"{quantiser.name} reads calibration text"
     elif watch is not None:
         calibration_ids = watch.token_ids()
     if calibration_ids is not None:
-        calibration = CalibrationInputs(source.config, shared.embedding, calibration_ids)
+        first = calibration_ids[:TEXTS]
+        calibration = CalibrationInputs(source.config, shared.embedding, first)
     for index in range(source.config.num_layers):
         weights = source.layer(index)
         before = calibration.h if calibration else None
         inputs = calibration.advance(weights) if calibration else {}
-        river = {
-            name: quantiser.quantise(weight, inputs.get(name))
-            for name, weight in weights.linears.items()
-        }
-        if folds_down(source.config, quantiser):
-            river = fold_down_pre_scale(river)
+        if rivers is not None:
+            river = rivers[index]
+        else:
+            river = {
+                name: quantiser.quantise(weight, inputs.get(name))
+                for name, weight in weights.linears.items()
+            }
+            if folds_down(source.config, quantiser):
+                river = fold_down_pre_scale(river)
         if watch is not None and calibration is not None and before is not None:
             watch.layer(weights, river, before, calibration.h)
         yield LayerBanks(weights, river)
+
+
+def _trained(
+    source: ModelSource,
+    quantiser: Tuned,
+    shared: SharedWeights,
+    calibration_ids: Tensor,
+    progress: Progress,
+) -> list[dict[str, RiverWeight]]:
+    """The river of every layer, its scales trained once all are quantised."""
+    from builders.river_tuning import check_memory, tune_river  # it trains what this module makes
+
+    check_memory(source)
+    rivers: list[dict[str, RiverWeight]] = []
+    progress("quantising for tuning", 0, source.config.num_layers)
+    for bank in stream_layers(source, quantiser.start(), shared, calibration_ids):
+        rivers.append(bank.river)
+        progress("quantising for tuning", len(rivers), source.config.num_layers)
+    return tune_river(source, shared, rivers, calibration_ids, progress)
 
 
 def folds_down(config: ModelConfig, quantiser: Quantiser) -> bool:

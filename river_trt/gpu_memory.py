@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from river_trt.errors import RiverError
-from river_trt.manifest import DTYPE_BYTES, Manifest
+from river_trt.manifest import Manifest, cache_slot_bytes
 
 WORKSPACES = {"attention_workspace": 64 << 20, "gate_workspace": 1 << 20}  # bytes
 # A prefill step's activations, in bytes of one hidden state: what is alive at once in a layer is
@@ -33,13 +33,11 @@ class GpuMemory:
 def gpu_memory(manifest: Manifest, weights_file: str, rows: int, cache_length: int) -> GpuMemory:
     """What an engine takes with a cache of so many rows and slots."""
     shape = manifest.model.shape
-    slot = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    slot *= DTYPE_BYTES[manifest.precision.kv_cache]
     activations = HIDDEN_STATES * PREFILL_CHUNK * shape.hidden_size * 2
     sampling = (BYTES_PER_LOGIT * LOGITS_OF_A_ROW + KEPT_BYTES) * rows * shape.vocab_size
     return GpuMemory(
         weights=manifest.files[weights_file].size,
-        cache=rows * cache_length * slot,
+        cache=rows * cache_length * cache_slot_bytes(manifest),
         work=activations + sampling + sum(WORKSPACES.values()) + GRAPHS,
         of_rows=sampling,
     )

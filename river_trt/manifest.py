@@ -12,8 +12,8 @@ import numpy as np
 
 from river_trt.errors import EngineError
 from river_trt.json_text import parse_json
-from river_trt.manifest_limits import DTYPE_BYTES as DTYPE_BYTES
 from river_trt.manifest_limits import REBUILD as REBUILD
+from river_trt.manifest_limits import cache_slot_bytes as cache_slot_bytes
 from river_trt.manifest_limits import check_limits
 from river_trt.origin import this_build
 from river_trt.spec import ExitPolicy, GateKind, ModelShape

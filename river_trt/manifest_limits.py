@@ -10,7 +10,8 @@ from river_trt.errors import EngineError
 if TYPE_CHECKING:
     from river_trt.manifest import Manifest
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a cache's values
+SCALE_BYTES = 4  # of a token's key or value of one head, where they are int8
 REBUILD = "rebuild the engine with `river-trt build`"
 # Several times what the largest models have.
 MOST = {
@@ -24,6 +25,13 @@ MOST = {
 }
 MOST_BYTES = 1 << 62  # of any file, or parameters of any model
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+
+def cache_slot_bytes(manifest: "Manifest") -> int:
+    """K and V of one token, in all layers."""
+    shape, dtype = manifest.model.shape, manifest.precision.kv_cache
+    head = shape.head_dim * DTYPE_BYTES[dtype] + (SCALE_BYTES if dtype == "int8" else 0)
+    return 2 * shape.num_layers * shape.num_kv_heads * head
 
 
 def check_limits(manifest: "Manifest") -> None:

@@ -9,7 +9,7 @@ from river_trt.progress import Progress, silent
 ABI_VERSION = 2
 DOMAIN = "river_trt.cpu"
 # The operator of a layer, by what the KV cache holds.
-BLOCKS = {"float32": "Block", "float16": "BlockFloat16Cache"}
+BLOCKS = {"float32": "Block", "float16": "BlockFloat16Cache", "int8": "BlockInt8Cache"}
 
 
 def native_library(progress: Progress = silent) -> Path:

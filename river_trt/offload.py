@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from river_trt.errors import RiverError
-from river_trt.manifest import DTYPE_BYTES, Manifest
+from river_trt.manifest import Manifest, cache_slot_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,7 @@ def plan_offload(manifest: Manifest, budget: int, rows: int = 1) -> OffloadPlan:
     counts, shape = manifest.bytes_per_layer, manifest.model.shape
     layers = shape.num_layers
     shared = counts.lm_head + shape.vocab_size * counts.embedding
-    slot = 2 * layers * shape.num_kv_heads * shape.head_dim
-    cache = rows * shape.max_seq_len * slot * DTYPE_BYTES[manifest.precision.kv_cache]
+    cache = rows * shape.max_seq_len * cache_slot_bytes(manifest)
     least = shared + cache + (layers - 1) * counts.river_layer  # layer 1 has no river
     if budget < least:
         raise RiverError(

@@ -78,6 +78,7 @@ def build_engine(job: BuildJob) -> Manifest:
             shared,
             calibration.token_ids if calibration else None,
             job.watch,
+            job.progress,
         )
         for index, layer in enumerate(banks):
             weights.write_planned(device.layer_tensors(index, layer))

@@ -4,9 +4,11 @@ layers, as they are quantised --> FirstOrder: what each costs on the river
 the engine that was built     --> Ladder: pins and gates for the budgets --> held-out pieces
 """
 
+import ctypes
+import platform
+import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,82 +20,26 @@ from builders.build import PolicyKind
 from builders.calibration.budget import Budget
 from builders.calibration.draft import promise
 from builders.calibration.first_order import FirstOrder
-from builders.calibration.ladder import Ladder, Mask
+from builders.calibration.ladder import Choice, Ladder, Mask
+from builders.calibration.named import Policies, ladder_choices, measured
 from builders.calibration.paper import PaperSearch
 from builders.calibration.search import within_budget
 from builders.calibration.texts import PIECE_TOKENS, SKIP, Texts
 from builders.calibration_text import read_calibration
 from builders.decoder import DecoderLayer, RiverDecoder
-from builders.evaluation.results import NamedPolicy, PolicyResult, summarise
-from builders.evaluation.scores import score
 from builders.evaluation.subject import ROWS, DecoderSubject, EngineSubject, Subject
+from builders.memory import available_memory
 from builders.quantisers.base import RiverWeight
 from builders.river_bank import format_of
 from builders.source import ModelSource
 from builders.weights import LayerWeights
-from river_trt import engine_dir
 from river_trt.errors import RiverWarning
 from river_trt.manifest import DraftInfo, Manifest
 from river_trt.progress import Progress
 from river_trt.text import TOKENIZER_FILE, Tokenizer
 
-NAMED = {"quality": 0.03, "balanced": 0.05, "fast": 0.1}  # budgets of KL, nats
 READABLE = ("onnxruntime",)  # backends whose engines show hidden states
 MEMORY_MARGIN = 1.25  # of the float32 model, for its logits and the texts
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A policy of a search, and what it does on held-out text."""
-
-    result: PolicyResult
-    description: str
-    budget: float  # nats
-
-    def summary(self, manifest: Manifest) -> str:
-        """One line, kept with the policy."""
-        result, total = self.result, manifest.model.shape.num_layers
-        layers, counts = result.backbone_layers.value, manifest.bytes_per_layer
-        fewer = counts.per_token(total, total) / counts.per_token(layers, total)
-        interval = "" if result.kl.low is None else f" ({result.kl.low:.3f}-{result.kl.high:.3f})"
-        return (
-            f"KL {result.kl.value:.3f}{interval} at {layers:.1f} of {total} layers, "
-            f"{fewer:.1f}x fewer bytes than full depth, on held-out built-in text; "
-            f"for KL {self.budget:g}: {self.description}"
-        )
-
-    def named(self, manifest: Manifest) -> engine_dir.NamedPolicy:
-        """As an engine keeps it."""
-        result = self.result
-        return engine_dir.NamedPolicy(
-            result.name,
-            result.policy,
-            self.summary(manifest),
-            self.budget,
-            result.kl.value,
-            result.agreement.value,
-            result.backbone_layers.value,
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Policies:
-    """What a search gives an engine: the policy of calls that name none, and the named ones."""
-
-    default: Found
-    named: tuple[Found, ...]
-    draft: DraftInfo | None = None  # of lossless mode; None: as it was
-
-    def store(self, directory: Path, manifest: Manifest) -> Manifest:
-        """In the engine directory of that manifest."""
-        if self.draft is not None:
-            engine_dir.replace_draft(directory, self.draft)
-        return engine_dir.replace_policy(
-            directory,
-            self.default.result.policy,
-            self.default.summary(manifest),
-            [found.named(manifest) for found in self.named],
-        )
 
 
 class BuildWatch:
@@ -139,33 +85,22 @@ class BuildWatch:
             return None
         costs = self._first_order.costs(progress)
         self._first_order = None  # hidden states of a whole model
+        return_memory()
         subject = self._subject(manifest)
         texts = Texts.read(subject.tokenizer, subject.max_seq_len)
         draft = None
         if kind == "paper":
             paper = PaperSearch(subject, texts.search, SKIP, progress)
-            chosen = within_budget(paper.at, Budget("max-kl", quality), subject.num_layers)
-            described = {"": (quality, chosen.policy, chosen.description)}
+            one = within_budget(paper.at, Budget("max-kl", quality), subject.num_layers)
+            choices = {
+                "": (quality, Choice(one.policy, one.backbone_layers, one.kl, one.description))
+            }
         else:
             ladder = Ladder(subject, costs, texts.search, texts.kinds, SKIP, progress)
             draft = draft_policy(ladder.masks, manifest)
-            budgets = NAMED if quality in NAMED.values() else {"": quality} | NAMED
-            described = {
-                name: (budget, choice.policy, choice.description)
-                for (name, budget), choice in zip(
-                    budgets.items(), ladder.within(list(budgets.values())), strict=True
-                )
-            }
-        policies = [NamedPolicy(name, policy) for name, (_, policy, _) in described.items()]
-        results = held_out(subject, texts.report, policies, progress)
-        found = [
-            Found(result, described[result.name][2], described[result.name][0])
-            for result in results
-        ]
-        return Policies(
-            default=next(item for item in found if item.budget == quality),
-            named=tuple(item for item in found if item.result.name),
-            draft=draft,
+            choices = ladder_choices(ladder, quality)
+        return measured(
+            subject, choices, quality, texts.report, SKIP, "built-in text", progress, draft
         )
 
     def _fits(self) -> bool:
@@ -226,26 +161,7 @@ def draft_policy(masks: Sequence[Mask], manifest: Manifest) -> DraftInfo | None:
     )
 
 
-def held_out(
-    subject: Subject,
-    pieces: Sequence[np.ndarray],
-    policies: Sequence[NamedPolicy],
-    progress: Progress,
-) -> list[PolicyResult]:
-    """Each policy on text that no choice has seen."""
-
-    def stage(_: str, done: int, total: int) -> None:
-        progress("held-out text", done, total)
-
-    scores = score(subject, pieces, [policy.policy for policy in policies], SKIP, stage)
-    return [summarise(policy, found) for policy, found in zip(policies, scores, strict=True)]
-
-
-def available_memory() -> int | None:
-    """Bytes that a process may still take, as Linux says; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0][1]) if found else None
+def return_memory() -> None:
+    """Give the system back what glibc keeps of the layers that went by: the engine comes next."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -5,8 +5,8 @@
     each budget: the gated policy with the fewest layers, measured once to see how far its promise
     holds, against the static mask of the same KL
 
-Every piece is run about ten times whatever the number of layers. Directions are fitted to one half
-of the pieces and judged on the other, so that the whole text takes part in the choice.
+Every piece is run about nine times whatever the number of layers. Directions are fitted to one
+half of the pieces and judged on the other, so that the whole text takes part in the choice.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,8 @@ from river_trt.progress import Progress
 from river_trt.spec import ExitPolicy, backbone_layers
 
 MASK_SHARES = (0.15, 0.3, 0.5)  # of the layers, in the static masks that are measured
-NINE_OF_TEN = 1.28  # standard deviations, of one side of a normal distribution
+ALIKE = 2.5  # positions of a piece that tell as much as one that is alone (docs/calibration.md)
+NINETEEN_OF_TWENTY = 1.645  # standard deviations, of one side of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,11 +99,9 @@ class Ladder:
             for mask, found in zip(pins, scores, strict=True)
         ]
         self.layer_costs = layer_costs
-        lengths = [len(piece.kl) for piece in scores[0]]
-        folds = np.concatenate([np.full(n, i % 2) for i, n in enumerate(lengths)])
+        folds = np.concatenate([np.full(len(p) - 1 - skip, i % 2) for i, p in enumerate(pieces)])
         # Which tokens are dear hardly depends on the pins: one mask's costs are enough to fit to.
-        self._gates = cross_gates(inputs, self.masks[len(self.masks) // 3].kl, folds)
-        self._folds = folds
+        self._gates = cross_gates(inputs, self.masks[len(pins) // 3].kl, folds)
 
     def within(self, budgets: Sequence[float]) -> list[Choice]:
         """For each budget the fewest layers whose KL on new text of this kind is at most that."""
@@ -119,8 +118,7 @@ class Ladder:
     def _choose(self, budget: float, promise: Gated, measured: Sequence[PieceScores]) -> Choice:
         """A gated policy or a mask, now that it is known what the promise is worth."""
         trust = mean(measured, lambda piece: piece.kl) / max(promise.predicted, 1e-9)
-        means = np.array([piece.kl.mean() for piece in measured])
-        aim = budget / margin(means, self._kinds)  # the margin of both
+        aim = budget / margin([piece.kl for piece in measured], self._kinds)
         gated, static = self._best_gated(aim / trust), self._static(aim)
         if gated is None or static.layers <= gated.layers:
             return static
@@ -178,19 +176,23 @@ class Ladder:
 
 
 def margin(
-    kl: np.ndarray,  # [pieces] nats: mean of each piece
+    pieces: Sequence[np.ndarray],  # KL of each one's positions, nats
     kinds: Sequence[str],  # of the pieces
 ) -> float:
-    """What a budget is divided by so that new text keeps to it nine times of ten: >= 1.
+    """What a budget is divided by so that new text keeps to it nineteen times of twenty: >= 1.
 
-    From how much the KL of pieces of one kind varies.
+    From how much the KL of pieces of one kind varies. A few pieces may be alike by chance, so they
+    count as varying no less than their positions let expect.
     """
-    names = np.array(kinds)
+    names, kl = np.array(kinds), np.array([piece.mean() for piece in pieces])
     within = [kl[names == kind] - kl[names == kind].mean() for kind in set(kinds)]
     freedom = max(1, len(kl) - len(within))
     deviation = np.sqrt(np.square(np.concatenate(within)).sum() / freedom / len(kl))
+    positions = np.concatenate(pieces)
+    deviation = max(deviation, np.sqrt(ALIKE / len(positions)) * positions.std())
     # Student's t, to the first order: the deviation is itself known from few pieces.
-    quantile = NINE_OF_TEN + (NINE_OF_TEN**3 + NINE_OF_TEN) / (4 * freedom)
+    normal = NINETEEN_OF_TWENTY
+    quantile = normal + (normal**3 + normal) / (4 * freedom)
     # Of new text of as many pieces: both texts vary.
     return float(1 + np.sqrt(2) * quantile * deviation / max(kl.mean(), 1e-9))
 

@@ -14,6 +14,10 @@ PIECE_TOKENS, SKIP = 192, 16  # of a piece, and of its first positions that are 
 PIECES_OF_A_KIND = 4  # of the search, and as many that are held out
 
 
+def file_of(kind: str) -> Path:
+    return FOLDER / f"{kind}.txt"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Texts:
     """Pieces to search on, and held-out ones of the same kinds."""
@@ -27,7 +31,7 @@ class Texts:
         """Pieces of every kind, by turns for one part and for the other."""
         search, report, kinds = [], [], []
         for kind in KINDS:
-            file = FOLDER / f"{kind}.txt"
+            file = file_of(kind)
             documents, length = read_documents(file), min(PIECE_TOKENS, max_seq_len)
             pieces = cut_pieces(documents, tokenizer, length, SKIP, 2 * PIECES_OF_A_KIND, file)
             search += pieces[::2]

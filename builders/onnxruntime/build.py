@@ -48,13 +48,14 @@ def build_engine(job: BuildJob) -> Manifest:
     native = choose_kernels(config, asked.kernels) == "native"
     if not native:
         _check_head_dim(source)
-    backbone = BackboneFormat(asked.backbone_bits or 32, recipe.group_size)
+    asked_for = asked.precision(native)
+    backbone = BackboneFormat(asked_for.backbone_bits, recipe.group_size)
     if backbone.bits == 16 and not native:
         raise RiverError(
             "--backbone-bits 16 needs the native kernels; ONNX Runtime's own would widen the "
             "weights to 32 bits: choose 8 or 32"
         )
-    kv_cache = asked.kv_cache or "float32"
+    kv_cache = asked_for.kv_cache
     if kv_cache != "float32" and not native:
         raise RiverError(
             f"--kv-cache {kv_cache} needs the native kernels; ONNX Runtime's own attention takes "
@@ -66,7 +67,7 @@ def build_engine(job: BuildJob) -> Manifest:
     quantiser = job.quantiser()
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
-    head = _head_precision(source, recipe, shared)
+    head = _head_precision(source, recipe, shared, asked_for.lm_head_bits)
     job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
 
@@ -87,6 +88,7 @@ def build_engine(job: BuildJob) -> Manifest:
             shared,
             calibration.token_ids if calibration else None,
             job.watch,
+            job.progress,
         )
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
@@ -122,20 +124,22 @@ def _check_head_dim(source: ModelSource) -> None:
             )
 
 
-def _head_precision(source: ModelSource, recipe: Recipe, shared: SharedWeights) -> HeadPrecision:
-    """The recipe's width of the head, or the checkpoint's own dtype."""
+def _head_precision(
+    source: ModelSource, recipe: Recipe, shared: SharedWeights, asked_bits: int | None
+) -> HeadPrecision:
+    """The width of the head that is asked for, or the checkpoint's own dtype."""
     stored_dtype = shared.lm_head.dtype
-    asked = recipe.options_as(OnnxRuntimeOptions)
-    bits = asked.lm_head_bits or 8 * stored_dtype.itemsize
+    activation = recipe.options_as(OnnxRuntimeOptions).river_activation
+    bits = asked_bits or 8 * stored_dtype.itemsize
     dtypes = {32: torch.float32, 16: torch.float16}
-    keeps = asked.lm_head_bits is None or bits == 8 * stored_dtype.itemsize
+    keeps = asked_bits is None or bits == 8 * stored_dtype.itemsize
     return HeadPrecision(
         bits=bits,
         group_size=recipe.group_size,
         embedding_dtype=shared.embedding.dtype,
         head_dtype=stored_dtype if keeps else dtypes.get(bits, torch.float32),
         tied=source.config.tie_embeddings,
-        accuracy_level=ACCURACY_LEVELS[asked.river_activation],
+        accuracy_level=ACCURACY_LEVELS[activation],
     )
 
 

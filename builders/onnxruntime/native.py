@@ -18,6 +18,7 @@ from builders.graph.regions import LayerRegions, find_regions
 from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
 from builders.onnxruntime.lowering import LoweringOptions, RuntimeLowering
+from river_trt.backends.onnxruntime.cache_slots import slot_width
 from river_trt.errors import CheckpointError
 from river_trt.manifest import Kernels
 from river_trt.native_library import ABI_VERSION, BLOCKS, DOMAIN
@@ -32,6 +33,11 @@ AFTER = (
 # Of the backbone: weight (float32), weight (float16), qweight, scales, zero_points. Of the river:
 # qweight, scales, zero_points, pre_scale. Then bias.
 LINEAR_PARTS = 10
+CACHE_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int8": TensorProto.INT8,
+}
 
 
 def choose_kernels(config: ModelConfig, asked: Kernels | None) -> Kernels:
@@ -118,8 +124,10 @@ class _NativeLowering(RuntimeLowering):
     def _cached(self, value: ValueInfoProto) -> ValueInfoProto:
         """The input or output, of the cache's element type where it is a cache."""
         names = (*cache_names(self.num_layers), *cache_names(self.num_layers, "_out"))
-        if value.name in names and self.options.kv_cache == "float16":
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+        if value.name in names:
+            kind, dims = value.type.tensor_type, value.type.tensor_type.shape.dim
+            kind.elem_type = CACHE_TYPES[self.options.kv_cache]
+            dims[-1].dim_value = slot_width(self.options.kv_cache, dims[-1].dim_value)
         return value
 
     def _block(self, number: int) -> None:

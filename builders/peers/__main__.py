@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builders.peers.base import Runtime
-from river_trt.benchmark.bandwidth import available_cores
 from river_trt.benchmark.peers import EXTRAS, NOT_INSTALLED
+from river_trt.cores import usable_cores
 from river_trt.errors import MissingDependencyError, RiverError
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("name", choices=EXTRAS)
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     args = parser.parse_args()
     # What a library prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -28,7 +28,18 @@ def _awq(group_size: int, symmetric: bool) -> Quantiser:
     return Awq(group_size, symmetric)
 
 
-QUANTISERS: dict[str, Callable[[int, bool], Quantiser]] = {"rtn": _rtn, "hqq": _hqq, "awq": _awq}
+def _tuned(group_size: int, symmetric: bool) -> Quantiser:
+    from builders.quantisers.tuned import Tuned
+
+    return Tuned(group_size, symmetric)
+
+
+QUANTISERS: dict[str, Callable[[int, bool], Quantiser]] = {
+    "rtn": _rtn,
+    "hqq": _hqq,
+    "awq": _awq,
+    "tuned": _tuned,
+}
 
 
 def make_quantiser(name: str, group_size: int, symmetric: bool) -> Quantiser:

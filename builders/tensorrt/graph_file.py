@@ -81,7 +81,8 @@ def write_graph(
             }
         )
         ids = calibration.token_ids if calibration else None
-        for index, layer in enumerate(stream_layers(source, quantiser, shared, ids, job.watch)):
+        banks = stream_layers(source, quantiser, shared, ids, job.watch, job.progress)
+        for index, layer in enumerate(banks):
             weights.write_planned(layer_arrays(index, layer, dtype, options.network))
             job.progress("quantising", index + 1, config.num_layers)
     return WrittenGraph(layout, calibration)

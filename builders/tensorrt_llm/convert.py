@@ -67,7 +67,8 @@ def build_engine(job: BuildJob) -> Manifest:
         for rank, file in enumerate(files):
             file.write(_shared_tensors(shared, sharding, rank) | _policy_tensors(policy))
         ids = calibration.token_ids if calibration else None
-        for layer, banks in enumerate(stream_layers(source, quantiser, shared, ids, job.watch)):
+        stream = stream_layers(source, quantiser, shared, ids, job.watch, job.progress)
+        for layer, banks in enumerate(stream):
             folded = fold_rotary_factor(banks, config, layer)
             for rank, file in enumerate(files):
                 tensors = rank_layer(folded, config, sharding, rank, has_river=layer > 0)

@@ -127,7 +127,7 @@ def _recipe(options: VerifyOptions, source: ModelSource, engines: dict[Path, Man
             "group_size": info.group_size,
             "symmetric": info.symmetric,
         }
-    changes |= {"river_activation": "float32", "max_seq_len": options.tokens}
+    changes |= {"exact": True, "river_activation": "float32", "max_seq_len": options.tokens}
     return load_recipe("cpu", changes)
 
 

@@ -76,7 +76,8 @@ def build_engine(job: BuildJob) -> Manifest:
     with SafetensorsFile(directory / WEIGHTS_FILE, parameters) as file:
         file.write(_shared_tensors(shared, policy, described.tie_embeddings))
         ids = calibration.token_ids if calibration else None
-        for layer, banks in enumerate(stream_layers(source, quantiser, shared, ids)):
+        stream = stream_layers(source, quantiser, shared, ids, progress=job.progress)
+        for layer, banks in enumerate(stream):
             file.write(_layer_tensors(banks, layer))
             job.progress("quantising", layer + 1, described.num_layers)
     return job.write_manifest(

@@ -30,7 +30,7 @@ inline void score_keys(
         typename Vector::Register keys[kAtOnce];
 #pragma GCC unroll 8
         for (size_t i = 0; i < kAtOnce; ++i)
-            keys[i] = Vector::load(k + i * dim + d);
+            keys[i] = Vector::load(k + i * cached_width<Value>(dim) + d);
 #pragma GCC unroll 8
         for (size_t r = 0; r < kQueries; ++r)
         {
@@ -95,7 +95,7 @@ inline void add_weighted(float const (*weights)[kKeys], Value const* v, size_t k
         typename Vector::Register values[kWide];
 #pragma GCC unroll 8
         for (size_t j = 0; j < kWide; ++j)
-            values[j] = Vector::load(v + i * dim + at + j * Vector::kWidth);
+            values[j] = Vector::load(v + i * cached_width<Value>(dim) + at + j * Vector::kWidth);
 #pragma GCC unroll 8
         for (size_t r = 0; r < kQueries; ++r)
         {
@@ -114,6 +114,23 @@ inline void add_weighted(float const (*weights)[kKeys], Value const* v, size_t k
     }
 }
 
+// weights[q][i] *= the scale of slot i, where slots have one.
+template <size_t kQueries, typename Value>
+inline void scale_weights(float (*weights)[kKeys], Value const* slots, size_t keys, size_t dim)
+{
+    if constexpr (sizeof(Value) == 1)
+    {
+        float scales[kKeys];
+        for (size_t i = 0; i < keys; ++i)
+            scales[i] = scale_of(slots + i * cached_width<Value>(dim), dim);
+        for (size_t r = 0; r < kQueries; ++r)
+        {
+            for (size_t i = 0; i < keys; ++i)
+                weights[r][i] *= scales[i];
+        }
+    }
+}
+
 template <typename Vector, size_t kQueries, typename Value>
 void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim)
 {
@@ -125,7 +142,8 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
         queries.largest[r] = -INFINITY;
         queries.total[r] = 0.0f;
     }
-    for (size_t start = 0; start < most; start += kKeys, k += kKeys * dim, v += kKeys * dim)
+    size_t const width = cached_width<Value>(dim), step_by = kKeys * width;
+    for (size_t start = 0; start < most; start += kKeys, k += step_by, v += step_by)
     {
         size_t const keys = std::min(kKeys, most - start);
         constexpr size_t kMost = Vector::kScored, kFirst = std::min(kQueries, kMost);
@@ -135,11 +153,11 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
             auto const score = [&](auto at_once)
             {
                 constexpr size_t kAtOnce = decltype(at_once)::value;
-                score_keys<Vector, kFirst, kAtOnce>(queries.q, k + i * dim, dim, weights, i);
+                score_keys<Vector, kFirst, kAtOnce>(queries.q, k + i * width, dim, weights, i);
                 if constexpr (kQueries > kMost)
                 {
                     score_keys<Vector, kQueries - kMost, kAtOnce>(
-                        queries.q + kMost, k + i * dim, dim, weights + kMost, i);
+                        queries.q + kMost, k + i * width, dim, weights + kMost, i);
                 }
             };
             if (step == 4)
@@ -148,6 +166,7 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
                 score(std::integral_constant<size_t, 1>{});
             i += step;
         }
+        scale_weights<kQueries>(weights, k, keys, dim);
         float before[kQueries];
         for (size_t r = 0; r < kQueries; ++r)
         {
@@ -155,6 +174,7 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
             before[r] = weigh<Vector>(weights[r], std::min(keys, count > start ? count - start : 0),
                 queries.largest[r], queries.total[r]);
         }
+        scale_weights<kQueries>(weights, v, keys, dim);
         constexpr size_t kWide = Vector::kWide;
         size_t d = 0;
         for (; d + kWide * Vector::kWidth <= dim; d += kWide * Vector::kWidth)
@@ -192,6 +212,8 @@ void attend_with(Queries& queries, CachedRows k, CachedRows v, size_t dim)
 {
     if (k.half != nullptr)
         return attend_values<Vector>(queries, k.half, v.half, dim);
+    if (k.codes != nullptr)
+        return attend_values<Vector>(queries, k.codes, v.codes, dim);
     attend_values<Vector>(queries, k.single, v.single, dim);
 }
 

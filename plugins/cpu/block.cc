@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstring>
 
 namespace river
 {
@@ -264,26 +265,41 @@ private:
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
             {
-                CachedRows const at = in_.k_cache.from(cache_at(batch, head, slot));
-                float* turned = at.half != nullptr ? rotated_ + row * dim : at.single;
+                float* turned = rotated_ + row * dim;
                 rotate(x, slot, 1.0f, turned);
-                if (at.half != nullptr)
-                    kernels_.narrow(turned, dim, at.half);
+                keep(turned, in_.k_cache.from(cache_at(batch, head, slot)));
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
-            {
-                CachedRows const at = in_.v_cache.from(cache_at(batch, head, slot));
-                if (at.half != nullptr)
-                    kernels_.narrow(x, dim, at.half);
-                else
-                    std::copy(x, x + dim, at.single);
-            }
+                keep(x, in_.v_cache.from(cache_at(batch, head, slot)));
         }
     }
 
+    // A head's key or value in the form that the cache has.
+    void keep(float const* x, CachedRows at) const
+    {
+        if (at.half != nullptr)
+        {
+            kernels_.narrow(x, w_.head_dim, at.half);
+        }
+        else if (at.codes != nullptr)
+        {
+            float scale, sum;
+            kernels_.round_row(x, w_.head_dim, w_.head_dim, at.codes, &scale, &sum);
+            std::memcpy(at.codes + w_.head_dim, &scale, sizeof(scale));
+        }
+        else
+        {
+            std::copy(x, x + w_.head_dim, at.single);
+        }
+    }
+
+    size_t cache_width() const
+    {
+        return in_.k_cache.codes != nullptr ? cached_width<int8_t>(w_.head_dim) : w_.head_dim;
+    }
     size_t cache_at(size_t batch, size_t kv_head, size_t slot) const
     {
-        return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * w_.head_dim;
+        return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * cache_width();
     }
 
     void rotate(float const* x, size_t position, float scale, float* out) const
@@ -379,7 +395,7 @@ private:
             queries.counts[i] = std::min(kPart, seen > key ? seen - key : 0);
             queries.out[i] = sums(place, kept);
         }
-        size_t const at = cache_at(batch, kv_head, 0) + key * dim;
+        size_t const at = cache_at(batch, kv_head, key);
         kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), dim);
         for (size_t i = 0; i < queries.size; ++i)
         {
@@ -673,7 +689,8 @@ void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs 
     BlockOutputs const& out, Pool const& pool, Scratch& scratch)
 {
     if (in.batch * in.seq != 0)
-        Block(kernels, weights, in, out, pool.threads, scratch).run(pool);
+        Block(kernels, weights, in, out, pool.threads, scratch)
+            .run(pool, in.batch * in.seq <= kRowChunk);
 }
 
 void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
@@ -681,7 +698,8 @@ void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool 
 {
     if (rows == 0)
         return;
-    OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch).run(pool);
+    OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch)
+        .run(pool, rows <= kRowChunk);
 }
 
 } // namespace river

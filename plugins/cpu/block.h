@@ -51,7 +51,7 @@ struct BlockInputs
     float const* attended;       // [batch, seq, num_heads * head_dim], or null: computed from
     float const* qkv;            // [batch, seq, (num_heads + 2 num_kv_heads) * head_dim]
     int32_t const* past_lengths; // [batch]
-    CachedRows k_cache, v_cache; // [batch, num_kv_heads, cache_length, head_dim], written in place
+    CachedRows k_cache, v_cache; // [batch, num_kv_heads, cache_length, cached_width], in place
     size_t cache_length;
     int32_t const* exit_layer; // [batch, seq]: kNever or the layer after which the token left
     float const* tau;          // [L]
@@ -77,8 +77,9 @@ public:
         return reserve(floats_[slot], count);
     }
     int8_t* codes(size_t count)
-    {
-        return reserve(codes_, count);
+    { // whole lines of the cache
+        auto const at = reinterpret_cast<uintptr_t>(reserve(codes_, count + kLine));
+        return reinterpret_cast<int8_t*>((at + kLine - 1) / kLine * kLine);
     }
     int32_t* fine_sums(size_t count)
     {
@@ -95,6 +96,8 @@ public:
     std::vector<char> use_river;
 
 private:
+    static constexpr size_t kLine = 64;
+
     template <typename T>
     static T* reserve(std::vector<T>& buffer, size_t count)
     {

@@ -67,17 +67,37 @@ struct RoundedRow
     float const* sums;   // [groups]: of the codes
 };
 
-// Keys or values of one head in the cache, [slots, head_dim]: float32 or IEEE half precision.
+// Keys or values of one head in the cache, [slots, cached_width]: float32, IEEE half precision, or
+// codes of 8 bits with their scale, a float32, behind them.
 struct CachedRows
 {
     float* single = nullptr;
     uint16_t* half = nullptr;
+    int8_t* codes = nullptr;
 
     CachedRows from(size_t value) const
     {
-        return {single ? single + value : nullptr, half ? half + value : nullptr};
+        return {single ? single + value : nullptr, half ? half + value : nullptr,
+            codes ? codes + value : nullptr};
     }
 };
+
+// Values of a slot of the cache.
+template <typename Value>
+constexpr size_t cached_width(size_t head_dim)
+{
+    return head_dim + (sizeof(Value) == 1 ? sizeof(float) : 0);
+}
+
+// What a slot's values are multiples of.
+template <typename Value>
+inline float scale_of(Value const* slot, size_t head_dim)
+{
+    float scale = 1.0f;
+    if constexpr (sizeof(Value) == 1)
+        __builtin_memcpy(&scale, slot + head_dim, sizeof(float));
+    return scale;
+}
 
 // A row rounded to 16 bits a group: x[k] ~ codes[k] * scales[g]. Codes reach from -kMostFine to
 // kMostFine, so that both their bytes and a group's integer products with 8-bit weights have room.

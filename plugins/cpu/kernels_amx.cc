@@ -112,33 +112,44 @@ inline __m512i fine_zeros(uint8_t const* zero_points)
     return _mm512_or_si512(_mm512_slli_epi32(zero, 7), _mm512_slli_epi32(zero, 16));
 }
 
-// The same for fine rows, whose low bytes lie behind the high ones.
+// A group's products with the high bytes of 16 fine rows, and with the low ones, which lie `width`
+// bytes behind.
+RIVER_AMX inline void multiply_fine(uint8_t const* weight, int8_t const* x, size_t width,
+    size_t stride, size_t size, int32_t (*products)[kRows][kPanel])
+{
+    _tile_zero(0);
+    _tile_zero(3);
+    for (size_t k = 0; k < size; k += 64)
+    {
+        _tile_loadd(2, weight + k * kPanel, 64);
+        _tile_loadd(1, x + k, static_cast<int>(stride));
+        _tile_loadd(4, x + width + k, static_cast<int>(stride));
+        _tile_dpbsud(0, 1, 2);
+        _tile_dpbsud(3, 4, 2);
+    }
+    _tile_stored(0, products[0], 64);
+    _tile_stored(3, products[1], 64);
+}
+
+// As rounded_tile, for fine rows.
 RIVER_AMX void fine_tile(
     QuantisedPanels const& weight, FineRow const* x, size_t stride, float* y, size_t y_stride)
 {
-    size_t const groups = weight.groups(), size = weight.group_size;
+    size_t const groups = weight.groups(), size = weight.group_size, width = groups * size;
     __m512 sums[kRows];
 #pragma GCC unroll 16
     for (size_t r = 0; r < kRows; ++r)
         sums[r] = _mm512_setzero_ps();
     alignas(64) int32_t products[2][2][kRows][kPanel];
-    uint8_t const* codes = weight.codes;
-    int8_t const *high = x[0].codes, *low = high + groups * size;
+    multiply_fine(weight.codes, x[0].codes, width, stride, size, products[0]);
     for (size_t g = 0; g < groups; ++g)
     {
-        _tile_zero(0);
-        _tile_zero(3);
-        for (size_t k = g * size; k < (g + 1) * size; k += 64, codes += 1024)
-        {
-            _tile_loadd(2, codes, 64);
-            _tile_loadd(1, high + k, static_cast<int>(stride));
-            _tile_loadd(4, low + k, static_cast<int>(stride));
-            _tile_dpbsud(0, 1, 2);
-            _tile_dpbsud(3, 4, 2);
+        if (g + 1 < groups)
+        { // on its way while this group's products are added
+            multiply_fine(weight.codes + (g + 1) * size * kPanel, x[0].codes + (g + 1) * size,
+                width, stride, size, products[(g + 1) % 2]);
         }
-        auto const& whole = products[g % 2]; // the next group's need not wait for these
-        _tile_stored(0, products[g % 2][0], 64);
-        _tile_stored(3, products[g % 2][1], 64);
+        auto const& whole = products[g % 2];
         __m512i const zero =
             fine_zeros(weight.zero_points ? weight.zero_points + g * kPanel : nullptr);
         __m512 const scales = _mm512_loadu_ps(weight.scales + g * kPanel);

@@ -368,10 +368,12 @@ inline __m256i eight_zeros(uint8_t const* zero_points)
 
 // What is added here is added now: a compiler that adds products up first needs more registers than
 // there are.
-inline __m256i in_turn(__m256i sum)
+inline __attribute__((always_inline)) void in_turn(__m256i& a, __m256i& b)
 {
-    asm volatile("" : "+x"(sum));
-    return sum;
+    __m256i x = a, y = b;
+    asm volatile("" : "+x"(x), "+x"(y));
+    a = x;
+    b = y;
 }
 
 // Group g of some rows. kCentred: of centre_group's weights, else of the codes as they are.
@@ -399,8 +401,9 @@ void fine_group(QuantisedPanels const& weight, void const* codes, size_t g, Fine
             for (size_t r = 0; r < kRows; ++r)
             {
                 __m256i const two = two_codes(values[r] + 2 * k);
-                low[r] = in_turn(_mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two)));
-                high[r] = in_turn(_mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two)));
+                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two));
+                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two));
+                in_turn(low[r], high[r]);
             }
         }
     }
@@ -415,8 +418,9 @@ void fine_group(QuantisedPanels const& weight, void const* codes, size_t g, Fine
             for (size_t r = 0; r < kRows; ++r)
             {
                 __m256i const two = two_codes(values[r] + 2 * k);
-                low[r] = in_turn(_mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two)));
-                high[r] = in_turn(_mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two)));
+                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two));
+                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two));
+                in_turn(low[r], high[r]);
             }
             w_low = _mm256_srli_epi16(load(at), 8);
             w_high = _mm256_srli_epi16(load(at + 32), 8);
@@ -424,8 +428,9 @@ void fine_group(QuantisedPanels const& weight, void const* codes, size_t g, Fine
             for (size_t r = 0; r < kRows; ++r)
             {
                 __m256i const two = two_codes(values[r] + 2 * k + 4);
-                low[r] = in_turn(_mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two)));
-                high[r] = in_turn(_mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two)));
+                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two));
+                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two));
+                in_turn(low[r], high[r]);
             }
         }
     }
@@ -716,6 +721,11 @@ struct Eight
     static Register load(uint16_t const* at)
     {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
+    }
+    static Register load(int8_t const* at)
+    {
+        __m128i const codes = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(at));
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
     }
     static void store(float* at, Register value)
     {

@@ -580,6 +580,11 @@ struct Sixteen
     {
         return load_16(at);
     }
+    static Register load(int8_t const* at)
+    {
+        __m128i const codes = _mm_loadu_si128(reinterpret_cast<__m128i const*>(at));
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+    }
     static void store(float* at, Register value)
     {
         _mm512_storeu_ps(at, value);

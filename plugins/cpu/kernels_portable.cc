@@ -17,6 +17,10 @@ float widen(uint16_t half)
 {
     return widen_half(half);
 }
+float widen(int8_t code)
+{
+    return code;
+}
 
 template <typename Value>
 void dense_values(
@@ -257,12 +261,13 @@ void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
             float now = largest;
             for (size_t i = 0; i < keys; ++i)
             {
-                Value const* key = k + (start + i) * dim;
+                Value const* key = k + (start + i) * cached_width<Value>(dim);
                 float sums[8] = {};
                 for (size_t d = 0; d < dim; ++d)
                     sums[d % 8] += q[d] * widen(key[d]);
                 weights[i] = ((sums[0] + sums[4]) + (sums[1] + sums[5]))
                     + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+                weights[i] *= scale_of(key, dim);
                 now = std::max(now, weights[i]);
             }
             // What was added up under the old maximum, brought to the new one.
@@ -272,10 +277,12 @@ void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
                 out[d] *= before;
             for (size_t i = 0; i < keys; ++i)
             {
-                float const weight = std::exp(weights[i] - now);
+                Value const* value = v + (start + i) * cached_width<Value>(dim);
+                float weight = std::exp(weights[i] - now);
                 total += weight;
+                weight *= scale_of(value, dim);
                 for (size_t d = 0; d < dim; ++d)
-                    out[d] += weight * widen(v[(start + i) * dim + d]);
+                    out[d] += weight * widen(value[d]);
             }
             largest = now;
         }
@@ -288,6 +295,8 @@ void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
 {
     if (k.half != nullptr)
         return attend_values(queries, k.half, v.half, dim);
+    if (k.codes != nullptr)
+        return attend_values(queries, k.codes, v.codes, dim);
     attend_values(queries, k.single, v.single, dim);
 }
 

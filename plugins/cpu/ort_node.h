@@ -63,6 +63,8 @@ inline constexpr int kTypeOf<uint16_t> = kFloat16;
 template <>
 inline constexpr int kTypeOf<uint8_t> = kUint8;
 template <>
+inline constexpr int kTypeOf<int8_t> = kInt8;
+template <>
 inline constexpr int kTypeOf<int32_t> = kInt32;
 template <>
 inline constexpr int kTypeOf<bool> = kBool;

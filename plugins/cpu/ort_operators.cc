@@ -29,12 +29,13 @@ size_t panels_of(size_t columns)
     return (columns + kPanel - 1) / kPanel;
 }
 
-// Cached: what the KV cache holds, float or the bits of half precision.
+// Cached: what the KV cache holds: float, the bits of half precision, or codes and their scales.
 template <typename Cached>
 struct BlockOperator
 {
-    static constexpr char const* kName =
-        std::is_same_v<Cached, float> ? "Block" : "BlockFloat16Cache";
+    static constexpr char const* kName = std::is_same_v<Cached, float> ? "Block"
+        : sizeof(Cached) == 2                                          ? "BlockFloat16Cache"
+                                                                       : "BlockInt8Cache";
     enum Input
     {
         kHIn,
@@ -202,8 +203,9 @@ struct BlockOperator
             if (past < 0 || end > slots || end > static_cast<int64_t>(positions))
                 throw std::invalid_argument("past_lengths leave no room in the cache");
         }
-        in.k_cache = cache(call, kKCache, 3, "k_cache", {batch, kv_heads, slots, dim});
-        in.v_cache = cache(call, kVCache, 4, "v_cache", {batch, kv_heads, slots, dim});
+        auto const width = static_cast<int64_t>(cached_width<Cached>(w.head_dim));
+        in.k_cache = cache(call, kKCache, 3, "k_cache", {batch, kv_heads, slots, width});
+        in.v_cache = cache(call, kVCache, 4, "v_cache", {batch, kv_heads, slots, width});
     }
 
     // The output's memory is the input's, where the caller bound both to one buffer.
@@ -222,8 +224,10 @@ struct BlockOperator
         CachedRows rows;
         if constexpr (std::is_same_v<Cached, float>)
             rows.single = present;
-        else
+        else if constexpr (sizeof(Cached) == 2)
             rows.half = present;
+        else
+            rows.codes = present;
         return rows;
     }
 
@@ -372,6 +376,7 @@ extern "C"
         using namespace river::ort;
         static Registered<BlockOperator<float>> const block;
         static Registered<BlockOperator<uint16_t>> const block_float16;
+        static Registered<BlockOperator<int8_t>> const block_int8;
         static Registered<HeadOperator> const head;
         static OrtCustomOpDomain* domain = nullptr; // sessions keep it
         OrtApi const* api = base->GetApi(kApiVersion);
@@ -383,6 +388,7 @@ extern "C"
                 check(add_operator(api, domain, &block));
                 check(add_operator(api, domain, &head));
                 check(add_operator(api, domain, &block_float16));
+                check(add_operator(api, domain, &block_int8));
             }
             check(add_domain(api, options, domain));
         });

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <thread>
 
+#include "shares.h"
 #include "trace.h"
 
 #if defined(__x86_64__)
@@ -49,9 +50,48 @@ public:
         phases_[count_++].chunks = chunks;
     }
 
-    void run(Pool const& pool)
+    // short_work: some hundred microseconds, as of a decode step; the others end sooner shared.
+    void run(Pool const& pool, bool short_work)
     {
-        shares_ = std::min(pool.threads, kMaxShares);
+        size_t const most = std::min(pool.threads, kMaxShares);
+        if (most <= 1 || !short_work)
+        {
+            run_shares(pool, most);
+            return;
+        }
+        static ShareControl control; // of all sessions: they are on one machine
+        ShareControl::Way const way = control.way();
+        int64_t const start = Trace::now();
+        run_shares(pool, way == ShareControl::kAlone ? 1 : most);
+        int64_t const end = Trace::now();
+        // A thread may hold up the caller, too, when all work is done.
+        int64_t const tail = way == ShareControl::kShared ? end - first_end_ : 0;
+        int64_t const waited = waited_ + (tail > kLongWait ? tail : 0);
+        size_t work = 0;
+        for (size_t p = 0; p < count_; ++p)
+            work += phases_[p].chunks;
+        control.observe(way, static_cast<double>(work), 1e-9 * static_cast<double>(end - start),
+            1e-9 * static_cast<double>(waited));
+    }
+
+private:
+    static constexpr int64_t kLongWait = 100'000; // ns; a chunk takes a tenth of that
+    static constexpr size_t kLongSpins = 256;     // from then on a wait is timed
+
+    struct alignas(64) Range
+    {
+        std::atomic<size_t> next{0};
+    };
+    struct Phase
+    {
+        size_t chunks = 0;
+        Range ranges[kMaxShares];
+        alignas(64) std::atomic<size_t> done{0};
+    };
+
+    void run_shares(Pool const& pool, size_t shares)
+    {
+        shares_ = std::max<size_t>(1, shares);
         for (size_t p = 0; p < count_; ++p)
         {
             for (size_t s = 0; s < shares_; ++s)
@@ -73,18 +113,6 @@ public:
         }
     }
 
-private:
-    struct alignas(64) Range
-    {
-        std::atomic<size_t> next{0};
-    };
-    struct Phase
-    {
-        size_t chunks = 0;
-        Range ranges[kMaxShares];
-        alignas(64) std::atomic<size_t> done{0};
-    };
-
     void take_part(size_t share) noexcept
     {
         for (size_t p = 0; p < count_; ++p)
@@ -103,10 +131,19 @@ private:
                 event.worked = Trace::now();
             if (ran != 0)
                 phase.done.fetch_add(ran, std::memory_order_acq_rel);
+            int64_t since = 0;
             for (size_t spins = 0; phase.done.load(std::memory_order_acquire) < phase.chunks;
                 ++spins)
             {
+                if (spins == kLongSpins)
+                    since = Trace::now();
                 pause(spins);
+            }
+            if (since != 0)
+            {
+                int64_t const waited = Trace::now() - since;
+                if (waited > kLongWait)
+                    waited_.fetch_add(waited, std::memory_order_relaxed);
             }
             if (traced)
             {
@@ -117,6 +154,8 @@ private:
                 g_trace.add(event);
             }
         }
+        int64_t none = 0;
+        first_end_.compare_exchange_strong(none, Trace::now(), std::memory_order_relaxed);
     }
 
     size_t run_range(size_t p, size_t share, TraceEvent* event) noexcept
@@ -154,6 +193,7 @@ private:
 
     Phase phases_[kMaxPhases];
     size_t count_ = 0, shares_ = 1;
+    std::atomic<int64_t> waited_{0}, first_end_{0}; // ns; of long waits, of the first share's end
 };
 
 } // namespace river

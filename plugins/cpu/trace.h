@@ -56,7 +56,7 @@ public:
         events_[place] = event;
     }
 
-    // On ONNX Runtime's own clock, so that both timelines fit together.
+    // In ns, on ONNX Runtime's own clock, so that both timelines fit together.
     static int64_t now()
     {
         using namespace std::chrono;

@@ -1,6 +1,9 @@
 // Launcher of attention: limits, geometry, and the table of instances.
 #include "attention.cuh"
 
+#include <mutex>
+#include <vector>
+
 namespace river
 {
 namespace
@@ -32,6 +35,27 @@ constexpr Instance kInstances[] = {
     instance<128, 2, 4>(),
     instance<256, 1, 4>(),
 };
+
+struct Variant
+{
+    char const* name;
+    Merge merge;
+    int splits, queries, warps; // 0: from the shape
+};
+
+// What a tuner tries: more keys under way in a block against a shorter way to the sum.
+constexpr Variant kVariants[] = {
+    {"by shape", Merge::kChosen, 0, 0, 0},
+    {"clusters, 4 warps", Merge::kCluster, 0, 8, 4},
+    {"clusters, 8 warps", Merge::kCluster, 0, 8, 8},
+    {"clusters of 8, 8 warps", Merge::kCluster, 8, 8, 8},
+    {"counters, 4 warps", Merge::kCounters, 0, 8, 4},
+    {"counters, 8 warps", Merge::kCounters, 0, 8, 8},
+    {"clusters, 16 queries", Merge::kCluster, 0, 16, 0},
+    {"counters, 16 queries", Merge::kCounters, 0, 16, 0},
+};
+constexpr int kVariantCount = sizeof(kVariants) / sizeof(kVariants[0]);
+
 constexpr AttentionKernel kAppendKernels[2] = {
     &append_kernel<__half>, &append_kernel<__nv_bfloat16>};
 
@@ -118,7 +142,7 @@ Geometry geometry_with(AttentionParams const& p, int tiles)
 }
 
 // From host values only, so that the workspace and a captured graph hold for any past length.
-Geometry geometry_of(AttentionParams const& p)
+Geometry geometry_by_shape(AttentionParams const& p)
 {
     if (p.queries != 0)
         return geometry_with(p, p.queries / 8);
@@ -130,7 +154,93 @@ Geometry geometry_of(AttentionParams const& p)
     Geometry const g = geometry_with(p, tiles);
     return g.instance != nullptr ? g : geometry_with(p, 3 - tiles);
 }
+
+bool is_possible(AttentionParams const& p, Geometry const& g)
+{
+    return g.instance != nullptr && p.splits >= 0 && p.splits <= kMaxSplits
+        && (!g.cluster || is_cluster(g.splits))
+        && (p.merge != Merge::kCluster || max_cluster_blocks() > 1);
+}
+
+// What was measured on this process's card; few entries, read at every launch.
+struct Tuned
+{
+    int32_t batch, seq, num_heads, num_kv_heads, head_dim, capacity, window;
+    int variant;
+
+    bool is_of(AttentionParams const& p) const
+    {
+        return batch == p.batch && seq == p.seq && num_heads == p.num_heads
+            && num_kv_heads == p.num_kv_heads && head_dim == p.head_dim && capacity == p.capacity
+            && window == p.window;
+    }
+};
+std::mutex tuned_mutex;
+std::vector<Tuned> tuned;
+
+bool is_open(AttentionParams const& p) // whether the caller left the choice
+{
+    return p.merge == Merge::kChosen && p.splits == 0 && p.queries == 0 && p.warps == 0;
+}
+
+Geometry geometry_of(AttentionParams const& p)
+{
+    if (!is_open(p))
+        return geometry_by_shape(p);
+    AttentionParams measured = p;
+    {
+        std::lock_guard const lock(tuned_mutex);
+        for (Tuned const& t : tuned)
+            if (t.is_of(p))
+                take_attention_variant(measured, t.variant);
+    }
+    Geometry const g = geometry_by_shape(measured);
+    return is_possible(measured, g) ? g : geometry_by_shape(p);
+}
 } // namespace
+
+int attention_variants()
+{
+    return kVariantCount;
+}
+
+char const* attention_variant_name(int variant)
+{
+    return variant >= 0 && variant < kVariantCount ? kVariants[variant].name : nullptr;
+}
+
+bool take_attention_variant(AttentionParams& p, int variant)
+{
+    if (variant < 0 || variant >= kVariantCount)
+        return false;
+    Variant const& v = kVariants[variant];
+    p.merge = v.merge;
+    p.splits = v.splits;
+    p.queries = v.queries;
+    p.warps = v.warps;
+    return true;
+}
+
+bool set_attention_variant(AttentionParams const& p, int variant)
+{
+    if (variant < 0 || variant >= kVariantCount)
+        return false;
+    std::lock_guard const lock(tuned_mutex);
+    for (Tuned& t : tuned)
+        if (t.is_of(p))
+        {
+            t.variant = variant;
+            return true;
+        }
+    tuned.push_back(
+        {p.batch, p.seq, p.num_heads, p.num_kv_heads, p.head_dim, p.capacity, p.window, variant});
+    return true;
+}
+
+int32_t attention_version()
+{
+    return 1;
+}
 
 size_t attention_workspace_bytes(AttentionParams const& p)
 {
@@ -176,8 +286,7 @@ char const* explain_attention(AttentionParams const& p)
     Geometry const g = geometry_of(p);
     if (g.instance == nullptr)
         return "attention: there is no variant of these queries and warps for this head_dim";
-    if (p.splits < 0 || p.splits > kMaxSplits || (g.cluster && !is_cluster(g.splits))
-        || (p.merge == Merge::kCluster && max_cluster_blocks() == 1))
+    if (!is_possible(p, g))
         return "attention: splits must be 0 to 32, and of a cluster a power of two of at most 16 "
                "on a device with clusters";
     if (static_cast<int64_t>(g.chunks) * p.num_kv_heads > 65535)

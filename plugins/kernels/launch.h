@@ -226,7 +226,8 @@ struct AttentionParams
     bool programmatic = false; // neither the caches nor past_lengths may be written by the kernel
                                // launched just before: old slots are read before the wait
 
-    // The variant; 0 is chosen from the shape. No result depends on it but by rounding.
+    // The variant; 0 is chosen: as set_attention_variant said for the shape, or else from the shape.
+    // No result depends on it but by rounding.
     Merge merge = Merge::kChosen;
     int32_t splits = 0;  // 1 .. 32; of a cluster a power of two and at most 16
     int32_t queries = 0; // of a block, 8 or 16
@@ -274,5 +275,15 @@ size_t attention_workspace_bytes(AttentionParams const& p);
 size_t attention_counter_bytes(AttentionParams const& p);
 char const* explain_attention(AttentionParams const& p);
 cudaError_t launch_attention(AttentionParams const& p, cudaStream_t stream);
+
+// Named variants, as for linear; the first leaves all to the shape. Writes merge, splits, queries and
+// warps of p; false: there is no such one.
+int attention_variants();
+char const* attention_variant_name(int variant);
+bool take_attention_variant(AttentionParams& p, int variant);
+// From now on launches of p's batch, seq, heads, head_dim, capacity and window that leave the choice
+// open take `variant` in this process; where it does not fit the device, they choose from the shape.
+bool set_attention_variant(AttentionParams const& p, int variant);
+int32_t attention_version(); // of the kernel and its variants: what a measurement is worth
 
 } // namespace river

@@ -14,12 +14,12 @@ using at::Tensor;
 // out [batch, seq, num_heads * D]; the caches are written in place. Rotary tables are float32 here.
 // programmatic: no kernel that writes the caches, past_lengths or cache_rows was launched just before.
 // cache_rows [batch] int32 names each sequence's row of the caches, which may have more; that the
-// rows are there is the caller's promise.
+// rows are there is the caller's promise. variant: of attention_variants(), -1: as it was set.
 Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& k, Tensor const& v,
     Tensor& k_cache, Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
     OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
     int64_t window, double softcap, OptionalTensor const& given_workspace,
-    OptionalTensor const& cache_rows)
+    OptionalTensor const& cache_rows, int64_t variant)
 {
     c10::DeviceGuard const guard(q.device());
     TORCH_CHECK(q.dim() == 3 && k_cache.dim() == 4, op, ": q and k_cache have ", q.dim(), " and ",
@@ -46,6 +46,8 @@ Tensor attend(char const* op, bool programmatic, Tensor const& q, Tensor const& 
     p.scale = static_cast<float>(scale);
     p.window = narrow(op, "window", window);
     p.softcap = static_cast<float>(softcap);
+    TORCH_CHECK(variant == -1 || take_attention_variant(p, static_cast<int>(variant)), op,
+        ": variant is ", variant, ", but there are ", attention_variants());
     if (rotary_cos.has_value())
     {
         TORCH_CHECK(rotary_cos->dim() == 2, op, ": rotary_cos has ", rotary_cos->dim(),
@@ -98,11 +100,11 @@ Tensor attention_in_place(Tensor const& q, Tensor const& k, Tensor const& v, Ten
     Tensor& v_cache, Tensor const& past_lengths, OptionalTensor const& rotary_cos,
     OptionalTensor const& rotary_sin, int64_t num_heads, int64_t num_kv_heads, double scale,
     int64_t window, double softcap, OptionalTensor const& workspace,
-    OptionalTensor const& cache_rows)
+    OptionalTensor const& cache_rows, int64_t variant)
 {
     return attend("river_trt_cuda::attention", true, q, k, v, k_cache, v_cache, past_lengths,
         rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, workspace,
-        cache_rows);
+        cache_rows, variant);
 }
 
 // The dialect's operator is a function: the caches that it returns are copies.
@@ -113,8 +115,33 @@ std::tuple<Tensor, Tensor, Tensor> attention(Tensor const& q, Tensor const& k, T
 {
     Tensor k_out = k_cache.clone(), v_out = v_cache.clone();
     Tensor out = attend("river_trt::attention", false, q, k, v, k_out, v_out, past_lengths,
-        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, {}, {});
+        rotary_cos, rotary_sin, num_heads, num_kv_heads, scale, window, softcap, {}, {}, -1);
     return {out, k_out, v_out};
+}
+
+// A measured variant of a shape: what attention's variant -1 then means in this process.
+void set_variant(int64_t batch, int64_t seq, int64_t num_heads, int64_t num_kv_heads,
+    int64_t head_dim, int64_t capacity, int64_t window, int64_t variant)
+{
+    char const* const op = "river_trt_cuda::set_attention_variant";
+    AttentionParams p;
+    p.batch = narrow(op, "batch", batch);
+    p.seq = narrow(op, "seq", seq);
+    p.num_heads = narrow(op, "num_heads", num_heads);
+    p.num_kv_heads = narrow(op, "num_kv_heads", num_kv_heads);
+    p.head_dim = narrow(op, "head_dim", head_dim);
+    p.capacity = narrow(op, "capacity", capacity);
+    p.window = narrow(op, "window", window);
+    TORCH_CHECK(set_attention_variant(p, narrow(op, "variant", variant)), op, ": variant is ",
+        variant, ", but there are ", attention_variants());
+}
+
+std::vector<std::string> attention_variants_names()
+{
+    std::vector<std::string> names;
+    for (int i = 0; i < attention_variants(); ++i)
+        names.emplace_back(attention_variant_name(i));
+    return names;
 }
 
 } // namespace
@@ -125,7 +152,13 @@ TORCH_LIBRARY_FRAGMENT(river_trt_cuda, library)
                 "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, int "
                 "num_kv_heads, "
                 "float scale, int window, float softcap, Tensor(c!)? workspace=None, "
-                "Tensor? cache_rows=None) -> Tensor");
+                "Tensor? cache_rows=None, int variant=-1) -> Tensor");
+    library.def("set_attention_variant(int batch, int seq, int num_heads, int num_kv_heads, "
+                "int head_dim, int capacity, int window, int variant) -> ()",
+        set_variant);
+    library.def("attention_variants() -> str[]", attention_variants_names);
+    library.def(
+        "attention_version() -> int", [] { return static_cast<int64_t>(attention_version()); });
 }
 
 TORCH_LIBRARY_IMPL(river_trt_cuda, RIVER_DISPATCH, library)

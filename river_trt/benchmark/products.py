@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from river_trt.benchmark.bandwidth import available_cores
+from river_trt.cores import usable_cores
 
 SIZE, PASSES = 1024, 12  # of the square matrices; short ones: the best one counts
 # By which the libraries that numpy may be built with are told their threads, before they load.
@@ -19,7 +19,7 @@ def product_rate(threads: int | None = None) -> float:
 
     In a process of its own, on `threads` threads (None: one a core).
     """
-    count = str(threads or available_cores())
+    count = str(threads or usable_cores())
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", __name__],
         env=os.environ | dict.fromkeys(THREADS, count),

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from river_trt.manifest import DTYPE_BYTES, ByteCounts, Manifest
+from river_trt.manifest import ByteCounts, Manifest, cache_slot_bytes
+from river_trt.manifest_limits import DTYPE_BYTES
 
 
 def weight_bytes(
@@ -47,7 +48,4 @@ def cache_bytes(
     steps: int,
 ) -> int:
     """K and V that one row's decode steps attend to; the first step has the prompt before it."""
-    shape = manifest.model.shape
-    slot = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    slot *= DTYPE_BYTES[manifest.precision.kv_cache]
-    return slot * (steps * prompt_tokens + steps * (steps + 1) // 2)
+    return cache_slot_bytes(manifest) * (steps * prompt_tokens + steps * (steps + 1) // 2)

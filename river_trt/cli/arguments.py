@@ -67,7 +67,11 @@ def load_engine(
 
 def add_quantiser_arguments(bank: argparse._ActionsContainer) -> None:
     """How the river bank is made; one that is not given is the recipe's."""
-    bank.add_argument("--quantiser", metavar="NAME", help="of the river bank: rtn, hqq or awq")
+    bank.add_argument(
+        "--quantiser",
+        metavar="NAME",
+        help="of the river bank: rtn, hqq, awq, or tuned: awq and then training, for minutes",
+    )
     bank.add_argument(
         "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"
     )

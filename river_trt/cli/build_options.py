@@ -19,7 +19,9 @@ def add_backend_arguments(
     kinds = list(dict.fromkeys(options_of(backend) for backend in backends))
     for name, declared in argument_declarations(kinds, command).items():
         given: dict[str, Any] = {"dest": name}
-        if declared.choices:
+        if declared.switch:
+            given |= {"action": "store_const", "const": True}
+        elif declared.choices:
             given |= {"choices": declared.choices, "type": type(declared.choices[0])}
         elif declared.metavar == "N":
             given |= {"metavar": "N", "type": int}

@@ -31,11 +31,12 @@ EXAMPLES = """\
   river-trt calibrate engine/ --text wiki.txt --target-layers 6 --policy paper
   river-trt calibrate --model demo --text wiki.txt --max-kl 0.05 --save policy.json
   river-trt calibrate engine/ --apply policy.json                    one found elsewhere
+  river-trt calibrate engine/ --text wiki.txt --named                all of them anew, as at build
   river-trt calibrate engine/ --text wiki.txt --draft                what drafts in lossless mode
 
 The policy goes into the engine's manifest; nothing is built again. It is that of calls which name
-none: named policies (quality, balanced, fast) stay as they are. Half of the text is held out and
-only reported on. Calibrating needs the extra `build` of river-trt; --apply does not.
+none: named policies (quality, balanced, fast) stay as they are without --named. Half of the text is
+held out and only reported on. Calibrating needs the extra `build` of river-trt; --apply does not.
 """
 BUDGETS = {  # option: metavar, help
     "max-kl": ("X", "fewest layers with at most this KL to the backbone, nats a token"),
@@ -58,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draft",
         action="store_true",
         help="no budget: choose the layers pinned while drafting for `run --lossless`",
+    )
+    parser.add_argument(
+        "--named",
+        action="store_true",
+        help="no budget: the engine's policy and its named ones for KL 0.03, 0.05 and 0.1",
     )
     parser.add_argument(
         "--policy",
@@ -89,6 +95,8 @@ def execute(args: argparse.Namespace) -> int:
         return _apply(args)
     if args.text is None:
         raise RiverError("give --text FILE: what the policy is calibrated on")
+    if args.named:
+        return _calibrate_named(args)
     if args.draft:
         return _calibrate_draft(args)
     if args.model is not None and args.save is None:
@@ -121,13 +129,42 @@ def _text_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names} | {"verify": not args.no_verify}
 
 
-def _calibrate_draft(args: argparse.Namespace) -> int:
+def _calibrate_named(args: argparse.Namespace) -> int:
+    _leave_out_options(args, "--named finds an engine's policies for their own budgets")
+    with needs_extra("calibrating", "build"):
+        from builders.build import DEFAULT_QUALITY
+        from builders.calibration.named import calibrate_named
+        from builders.evaluation.command import TextRun
+
+    path = engine_path(args)
+    run = TextRun(engine=path, model=None, **_text_options(args))
+    with show_progress() as progress:
+        found = calibrate_named(run, DEFAULT_QUALITY, progress)
+    manifest = read_engine_dir(path, verify=False)
+    if not args.dry_run:
+        found.store(path, manifest)
+    summaries = {item.result.name: item.summary(manifest) for item in found.named}
+    stored = [] if args.dry_run else [str(path)]
+    if args.json:
+        print_json({"policies": summaries, "stored": stored})
+        return 0
+    facts = [*summaries.items(), ("stored", ", ".join(stored) or "nowhere: --dry-run")]
+    stdout_console().print(facts_table(facts))
+    return 0
+
+
+def _leave_out_options(args: argparse.Namespace, why: str) -> None:
     given = {option: getattr(args, option.replace("-", "_")) for option in BUDGETS}
     given |= {option: getattr(args, option) for option in ("model", "quantiser", "save", "report")}
     given["policy"] = None if args.policy == "calibrated" else args.policy
+    given["draft"] = True if args.draft and args.named else None
     for option, value in given.items():
         if value is not None:
-            raise RiverError(f"--draft chooses pins of an engine; leave --{option} out")
+            raise RiverError(f"{why}; leave --{option} out")
+
+
+def _calibrate_draft(args: argparse.Namespace) -> int:
+    _leave_out_options(args, "--draft chooses pins of an engine")
     with needs_extra("calibrating", "build"):
         from builders.calibration.draft import calibrate_draft
         from builders.evaluation.command import TextRun

@@ -21,7 +21,7 @@ from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverError
 from river_trt.gpu_memory import gigabytes, gpu_memory
 from river_trt.layer_record import LayerRecord, read_record
-from river_trt.manifest import DTYPE_BYTES, Manifest, SamplingInfo
+from river_trt.manifest import Manifest, SamplingInfo, cache_slot_bytes
 from river_trt.text.template import CHAT_TEMPLATE_FILE
 
 EXAMPLES = """\
@@ -99,8 +99,6 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What a user asks of an engine, as rows of a table."""
     model, shape, counts = manifest.model, manifest.model.shape, manifest.bytes_per_layer
     river, precision, backend = manifest.river, manifest.precision, manifest.backend
-    kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    kv_bytes *= DTYPE_BYTES[precision.kv_cache]
     chat = "with" if CHAT_TEMPLATE_FILE in manifest.files else "no"
     tokenizer = f"yes, {chat} chat template" if model.has_tokenizer else "none: takes token ids"
     zero_points = "symmetric" if river.symmetric else "asymmetric"
@@ -130,7 +128,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("LM head", f"{precision.lm_head_bits} bits, {format_bytes(counts.lm_head)}"),
         (
             "KV cache",
-            f"{precision.kv_cache}, {format_bytes(kv_bytes)} a token, "
+            f"{precision.kv_cache}, {format_bytes(cache_slot_bytes(manifest))} a token, "
             f"up to {shape.max_seq_len} tokens",
         ),
         *gpu_facts(manifest),

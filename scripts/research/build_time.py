@@ -1,9 +1,11 @@
-"""What a build spends its time on: CPU seconds of each stage, and the forecast.
+"""What a build spends its time on: CPU seconds of each stage, the peak of memory by its end, and
+the forecast.
 
 .venv/bin/python scripts/research/build_time.py MODEL OUT [--no-calibrate]
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 from builders.build import BuildOptions, build
 
 stages: dict[str, float] = {}
+peaks: dict[str, float] = {}  # GB
 last = ("opening", time.process_time())
 
 
@@ -18,6 +21,7 @@ def progress(stage: str, done: int, total: int) -> None:
     global last
     now = time.process_time()
     stages[last[0]] = stages.get(last[0], 0.0) + now - last[1]
+    peaks[last[0]] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     last = (stage, now)
 
 
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     progress("", 0, 0)
     for stage, seconds in stages.items():
-        print(f"{stage:16} {seconds:6.1f} s of CPU")
+        print(f"{stage:16} {seconds:6.1f} s of CPU, {peaks[stage]:.2f} GB at most so far")
     print(f"{'all':16} {sum(stages.values()):6.1f} s, {time.perf_counter() - started:.0f} s passed")
     million = manifest.model.num_parameters / 1e6
     print(f"{sum(stages.values()) / million:.2f} s of CPU per million parameters")

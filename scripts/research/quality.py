@@ -86,7 +86,9 @@ def activation_rows(model: str, work: Path, texts: np.ndarray, skip: int) -> Ite
     for activation in ("float32", "int8"):
         out = work / f"river-{activation}"
         if not out.exists():
-            build(BuildOptions(model, out, river_activation=activation, calibrate=False))
+            build(
+                BuildOptions(model, out, river_activation=activation, exact=True, calibrate=False)
+            )
         engines[activation] = river_trt.load(out, max_batch_size=1, max_seq_len=texts.shape[1])
     river = all_river(engines["int8"].num_layers)
     part = "all river on ONNX Runtime"

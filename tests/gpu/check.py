@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BUDGET_S = {"quick": 235, "full": 520}  # of all steps together
-PARTS = ("kernels", "operators", "engine", "speed", "decode", "aoti")
+PARTS = ("kernels", "operators", "engine", "speed", "decode", "persistent", "aoti")
 TAIL = 4000  # characters of a step's output that the report keeps
 KILL_AFTER_S = 5
 NEEDED_BY_THE_CLI = ("jinja2", "numpy", "rich", "safetensors", "tokenizers", "transformers")
@@ -76,7 +76,9 @@ def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> lis
         build_it = [*command, "--architectures", architecture]
         return Step(
             f"kernels: {action}",
-            ("kernels",),
+            {"build": ("kernels", "persistent"), "persistent": ("persistent",)}.get(
+                action, ("kernels",)
+            ),
             build_it if action == "build" else command,
             limit_s,
             [*command, "--architectures", "80,90"] if dry else None,
@@ -127,6 +129,7 @@ def make_steps(out: Path, architecture: str, torch_root: Path, mode: str) -> lis
         decode("Llama-3.1-8B", 1, 100),
         kernels("build", limit_s=120, dry=True),
         kernels("correctness", limit_s=120),
+        kernels("persistent", limit_s=90),
         aoti("plain"),
         aoti("operators"),
         kernels("roofline", limit_s=60),

@@ -31,9 +31,12 @@ PROGRAMS = {
     "roofline": TESTS / "gpu" / "roofline.cu",
     "decode_variants": TESTS / "gpu" / "decode_variants.cu",
     "attention_variants": TESTS / "gpu" / "attention_variants.cu",
+    "persistent": TESTS / "gpu" / "persistent.cu",
+    "persistent_check": TESTS / "test_persistent.cpp",
 }
 ARCHITECTURES = ("80", "90")
 SANITIZERS = ("memcheck", "racecheck")
+ACTIONS = ("build", "correctness", "persistent", "roofline", *SANITIZERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,15 @@ def check_correctness(folder: Path, grid: str) -> Iterator[Outcome]:
     yield run_step("graph replays", [program_in(folder, "graph")], 30)
 
 
+def check_persistent(folder: Path, out: Path, grid: str) -> Iterator[Outcome]:
+    """The prototype: against double precision, then beside the launches that it would replace."""
+    command = [program_in(folder, "persistent_check"), 0, grid]
+    yield run_step("correctness persistent", command, 60)
+    timed = run_step("persistent", [program_in(folder, "persistent"), out / "persistent.jsonl"], 60)
+    lines = (out / "persistent.jsonl").read_text().splitlines() if timed.ok else []
+    yield Outcome(timed.step, timed.ok, "\n".join([timed.detail, *lines]))
+
+
 def check_sanitizer(tool: str, folder: Path) -> Iterator[Outcome]:
     """compute-sanitizer over the small grids."""
     try:
@@ -131,7 +143,7 @@ def measure_roofline(roofline: Path, folder: Path) -> tuple[list[dict[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GPU checks of the kernels")
-    parser.add_argument("action", choices=("build", "correctness", "roofline", *SANITIZERS))
+    parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("--out", type=Path, required=True, help="folder for kernels.json and .md")
     parser.add_argument("--grid", choices=("quick", "full"), default="full")
     parser.add_argument("--architectures", default=",".join(ARCHITECTURES), metavar="80,90")
@@ -153,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report.take(outcomes)
     if arguments.action == "correctness":
         return report.take(check_correctness(folder, arguments.grid))
+    if arguments.action == "persistent":
+        return report.take(check_persistent(folder, arguments.out, arguments.grid))
     return report.take(check_sanitizer(arguments.action, folder))
 
 

@@ -26,6 +26,7 @@ PROGRAMS = {
     "linear": LINEAR,
     "linear_prefill": LINEAR,
     "decode": LINEAR,
+    "persistent": LINEAR,
 }
 SANITIZED = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # memcpy between 16-byte vectors and pairs of halves is the kernels' business, not the optimiser's.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from river_trt.plugin.toolkit import find_nvcc
-from tests.plugins.kernel_programs import KERNELS
+from tests.plugins.kernel_programs import KERNELS, TESTS
 
 ARCHITECTURES = ("sm_80", "sm_90")
 SOURCES = (
@@ -206,6 +206,26 @@ def test_the_packed_banks_loop_is_short(kernels, rows: int, ahead: int, most: in
         chunks = loop.count(" IMMA.") / 2
         assert len(loop.splitlines()) / chunks <= most, kernel.mangled
         assert len(re.findall(r"LDGSTS\.E\.BYPASS\.LTC128B\.128", loop)) >= chunks - 1
+
+
+def test_the_persistent_prototype_stays_within_its_budget(tmp_path):
+    """Its loops are decode's: of one row, with rings of two panels."""
+    if find_nvcc() is None:
+        pytest.skip("no nvcc on this machine: there is no SASS to read")
+    source, binary = TESTS / "gpu" / "persistent.cu", tmp_path / "persistent.o"
+    include = ("-I", KERNELS, "-I", TESTS)
+    command = [find_nvcc(), "-std=c++20", "-arch=sm_90", *WARNINGS, *include, "-c", source]
+    done = subprocess.run([*command, "-o", binary], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = [k for k in read_kernels(binary, "sm_90") if k.name == "persistent_kernel"]
+    assert len(found) == 4  # types, exact and int8
+    for kernel in found:
+        assert kernel.registers <= 128 and kernel.stack_bytes == 0, kernel.mangled
+        assert "ATOMG" in kernel.sass and "STRONG.GPU" in kernel.sass, kernel.mangled
+        loop = tensor_loops(kernel.sass)[0]
+        chunks = loop.count(" IMMA.") / 2 or loop.count(" HMMA.") / 4
+        most = 30 if "IMMA" in loop else 70
+        assert len(loop.splitlines()) / chunks <= most, kernel.mangled
 
 
 def test_programmatic_launch_on_sm_90_only(kernels):

@@ -405,6 +405,36 @@ void variants_agree(bool full)
                 }
 }
 
+// What a tuner tries, by name; and a measured one is taken by launches of its shape alone.
+void named_variants_agree()
+{
+    for (int seq : {1, 4})
+        for (int variant = 0; variant < attention_variants(); ++variant)
+        {
+            AttentionParams named;
+            check(take_attention_variant(named, variant), attention_variant_name(variant));
+            AttentionShape shape{.seq = seq, .num_heads = 4, .capacity = 700, .past = {600}};
+            shape.merge = named.merge;
+            shape.splits = named.splits;
+            shape.queries = named.queries;
+            shape.warps = named.warps;
+            run_case<__half>(shape, 2);
+        }
+    AttentionCase<__half> c({.num_heads = 4, .capacity = 701, .past = {600}});
+    AttentionParams other = c.params;
+    other.capacity = 702;
+    size_t const before = attention_workspace_bytes(c.params);
+    int counters = 0;
+    while (std::strcmp(attention_variant_name(counters), "counters, 8 warps") != 0)
+        ++counters;
+    check(set_attention_variant(c.params, counters), "a variant is set");
+    check(attention_workspace_bytes(c.params) > before, "it is taken");
+    check(attention_workspace_bytes(other) == before, "not for another capacity");
+    check(!set_attention_variant(c.params, attention_variants()), "no such variant");
+    check(set_attention_variant(c.params, 0), "back to the shape's");
+    check(attention_workspace_bytes(c.params) == before, "it is back");
+}
+
 // The caller promised room; where there is none the memory beyond must stay whole (guard pages).
 void a_full_cache_is_not_overrun()
 {
@@ -466,6 +496,7 @@ int main(int argc, char** argv)
     windows_and_softcaps();
     growing_scores_move_the_maximum();
     variants_agree(is_full(argc, argv));
+    named_variants_agree();
     several_tokens_and_prefill(is_full(argc, argv));
     a_full_cache_is_not_overrun();
     bad_parameters_are_refused_with_a_reason();

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from river_trt.backends.base import Step
+from river_trt.backends.onnxruntime.cache_slots import slot_width
 from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.policy_buffers import PolicyBuffers
 from river_trt.native_library import BLOCKS, DOMAIN
@@ -36,6 +37,7 @@ class GraphHiddenStates:
     ) -> None:
         self.shape = shape
         self.cache_dtype = np.dtype(cache_dtype)
+        self.slot_width = slot_width(cache_dtype, shape.head_dim)
         model = onnx.load(file, load_external_data=False)
         self.names = gate_inputs(model.graph, shape.num_layers)[: last + 1]
         axes: list[str | int | None] = ["batch", "seq", shape.hidden_size]
@@ -51,7 +53,7 @@ class GraphHiddenStates:
     ) -> np.ndarray:
         """float32 [last + 1, seq, hidden]."""
         shape = self.shape
-        cache = np.zeros((1, shape.num_kv_heads, len(ids), shape.head_dim), self.cache_dtype)
+        cache = np.zeros((1, shape.num_kv_heads, len(ids), self.slot_width), self.cache_dtype)
         full_depth = ExitPolicy.full_depth(shape.num_layers)
         # Logits are of no interest here, and those of one position are the least there is.
         step = Step(ids[None], 0, np.zeros(1, np.int32), np.zeros(1, np.int64), full_depth)

@@ -8,10 +8,12 @@ import numpy as np
 import onnxruntime as ort
 
 from river_trt.backends.base import SessionOptions, Span, Step, StepOutput
+from river_trt.backends.onnxruntime.cache_slots import slot_width, widen_slots
 from river_trt.backends.onnxruntime.location import with_weights
 from river_trt.backends.onnxruntime.rules import MOST_BYTES, check_graph, places_in_use
 from river_trt.backends.onnxruntime.tracing import StepSizes, kernel_spans, runtime_spans
 from river_trt.backends.policy_buffers import PolicyBuffers
+from river_trt.cores import usable_cores
 from river_trt.errors import EngineError, MissingDependencyError, RiverError
 from river_trt.manifest import REBUILD, Manifest
 from river_trt.native_library import ABI_VERSION, BLOCKS, native_library
@@ -21,6 +23,9 @@ from river_trt.private_memory import forget
 from river_trt.spec import POLICY_INPUTS, STEP_INPUTS, GateScope, ModelShape, cache_names
 
 WEIGHTS_FILE = "model.data"
+# Threads that wait for work keep their cores for so long: from one layer to the next, no longer.
+# Other programs want them too, and so does the thread of ours that works.
+SPIN_ENTRY, SPIN_US = "session.intra_op.spin_duration_us", 1000
 # Token ids [seq] to h_0 .. h_last, [last + 1, seq, hidden].
 HiddenStates = Callable[[np.ndarray], np.ndarray]
 
@@ -87,9 +92,10 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     """Of whatever runs the engine's operators."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
+    # ONNX Runtime's default knows no quota and binds threads to cores that others may hold.
+    settings.intra_op_num_threads = options.threads or usable_cores()
     if manifest.backend.kernels == "native":
+        settings.add_session_config_entry(SPIN_ENTRY, str(SPIN_US))
         settings.register_custom_ops_library(str(native_library(options.progress)))
     return settings
 
@@ -142,7 +148,7 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 class OrtSession:
-    """The Session of a model.onnx, and its cache: [rows, num_kv_heads, T, head_dim] each.
+    """The Session of a model.onnx, and its cache: [rows, num_kv_heads, T, slot_width] each.
 
     Raises RiverError where the cache does not fit memory, EngineError where ONNX Runtime fails.
     """
@@ -157,7 +163,7 @@ class OrtSession:
         open_hidden_states: Callable[[int], HiddenStates],
         open_profiled: Callable[[Path], ort.InferenceSession],
     ) -> None:
-        """kv_cache: element type of the cache, float32 or float16.
+        """kv_cache: element type of the cache, float32, float16 or int8 (cache_slots.py).
 
         row_by_row: rows take their steps of several tokens over a filled cache one by one.
 
@@ -175,12 +181,13 @@ class OrtSession:
         self._cache_length = options.cache_length
         self._cache_inputs = cache_names(shape.num_layers)
         self._cache_outputs = cache_names(shape.num_layers, "_out")
-        self._check_signature(shape)
+        width = slot_width(kv_cache, shape.head_dim)
+        self._check_signature(shape, width)
         cache_shape = (
             options.max_batch_size + options.spare_rows,
             shape.num_kv_heads,
             options.cache_length,
-            shape.head_dim,
+            width,
         )
         dtype = np.dtype(kv_cache)
         try:
@@ -234,7 +241,7 @@ class OrtSession:
 
     def read_row(self, row: int, length: int) -> np.ndarray:
         slots = np.stack([cache[row, :, :length] for cache in self.caches])
-        return slots.reshape(-1, 2, *slots.shape[1:]).astype(np.float32, copy=False)
+        return widen_slots(slots.reshape(-1, 2, *slots.shape[1:]))
 
     def hidden_states(self, token_ids: np.ndarray, last: int) -> np.ndarray:
         if self._hidden_states is None or self._hidden_states[0] != last:
@@ -272,7 +279,7 @@ class OrtSession:
         binding.bind_input("past_lengths", np.zeros(rows, np.int32))
         return binding
 
-    def _check_signature(self, shape: ModelShape) -> None:
+    def _check_signature(self, shape: ModelShape, width: int) -> None:
         expected_in = {*STEP_INPUTS, *POLICY_INPUTS, *self._cache_inputs}
         expected_out = {"logits", "exit_layer", *self._cache_outputs}
         found_in, found_out = self._session.get_inputs(), self._session.get_outputs()
@@ -288,7 +295,7 @@ class OrtSession:
                 )
         sizes = _known_sizes(shape)
         for tensor in (*found_in, *found_out):
-            wanted = sizes.get(tensor.name, (None, shape.num_kv_heads, None, shape.head_dim))
+            wanted = sizes.get(tensor.name, (None, shape.num_kv_heads, None, width))
             same = len(tensor.shape) == len(wanted) and all(
                 size in (None, found) for size, found in zip(wanted, tensor.shape, strict=True)
             )

@@ -12,7 +12,7 @@ from river_trt.backends.torch.operators import ABI_VERSION, load_operators
 from river_trt.backends.torch.program import Program
 from river_trt.backends.torch.schemas import withdraw_operators
 from river_trt.backends.torch.session import EXTRA_INPUTS, WEIGHTS_FILE, ChoosingSession
-from river_trt.backends.torch.tuning import use_tuned
+from river_trt.backends.torch.tuning import tune_at_load, tunes_at_load, use_tuned
 from river_trt.backends.torch.weights import read_weights
 from river_trt.errors import EngineError
 from river_trt.gpu_memory import check_fits, gpu_memory
@@ -28,27 +28,32 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
     """Read the program and put the weights on the GPU.
 
     Raises EngineError for an older torch, a GPU that is absent, or a program that is not one of
-    this version; RiverError when the operators' library is not built, or the GPU's free memory is
-    too little.
+    this version; RiverError when the operators' library is not built, the GPU's free memory is too
+    little, or what was measured of the kernels' variants cannot be kept.
     """
     device = find_device(manifest, options.gpu)
+    tunes = device.type == "cuda" and tunes_at_load()
     if device.type == "cuda":
         check_memory(manifest, options, device)
     withdraw_operators()
     load_operators("cuda")
     weights = read_weights(directory / WEIGHTS_FILE, device)
+    shape = manifest.model.shape
     text = (directory / manifest.engine_file).read_text(encoding="utf-8")
     program = Program(text, weights)
     if device.type == "cuda":
         with current(device):
             torch.cuda.empty_cache()  # of the banks that were packed one after the other
+            if tunes:  # before the caches take what memory is free
+                sizes = (shape.head_dim, options.max_batch_size, options.cache_length)
+                tune_at_load(text, *sizes, options.progress)
+                torch.cuda.empty_cache()
             use_tuned()
 
     @torch.no_grad()
     def run(inputs: list[Any]) -> Outputs:
         return program(inputs)
 
-    shape = manifest.model.shape
     num_inputs = len(STEP_INPUTS) + len(POLICY_INPUTS) + 2 * shape.num_layers
     extra_inputs = program.inputs[num_inputs:]
     if len(program.inputs) < num_inputs or not set(extra_inputs) <= set(EXTRA_INPUTS):

@@ -14,7 +14,7 @@ SCHEMAS = (
     "attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
     "Tensor past_lengths, Tensor? rotary_cos, Tensor? rotary_sin, int num_heads, "
     "int num_kv_heads, float scale, int window, float softcap, Tensor(c!)? workspace=None, "
-    "Tensor? cache_rows=None) -> Tensor",
+    "Tensor? cache_rows=None, int variant=-1) -> Tensor",
     "gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, Tensor exited, "
     "Tensor exit_layer, Tensor tau, Tensor scope, int layer) -> (Tensor, Tensor)",
     "step_gate(Tensor h_in, Tensor h_out, Tensor direction, Tensor use_direction, Tensor exited, "

@@ -1,30 +1,51 @@
-"""Which variant of the packed bank's kernel is fastest for a shape, measured on the user's card.
+"""Which variant of a kernel is fastest for a shape, measured on the user's card.
 
-Choices are kept in the user's cache, by card and by the version of the kernels, so a second run
-measures nothing. What the cache holds is checked: an entry of other kernels, of no known variant or
-of no number is measured again.
+Two kernels have variants: the packed bank's linear, and attention. Choices are kept in the user's
+cache, by card and by the version of the kernel, so a second run measures nothing. What the cache
+holds is checked: an entry of other kernels, of no known variant or of no number is measured again.
 """
 
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from river_trt.errors import EngineError
 from river_trt.json_text import parse_json
 from river_trt.manifest import REBUILD
-from river_trt.user_cache import is_trusted, locked, private_folder
+from river_trt.progress import Progress, silent
+from river_trt.user_cache import is_trusted, locked, private_folder, user_cache
 
 FORMAT = 2  # 1 measured the river bank alone
+FOLDER = "tuned"  # of the user's cache
 PACKED_LINEAR = "river_trt_cuda.packed_linear.default"
+ATTENTION = "river_trt_cuda.attention.default"
+
+
+class Case(Protocol):
+    """What a choice depends on; hashable."""
+
+    kernel: ClassVar[str]
+
+    @property
+    def key(self) -> str: ...
+
+    @classmethod
+    def from_key(cls, key: str) -> Self | None: ...
+
+
+C = TypeVar("C", bound=Case)
 
 
 @dataclass(frozen=True, slots=True)
 class LinearCase:
-    """What a choice depends on: y [rows, n] of x [rows, k]."""
+    """y [rows, n] of x [rows, k]."""
 
+    kernel: ClassVar[str] = "linear"
     n: int
     k: int
     group_size: int
@@ -49,6 +70,54 @@ class LinearCase:
             return None
         n, k, group_size, rows = map(int, match.groups()[:4])
         return cls(n, k, group_size, rows, match[5] == "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCase:
+    """One new token of each of `batch` sequences, over caches of `capacity` slots."""
+
+    kernel: ClassVar[str] = "attention"
+    batch: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    capacity: int
+    window: int  # 0: none
+
+    @property
+    def key(self) -> str:
+        heads = f"{self.num_heads}/{self.num_kv_heads}x{self.head_dim}"
+        return f"heads {heads} batch {self.batch} capacity {self.capacity} window {self.window}"
+
+    @classmethod
+    def from_key(cls, key: str) -> "AttentionCase | None":
+        """None for what is no key."""
+        match = re.fullmatch(
+            r"heads (\d{1,6})/(\d{1,6})x(\d{1,3}) batch (\d{1,5}) "
+            r"capacity (\d{1,9}) window (\d{1,9})",
+            key,
+        )
+        if match is None:
+            return None
+        heads, kv_heads, head_dim, batch, capacity, window = map(int, match.groups())
+        return cls(batch, heads, kv_heads, head_dim, capacity, window)
+
+
+def attention_cases(program: str, batch: int, head_dim: int, capacity: int) -> list[AttentionCase]:
+    """The kinds of attention of a recorded program, each once.
+
+    EngineError where the text is no program.
+    """
+    try:
+        cases = [
+            AttentionCase(batch, args[8], args[9], head_dim, capacity, args[11])
+            for call in parse_json(program)["calls"]
+            if call["op"] == ATTENTION
+            for args in [call["args"]]
+        ]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise EngineError(f"the engine's program is damaged ({error}); {REBUILD}") from error
+    return list(dict.fromkeys(cases))
 
 
 def linear_cases(program: str, rows: int) -> list[LinearCase]:
@@ -83,21 +152,19 @@ class Choice:
     microseconds: float
 
 
-Measure = Callable[[LinearCase, int], float]  # microseconds; inf where the variant does not fit
-
-
 @dataclass(frozen=True, slots=True)
-class TunedVariants:
-    """The choices of one card and one version of the kernels, in a file of the user's cache."""
+class TunedVariants(Generic[C]):
+    """The choices of one card and one version of a kernel, in a file of the user's cache."""
 
+    case_type: type[C]
     card: str
-    version: int  # linear_version() of the operators
-    variants: Sequence[str]  # linear_variants(); a variant's number is its place
+    version: int  # linear_version() or attention_version() of the operators
+    variants: Sequence[str]  # linear_variants() or ...; a variant's number is its place
 
     @property
     def file(self) -> Path:
         name = "".join(c if c.isalnum() else "-" for c in self.card)
-        return private_folder("tuned") / f"{name}-{self.version}.json"
+        return user_cache() / FOLDER / f"{name}-{self.case_type.kernel}-{self.version}.json"
 
     def read(self) -> dict[str, Choice]:
         """By a case's key; what does not hold for these kernels is left out."""
@@ -111,28 +178,61 @@ class TunedVariants:
             return {}
         return {key: choice for key, entry in entries.items() if (choice := self._choice(entry))}
 
-    def choose(self, cases: Iterable[LinearCase], measure: Measure) -> dict[LinearCase, int]:
-        """The variant's number for each case; those that the cache lacks are measured and kept."""
+    def choose(
+        self,
+        cases: Iterable[C],
+        measure: Callable[[C, int], float],  # microseconds; inf where the variant does not fit
+        progress: Progress = silent,
+        deadline: float = math.inf,  # of time.monotonic()
+    ) -> dict[C, int]:
+        """The variant's number for each case; those that the cache lacks are measured and kept.
+
+        No case is begun after the deadline: those are left out. Processes measure one after the
+        other, and the next one finds what the first one kept.
+        """
         wanted = list(dict.fromkeys(cases))
         choices = self.read()
+        if any(case.key not in choices for case in wanted):
+            with locked(private_folder(FOLDER)):
+                choices = self._measured(wanted, measure, progress, deadline)
+        return {
+            case: self.variants.index(choices[case.key].variant)
+            for case in wanted
+            if case.key in choices
+        }
+
+    def _measured(
+        self,
+        wanted: Sequence[C],
+        measure: Callable[[C, int], float],
+        progress: Progress,
+        deadline: float,
+    ) -> dict[str, Choice]:
+        choices = self.read()
         missing = [case for case in wanted if case.key not in choices]
-        for case in missing:
+        stage = f"measuring variants of {self.case_type.kernel} on this GPU, once"
+        for done, case in enumerate(missing):
+            if time.monotonic() >= deadline:
+                left = f"{len(missing) - done} shapes of {self.case_type.kernel}"
+                progress(f"no time is left: {left} are measured at the next load", 0, 0)
+                break
+            progress(stage, done, len(missing))
             times = [measure(case, number) for number in range(len(self.variants))]
             best = min(range(len(times)), key=times.__getitem__)
             if not math.isfinite(times[best]):
                 raise RuntimeError(f"no variant of the kernel runs {case.key}: {times}")
             choices[case.key] = Choice(self.variants[best], times[best])
-        if missing:
-            self._write(choices)
-        return {case: self.variants.index(choices[case.key].variant) for case in wanted}
+        else:
+            progress(stage, len(missing), len(missing))
+        self._write(choices)
+        return choices
 
-    def known(self) -> dict[LinearCase, int]:
+    def known(self) -> dict[C, int]:
         """The variant's number of every case that the cache has."""
-        choices = self.read()
         return {
             case: self.variants.index(choice.variant)
-            for key, choice in choices.items()
-            if (case := LinearCase.from_key(key)) is not None
+            for key, choice in self.read().items()
+            if (case := self.case_type.from_key(key)) is not None
         }
 
     @property
@@ -156,8 +256,6 @@ class TunedVariants:
                 for key, choice in sorted(choices.items())
             },
         }
-        file = self.file
-        with locked(file.parent):
-            new = file.with_suffix(".new")
-            new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            new.replace(file)
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        new.replace(self.file)

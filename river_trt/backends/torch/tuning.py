@@ -1,4 +1,4 @@
-"""Measures the variants of the packed bank's kernel on the card of this process.
+"""Measures the variants of the packed bank's kernel on the card of this process, and tunes engines.
 
 A case runs as an engine runs it: by flags over both banks, with its norm, activation or residual.
 For each variant the launches of a CUDA graph go over copies of the banks that together exceed the
@@ -6,34 +6,118 @@ second cache, as a model's layers do.
 """
 
 import functools
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from river_trt.backends.torch.tuner import LinearCase, TunedVariants
+from river_trt.backends.torch import attention_tuning
+from river_trt.backends.torch.timing import graph_milliseconds
+from river_trt.backends.torch.tuner import (
+    AttentionCase,
+    C,
+    LinearCase,
+    TunedVariants,
+    attention_cases,
+    linear_cases,
+)
+from river_trt.errors import RiverError
+from river_trt.progress import Progress, silent
 
+TUNE_VARIABLE = "RIVER_TRT_TUNE"
+SECONDS_AT_LOAD = 10.0  # no shape is begun after them; one takes a fraction of a second
+LINEAR_ROWS = (1, 2, 4, 8)
+ATTENTION_ROWS = (*LINEAR_ROWS, 16, 32)
 DEVICE = "cuda"
 SPREAD_BYTES = 256 << 20  # of river banks, more than any card's cache
 MIN_LAUNCHES = 8
-REPLAYS = 5
 EPS = 1e-5
 # A variant serves both banks; most layers of a token that has left run the river.
 RIVER_WEIGHT, BACKBONE_WEIGHT = 2.0, 1.0
 
 
-def tune(cases: Iterable[LinearCase]) -> dict[LinearCase, str]:
+def tunes_at_load() -> bool:
+    """What $RIVER_TRT_TUNE says: 1, the default, or 0. RiverError for anything else."""
+    value = os.environ.get(TUNE_VARIABLE, "1")
+    if value not in ("0", "1"):
+        raise RiverError(f"{TUNE_VARIABLE} must be 0 or 1, got {value!r}")
+    return value == "1"
+
+
+def tune_at_load(
+    program: str, head_dim: int, max_batch_size: int, capacity: int, progress: Progress
+) -> None:
+    """Measure what the cache lacks of an engine's shapes, for SECONDS_AT_LOAD at most.
+
+    Shapes that need more memory than is free now are left out, which progress hears of. RiverError
+    where the choices cannot be kept.
+    """
+    deadline = time.monotonic() + SECONDS_AT_LOAD
+    linear = [
+        case
+        for rows in buckets(LINEAR_ROWS, max_batch_size)
+        for case in linear_cases(program, rows)
+    ]
+    attention = [
+        case
+        for rows in buckets(ATTENTION_ROWS, max_batch_size)
+        for case in attention_cases(program, rows, head_dim, capacity)
+    ]
+    try:
+        tune(_fitting(linear, bytes_of, progress), progress, deadline)
+        fitting = _fitting(attention, attention_tuning.bytes_of, progress)
+        tune_attention(fitting, progress, deadline)
+    except OSError as error:
+        raise RiverError(
+            f"the kernels' variants that were measured cannot be kept ({error}): set "
+            f"XDG_CACHE_HOME to a folder that can be written, or {TUNE_VARIABLE}=0 to measure none"
+        ) from error
+
+
+def buckets(sizes: Iterable[int], most: int) -> list[int]:
+    """The sizes that steps of up to `most` rows are recorded for."""
+    return [size for size in sizes if size < 2 * most]
+
+
+def _fitting(cases: list[C], bytes_of: Callable[[C], int], progress: Progress) -> list[C]:
+    """Those that there is memory for."""
+    free = free_bytes()
+    for case in cases:
+        if bytes_of(case) > free:
+            progress(f"no memory is free to measure variants of {case.key}", 0, 0)
+    return [case for case in cases if bytes_of(case) <= free]
+
+
+def free_bytes() -> int:
+    """Of the GPU's memory."""
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
+
+
+def tune(
+    cases: Iterable[LinearCase], progress: Progress = silent, deadline: float = float("inf")
+) -> dict[LinearCase, str]:
     """Set the fastest variant of each case in this process; the cache's, where it has one.
 
     Needs the operators loaded and a CUDA device. Returns the variants' names.
     """
-    choices = _tuned().choose(cases, measure)
+    choices = _linear().choose(cases, measure, progress, deadline)
     _random_linear.cache_clear()
     _set(choices)
-    names = torch.ops.river_trt_cuda.linear_variants()
-    return {case: names[variant] for case, variant in choices.items()}
+    return {case: _linear().variants[variant] for case, variant in choices.items()}
+
+
+def tune_attention(
+    cases: Iterable[AttentionCase], progress: Progress = silent, deadline: float = float("inf")
+) -> dict[AttentionCase, str]:
+    """As tune, for attention."""
+    choices = _attention().choose(cases, attention_tuning.measure, progress, deadline)
+    attention_tuning.release()
+    attention_tuning.set_variants(choices)
+    return {case: _attention().variants[variant] for case, variant in choices.items()}
 
 
 def use_tuned() -> None:
@@ -42,13 +126,24 @@ def use_tuned() -> None:
     Not an engine's own shapes alone: engines of one model, with a river and without, add up in one
     order then.
     """
-    _set(_tuned().known())
+    _set(_linear().known())
+    attention_tuning.set_variants(_attention().known())
 
 
-def _tuned() -> TunedVariants:
+def _linear() -> TunedVariants[LinearCase]:
     ops = torch.ops.river_trt_cuda
-    card = torch.cuda.get_device_name()
-    return TunedVariants(card, ops.linear_version(), ops.linear_variants())
+    return TunedVariants(LinearCase, card(), ops.linear_version(), ops.linear_variants())
+
+
+def _attention() -> TunedVariants[AttentionCase]:
+    ops = torch.ops.river_trt_cuda
+    return TunedVariants(AttentionCase, card(), ops.attention_version(), ops.attention_variants())
+
+
+def card() -> str:
+    """The name of this process's GPU."""
+    name: str = torch.cuda.get_device_name()
+    return name
 
 
 def _set(choices: Mapping[LinearCase, int]) -> None:
@@ -80,24 +175,12 @@ def measure(case: LinearCase, variant: int) -> float:
     return total / sum(weight for _, weight in banks)
 
 
-def graph_milliseconds(work: Callable[[], None]) -> float:
-    """Of a CUDA graph of the work: the best of a few replays."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    times: list[float] = []
-    for _ in range(REPLAYS + 1):
-        begin, end = (_event() for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return min(times[1:])
-
-
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+def bytes_of(case: LinearCase) -> int:
+    """Of the GPU's memory that measuring takes, at most."""
+    values = case.n * case.k
+    bank = values // 2 + 4 * values // case.group_size
+    weight = 2 * values if case.chooses else 0
+    return max(1, SPREAD_BYTES // bank) * (bank + weight) + 4 * values  # one in float32 on the way
 
 
 @dataclass(frozen=True, slots=True, eq=False)

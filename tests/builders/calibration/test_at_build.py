@@ -1,6 +1,7 @@
 """A build finds a policy, keeps to its budget, and says what it costs on other text."""
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pytest
 from builders.build import BuildOptions, build, policy_kind
 from builders.calibration import at_build, texts
 from builders.calibration.ladder import Ladder
+from builders.calibration.named import held_out
 from builders.calibration.texts import Texts
+from builders.evaluation.results import NamedPolicy
 from builders.evaluation.subject import EngineSubject
 from river_trt import Engine, GenerationConfig, RiverError, load
 from river_trt.cli.build import uncalibrated
+from river_trt.cli.main import main
+from river_trt.engine_dir import read_engine_dir
 from river_trt.errors import RiverWarning
 from tests.builders.tiny_engines import TINY
 from tests.builders.tiny_llama import save_tiny_llama, save_word_tokenizer
@@ -108,6 +113,23 @@ def test_the_engine_has_named_policies_with_their_figures(built, engine):
         load(built[0], policy="swift")
 
 
+def test_all_policies_are_renewed_on_another_text(built, engine, tmp_path, capsys):
+    out = shutil.copytree(built[0], tmp_path / "engine")
+    text = tmp_path / "mine.txt"
+    text.write_text(" ".join(f"w{word}" for word in np.random.default_rng(1).integers(0, 9, 600)))
+    argv = ["calibrate", str(out), "--text", str(text), "--piece-tokens", str(TOKENS)]
+    argv += ["--skip", "4", "--pieces", "10", "--named"]
+    assert main(argv) == 0
+    assert "on held-out mine.txt" in " ".join(capsys.readouterr().out.split())
+    manifest = read_engine_dir(out)
+    assert [named.name for named in manifest.policies] == ["quality", "balanced", "fast"]
+    assert manifest.policy.calibration == manifest.policies[1].policy.calibration
+    assert manifest.policy.calibration.startswith("KL 0.0")
+    assert manifest.policy.calibration != engine.manifest.policy.calibration
+    assert main([*argv, "--max-kl", "0.1"]) == 2
+    assert "for their own budgets; leave --max-kl out" in capsys.readouterr().err
+
+
 def test_drafts_have_the_mask_that_promises_most(built):
     draft = load(built[0], max_batch_size=1).manifest.draft
     assert draft.calibration is not None
@@ -128,12 +150,9 @@ def test_budgets_are_kept_on_the_text_of_the_search_and_cost_layers(engine):
     assert 1 < half.layers < quarter.layers < nothing.layers == LAYERS
     assert half.kl <= budgets[0] and quarter.kl <= budgets[1]
     assert nothing.description == "full depth"
-    results = at_build.held_out(
-        subject,
-        read.report,
-        [at_build.NamedPolicy("", choice.policy) for choice in (half, quarter)],
-        quiet,
-    )
+    policies = [NamedPolicy("", choice.policy) for choice in (half, quarter)]
+    results = held_out(subject, read.report, policies, 1, 4, quiet)
+    assert [result.pieces for result in results] == [10, 20]
     for choice, result in zip((half, quarter), results, strict=True):
         assert result.backbone_layers.value == pytest.approx(choice.layers, abs=0.7)
         assert result.kl.value == pytest.approx(choice.kl, rel=0.5)

@@ -11,6 +11,7 @@ from builders.calibration.candidates import (
     most_sensitive,
     static_mask,
 )
+from builders.calibration.ladder import margin
 from builders.calibration.material import GateInputs, gate_layers
 from builders.evaluation.metrics import cosine
 from river_trt.spec import backbone_layers
@@ -102,3 +103,18 @@ def test_gate_layers_of_any_model_have_a_layer_behind_them():
     for num_layers in (2, 3, 4, 80):
         layers = gate_layers(num_layers)
         assert layers == sorted(set(layers)) and layers[0] >= 1 and layers[-1] < num_layers
+
+
+def test_a_margin_keeps_new_pieces_within_the_budget_nineteen_times_of_twenty():
+    random = np.random.default_rng(0)
+    kept = []
+    for _ in range(400):
+        # Pieces differ, and so do the positions of each.
+        dear = random.gamma(20, 1 / 20, (2, 8, 1))
+        seen, new = dear * random.gamma(0.3, 1 / 0.3, (2, 8, 60))
+        divisor = margin(list(seen), ["a"] * 4 + ["b"] * 4)
+        assert divisor > 1
+        kept.append(new.mean() <= seen.mean() * divisor)
+    assert 0.93 < np.mean(kept) < 1
+    alike = [np.array([0.0, 2.0] * 50)] * 4  # by chance
+    assert margin(alike, ["a"] * 4) == pytest.approx(1.24, abs=0.02)

@@ -11,6 +11,7 @@ NAMES = sorted(QUANTISERS)
 # HQQ fits zero points, so it has no symmetric form.
 KINDS = [(name, symmetric) for name in NAMES for symmetric in (False, True)]
 KINDS.remove(("hqq", True))
+SCALES_INPUTS = ("awq", "tuned")
 SHAPE = (48, 192)  # 192 is one and a half groups of 128
 
 
@@ -64,7 +65,7 @@ def test_layout_and_error(
         assert river.zero_points.dtype is torch.uint8
         assert river.zero_points.shape == (SHAPE[0], groups)
         assert river.zero_points.max() <= 15
-    assert (river.pre_scale is not None) == (name == "awq")
+    assert (river.pre_scale is not None) == (name in SCALES_INPUTS)
     assert river.group_size == group_size
 
     dequantised = river.dequantise(SHAPE[1])
@@ -91,7 +92,7 @@ def test_padding_of_a_part_filled_group_is_zero(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_filled_group_is_fitted_to_what_it_holds(name: str, weight: torch.Tensor) -> None:
     """The tail's 64 columns in a group of 128 get the grid they get in a group of 64."""
-    if name == "awq":
+    if name in SCALES_INPUTS:
         pytest.skip("its input scaling depends on the whole row")
     tail = weight[:, 128:]
     alone = make_quantiser(name, 64, False).quantise(tail).dequantise(64)
@@ -104,7 +105,7 @@ def test_a_part_filled_group_is_fitted_to_what_it_holds(name: str, weight: torch
 @pytest.mark.parametrize(("name", "symmetric"), KINDS)
 def test_weights_on_the_grid_are_exact(name: str, symmetric: bool, inputs: torch.Tensor) -> None:
     """A 4-bit weight stays what it is, so quantising twice loses nothing."""
-    if name == "awq":
+    if name in SCALES_INPUTS:
         pytest.skip("its input scaling moves the weights off the grid")
     codes = torch.arange(16).repeat(SHAPE[0], SHAPE[1] // 16).float()
     exact = (codes - 8) * 0.25

@@ -15,7 +15,7 @@ extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, OrtApiBase c
 namespace
 {
 
-constexpr int kFloat = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7, kBool = 9, kHalf = 10;
+constexpr int kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kBool = 9, kHalf = 10;
 constexpr size_t kParts = 10;
 enum Input
 {
@@ -53,7 +53,7 @@ int64_t below(Random& random, int64_t bound)
 struct Case
 {
     bool head = false;
-    bool half_cache = false;
+    size_t cache = 0; // of float32, half precision or codes
     OrtKernelInfo info;
     OrtKernelContext context;
     std::vector<bool> constant; // by input: known when the node is made
@@ -69,7 +69,7 @@ struct Case
             if (type == kFloat)
                 value->values<float>()[i] =
                     static_cast<float>(below(random, 2001) - 1000) / 1000.0f;
-            else if (type == kUint8)
+            else if (type == kUint8 || type == kInt8)
                 value->values<uint8_t>()[i] = static_cast<uint8_t>(random());
             else if (type == kHalf)
                 value->values<uint16_t>()[i] = static_cast<uint16_t>(random() & 0xbbff);
@@ -183,10 +183,11 @@ Case make_block(Random& random)
         for (int64_t i = 0; i < batch; ++i)
             made.context.inputs[kPastLengths]->values<int32_t>()[i] =
                 static_cast<int32_t>(below(random, slots - seq + 1));
-        made.half_cache = random() % 2 != 0;
+        made.cache = random() % 3;
+        int const type = made.cache == 0 ? kFloat : made.cache == 1 ? kHalf : kInt8;
+        int64_t const width = dim + (type == kInt8 ? 4 : 0);
         for (size_t i : {kKCache, kVCache})
-            made.put(
-                i, made.half_cache ? kHalf : kFloat, {batch, kv_heads, slots, dim}, false, random);
+            made.put(i, type, {batch, kv_heads, slots, width}, false, random);
         if (random() % 2) // as a session binds them
         {
             made.context.outputs[3] = made.context.inputs[kKCache];
@@ -230,7 +231,9 @@ std::string run(Case& made)
     if (options.domain == nullptr && RegisterCustomOps(&options, &base) != nullptr)
         return "the operators cannot be registered";
     made.finish();
-    OrtCustomOp const& op = *options.domain->operators.at(made.head ? 1 : made.half_cache ? 2 : 0);
+    OrtCustomOp const& op = *options.domain->operators.at(made.head ? 1
+            : made.cache == 0                                       ? 0
+                                                                    : 1 + made.cache);
     void* kernel = nullptr;
     std::string text = fake::text_of(op.CreateKernelV2(&op, &fake::api(), &made.info, &kernel));
     if (!text.empty())
@@ -298,9 +301,9 @@ void spoil(Case& made, Random& random)
     case 6: // another type
         if (inputs[chosen] != nullptr)
         {
-            static int const kTypes[] = {kFloat, kUint8, kInt32, kInt64, kBool, kHalf};
+            static int const kTypes[] = {kFloat, kUint8, kInt32, kInt64, kBool, kHalf, kInt8};
             made.put(
-                chosen, kTypes[random() % 6], inputs[chosen]->shape, made.constant[chosen], random);
+                chosen, kTypes[random() % 7], inputs[chosen]->shape, made.constant[chosen], random);
         }
         break;
     case 7: // an output that nothing takes

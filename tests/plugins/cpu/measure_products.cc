@@ -34,6 +34,7 @@ struct Weights
     std::vector<uint16_t> half;
     std::vector<uint8_t> codes, zero_points;
     Linear linear;
+    WeightMemory memory;
 
     Weights(std::string const& bank, size_t inputs, size_t outputs, size_t group_size)
     {
@@ -43,6 +44,9 @@ struct Weights
         size_t const count = linear.panels * kPanel * inputs;
         Bank& to = linear.banks[bank == "river" ? kRiver : kBackbone];
         to.dense.inputs = inputs;
+        int const bits = bank == "river" ? 4 : 8;
+        for (Bank& each : linear.banks)
+            each.quantised = {nullptr, nullptr, nullptr, inputs, group_size, bits};
         if (bank == "float32")
         {
             single = numbers<float>(count, -1, 1);
@@ -55,8 +59,6 @@ struct Weights
         }
         else
         {
-            int const bits = bank == "river" ? 4 : 8;
-            to.quantised = {nullptr, nullptr, nullptr, inputs, group_size, bits};
             size_t const grid = linear.panels * to.quantised.groups() * kPanel;
             codes = numbers<uint8_t>(linear.panels * to.quantised.panel_bytes(), 0, 256);
             scales = numbers<float>(grid, 0.001, 0.002);
@@ -65,6 +67,8 @@ struct Weights
             to.quantised.scales = scales.data();
             to.quantised.zero_points = zero_points.data();
         }
+        linear.take(memory);
+        memory.take();
     }
 };
 

@@ -48,7 +48,8 @@ def test_kernels_equal_double_precision(tmp_path):
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_phases_run_in_order_with_late_and_missing_threads(tmp_path, sanitizers):
+def test_phases_run_in_order_and_are_shared_where_that_pays(tmp_path, sanitizers):
+    """With late and missing threads; the clock of what pays is the test's own."""
     run_program(tmp_path, "test_parallel.cc", [], sanitizers)
 
 

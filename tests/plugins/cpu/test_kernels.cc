@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -451,16 +452,34 @@ void test_narrow(Kernels const& kernels)
     }
 }
 
-// Keys and values of one head, in a cache of either precision, and what they are.
+// Keys or values of one head, in a cache of each precision, and what they are.
+enum class Held
+{
+    kSingle,
+    kHalf,
+    kCodes
+};
+
 struct Cache
 {
     std::vector<float> single;
     std::vector<uint16_t> half;
+    std::vector<int8_t> codes;
 
-    Cache(size_t count, bool halves)
-        : single(normals(count))
-        , half(halves ? count : 0)
+    Cache(size_t slots, size_t dim, Held held)
+        : single(normals(slots * dim))
+        , half(held == Held::kHalf ? slots * dim : 0)
+        , codes(held == Held::kCodes ? slots * cached_width<int8_t>(dim) : 0)
     {
+        for (size_t i = 0; i < slots && !codes.empty(); ++i)
+        {
+            int8_t* slot = codes.data() + i * cached_width<int8_t>(dim);
+            float scale = 0.0f, sum = 0.0f;
+            kPortable.round_row(single.data() + i * dim, dim, dim, slot, &scale, &sum);
+            std::memcpy(slot + dim, &scale, sizeof(scale));
+            for (size_t d = 0; d < dim; ++d)
+                single[i * dim + d] = slot[d] * scale;
+        }
         for (size_t i = 0; i < half.size(); ++i)
         {
             half[i] = narrow_half(single[i]);
@@ -470,17 +489,19 @@ struct Cache
     CachedRows rows()
     {
         CachedRows rows;
-        if (half.empty())
-            rows.single = single.data();
-        else
+        if (!codes.empty())
+            rows.codes = codes.data();
+        else if (!half.empty())
             rows.half = half.data();
+        else
+            rows.single = single.data();
         return rows;
     }
 };
 
-void test_attend(Kernels const& kernels, size_t dim, size_t count, bool halves, float scale)
+void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, float scale)
 {
-    Cache k(count * dim, halves), v(count * dim, halves);
+    Cache k(count, dim, held), v(count, dim, held);
     auto q = normals(kMaxQueries * dim);
     for (float& value : q)
         value *= scale; // of the scores: all keys count, or one
@@ -541,10 +562,10 @@ void test_attend(Kernels const& kernels)
     {
         for (size_t count : {1, 3, 15, 63, 64, 65, 200})
         {
-            for (bool halves : {false, true})
+            for (Held held : {Held::kSingle, Held::kHalf, Held::kCodes})
             {
                 for (float scale : {1.0f, 30.0f})
-                    test_attend(kernels, dim, count, halves, scale);
+                    test_attend(kernels, dim, count, held, scale);
             }
         }
     }

@@ -1,5 +1,6 @@
 // PhasedWork: every chunk runs once, a phase waits for the one before it, and threads may be late
-// or missing; and a trace has each chunk once.
+// or missing; and a trace has each chunk once. ShareControl: the way that takes less time is in use
+// nearly always, on a clock of ours.
 #include "parallel.h"
 
 #include <chrono>
@@ -108,10 +109,48 @@ struct Threads
     }
 };
 
+// What part of the time goes to work alone. Pieces take `shared` or `alone` seconds; `held_up` of the
+// former is waits.
+double alone_part(ShareControl& control, double shared, double held_up, double alone, double until)
+{
+    double clock = 0, spent = 0;
+    while (clock < until)
+    {
+        ShareControl::Way const way = control.way();
+        bool const is_alone = way == ShareControl::kAlone;
+        double const takes = is_alone ? alone : shared;
+        clock += takes;
+        spent += is_alone ? takes : 0;
+        control.observe(way, 100, takes, is_alone ? 0 : held_up * takes);
+    }
+    return spent / clock;
+}
+
+void expect(char const* what, double part, double least, double most)
+{
+    if (part >= least && part <= most)
+        return;
+    std::printf("FAILED: %s: %.3f of the time alone\n", what, part);
+    ++failures;
+}
+
+void test_shares()
+{
+    ShareControl control;
+    expect("a quiet machine", alone_part(control, 0.0002, 0.01, 0.0004, 30), 0, 0);
+    // Some seconds may pass before it is tried; then it stays.
+    alone_part(control, 0.004, 0.8, 0.0006, 10);
+    expect("a machine in use", alone_part(control, 0.004, 0.8, 0.0006, 30), 0.9, 1);
+    alone_part(control, 0.0002, 0.01, 0.0004, 5);
+    expect("it is quiet again", alone_part(control, 0.0002, 0.01, 0.0004, 30), 0, 0);
+    expect("waits, but sooner done", alone_part(control, 0.0002, 0.3, 0.0004, 30), 0, 0.05);
+}
+
 } // namespace
 
 int main()
 {
+    test_shares();
     for (size_t count : {1, 2, 5})
     {
         for (size_t started : {0, 1, 4})
@@ -126,7 +165,7 @@ int main()
                     std::vector<TraceEvent> events(chunks.size() * count);
                     if (repeat % 2 == 1)
                         g_trace.start(events.data(), events.size());
-                    work.run({Threads::run, &threads, count});
+                    work.run({Threads::run, &threads, count}, repeat % 4 < 2);
                     if (repeat % 2 == 1)
                     {
                         events.resize(std::min(events.size(), g_trace.stop()));

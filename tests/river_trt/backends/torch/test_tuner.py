@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from river_trt.backends.torch.tuner import PACKED_LINEAR, LinearCase, TunedVariants, linear_cases
+from river_trt.backends.torch.tuner import (
+    ATTENTION,
+    PACKED_LINEAR,
+    AttentionCase,
+    LinearCase,
+    TunedVariants,
+    attention_cases,
+    linear_cases,
+)
 from river_trt.errors import EngineError
 
 CASE = LinearCase(64, 128, 64, 1, int8_activations=True)
@@ -13,9 +21,9 @@ VARIANTS = ("few warps", "planted slow one", "many warps")
 
 
 @pytest.fixture
-def tuned(tmp_path, monkeypatch) -> TunedVariants:
+def tuned(tmp_path, monkeypatch) -> TunedVariants[LinearCase]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return TunedVariants("NVIDIA H100 80GB HBM3", 7, VARIANTS)
+    return TunedVariants(LinearCase, "NVIDIA H100 80GB HBM3", 7, VARIANTS)
 
 
 class Card:
@@ -45,7 +53,8 @@ def test_a_second_run_measures_nothing(tuned):
 
 def test_other_kernels_and_other_cards_measure_for_themselves(tuned):
     tuned.choose([CASE], Card(5.0, 50.0, 4.0))
-    for changed in (TunedVariants(tuned.card, 8, VARIANTS), TunedVariants("A100", 7, VARIANTS)):
+    for card, version in ((tuned.card, 8), ("A100", 7)):
+        changed = TunedVariants(LinearCase, card, version, VARIANTS)
         assert changed.choose([CASE], Card(1.0, 2.0, 3.0)) == {CASE: 0}
 
 
@@ -79,6 +88,7 @@ def test_a_file_of_something_else_is_not_believed(tuned, change):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_a_broken_file_is_not_believed(tuned, text):
+    tuned.choose([CASE], Card(1.0, 2.0, 3.0))
     tuned.file.write_text(text)
     assert tuned.choose([CASE], Card(5.0, 50.0, 4.0)) == {CASE: 2}
 
@@ -113,3 +123,32 @@ def test_what_is_cached_is_used_at_load(tuned):
     content["choices"]["64x128 rows 1"] = content["choices"][CASE.key]
     tuned.file.write_text(json.dumps(content))
     assert tuned.known() == {CASE: 2, OTHER: 2}, "a key of another form is left out"
+
+
+def test_nothing_is_begun_after_the_deadline(tuned):
+    heard = []
+    card = Card(5.0, 50.0, 4.0)
+    chosen = tuned.choose([CASE], card, lambda *said: heard.append(said), deadline=0.0)
+    assert (chosen, card.asked) == ({}, 0)
+    assert heard == [("no time is left: 1 shapes of linear are measured at the next load", 0, 0)]
+    assert tuned.choose([CASE], card) == {CASE: 2}
+
+
+def test_the_kernels_have_a_file_each(tuned):
+    attention = TunedVariants(AttentionCase, tuned.card, 7, VARIANTS)
+    case = AttentionCase(2, 8, 2, 64, 4096, 0)
+    assert attention.choose([case], Card(5.0, 50.0, 4.0)) == {case: 2}
+    tuned.choose([CASE], Card(1.0, 50.0, 4.0))
+    assert (attention.known(), tuned.known()) == ({case: 2}, {CASE: 0})
+
+
+@pytest.mark.parametrize("window", [0, 512])
+def test_the_cases_of_a_program_are_its_attentions(window):
+    call = {"op": ATTENTION, "args": [None] * 8 + [8, 2, 0.1, window, 0.0, None, None]}
+    text = json.dumps({"calls": [call, call, {"op": "other", "args": []}]})
+    case = AttentionCase(4, 8, 2, 64, 4096, window)
+    assert attention_cases(text, 4, 64, 4096) == [case]
+    assert AttentionCase.from_key(case.key) == case
+    assert AttentionCase.from_key(CASE.key) is None
+    with pytest.raises(EngineError, match="damaged"):
+        attention_cases(json.dumps({"calls": [{"op": ATTENTION, "args": []}]}), 1, 64, 4096)
