@@ -36,6 +36,7 @@ from vllm.sequence import IntermediateTensors
 
 from river_trt.backends.torch.fakes import register_fakes
 from river_trt.backends.torch.operators import load_operators
+from river_trt.backends.torch.tuning import use_tuned
 from river_trt.errors import CheckpointError
 from river_trt.river_checkpoint import RiverCheckpoint, RopeInfo
 from river_trt.vllm import statistics
@@ -235,6 +236,8 @@ class RiverForCausalLM(nn.Module):
         assert device is not None
         load_operators(device.type)
         register_fakes(device.type)
+        if device.type == "cuda":
+            use_tuned()
         self.checkpoint = checkpoint = read_checkpoint(vllm_config)
         self.config = vllm_config.model_config.hf_config
         self.policies = policies_of(vllm_config, device)
