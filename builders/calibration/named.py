@@ -117,7 +117,7 @@ def measured(
     """What they do on text that no choice has seen."""
     default = [budget for budget, _ in choices.values()].index(quality)
     policies = [NamedPolicy(name, choice.policy) for name, (_, choice) in choices.items()]
-    results = held_out(subject, report, policies, default, skip, progress)
+    results = held_out(subject, report, policies, skip, progress)
     found = [
         Found(result, choices[result.name][1].description, choices[result.name][0], text)
         for result in results
@@ -129,12 +129,9 @@ def held_out(
     subject: Subject,
     pieces: Sequence[np.ndarray],
     policies: Sequence[NamedPolicy],
-    default: int,  # of the policies: run on all pieces, the others on every second one
     skip: int,
     progress: Progress,
 ) -> list[PolicyResult]:
-    stage = renamed(progress, "held-out text")
     every = [policy.policy for policy in policies]
-    scores = score(subject, pieces[::2], every, skip, stage)
-    scores[default] += score(subject, pieces[1::2], [every[default]], skip, stage)[0]
+    scores = score(subject, pieces, every, skip, renamed(progress, "held-out text"))
     return [summarise(policy, found) for policy, found in zip(policies, scores, strict=True)]
