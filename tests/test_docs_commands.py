@@ -35,7 +35,7 @@ NOT_RUN = {
     r"curl |river-trt (triton )?serve ": "a server; tests/river_trt has its own",
     r"river-trt plugin build": "needs nvcc; tests/river_trt/plugin",
     r"river-trt build .*--backend (tensorrt-rtx|tensorrt-llm|aotinductor)": "tests/builders",
-    r"river-trt bench .*--peer all": "other runtimes; tests/builders/peers",
+    r"river-trt bench .*--peer (all|genai)": "other runtimes; tests/builders/peers",
     r"river-trt evaluate .*--task": "data sets; tests/builders/tasks",
     r"river-trt verify|river-trt convert": "tests/builders",
     r"river-trt triton doctor": "needs tritonserver; tests/river_trt/triton",
