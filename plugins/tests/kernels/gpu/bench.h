@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -46,9 +47,9 @@ inline char* allocate(size_t bytes)
     return p;
 }
 
-inline // Microseconds of a launch: the median of some replays of a CUDA graph of `launches` of them.
-    double time_launches(
-        int launches, std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
+// Microseconds of a launch: the median of some replays of a CUDA graph of `launches` of them.
+inline double time_launches(
+    int launches, std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
 {
     cudaStream_t stream = nullptr;
     cudaGraph_t graph = nullptr;
