@@ -50,8 +50,10 @@ def score_contestants(
         positions += len(expected)
         for contestant in scored:
             engine, arm = contestant.engine, contestant.arm
-            config = GenerationConfig(tau=arm.tau, pinned=arm.pinned, mode=arm.mode)
-            policy = resolve_policy(config, engine.policy, engine.num_layers)
+            config = GenerationConfig(
+                tau=arm.tau, pinned=arm.pinned, mode=arm.mode, policy=arm.policy
+            )
+            policy = resolve_policy(config, engine.policy_of(config), engine.num_layers)
             logits = torch.from_numpy(engine.forward(ids[None], policy)[0][0, SKIP:])
             found = sums[contestant.name]
             found[0] += float(kl_divergence(expected, logits).sum())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from builders.evaluation.contestants import SKIP, score_contestants
-from river_trt.benchmark import ALL_RIVER, FULL_DEPTH, EngineArm
+from river_trt.benchmark import ALL_RIVER, FULL_DEPTH, Arm, EngineArm
 from river_trt.errors import RiverError
 from tests.builders.tiny_engines import build_pair
 
@@ -47,6 +47,17 @@ def test_baseline_scores_nothing_and_a_coarser_backbone_a_little(engines, tmp_pa
     ]
     p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in map(np.float64, logits))
     assert one.kl == pytest.approx((np.exp(p) * (p - q)).sum(-1).mean(), rel=1e-4)
+
+
+def test_a_named_policy_scores_for_itself(engines, tmp_path, monkeypatch):
+    engine = engines[0]
+    monkeypatch.setitem(engine.policies, "deep", engine.policy.uniform(4, -np.inf))
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{word}" for word in range(100)))
+    arms = [ALL_RIVER, Arm("deep", policy="deep"), Arm("engine's")]
+    contestants = [EngineArm(engine, arm) for arm in arms]
+    river, deep, default = score_contestants(contestants, text, 1, 64, silent).values()
+    assert deep == river and default.kl < river.kl
 
 
 def test_no_pieces_are_refused(engines, tmp_path):
