@@ -11,31 +11,23 @@
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "platform.cuh"
 
 #include "launch.h"
 
 using namespace river;
+using namespace river::bench;
 
 namespace
 {
 constexpr size_t kPoolBytes = size_t{1} << 30; // of keys, and of values
+constexpr int kWarmUps = 2;
 constexpr int kReplays = 8;
 constexpr int kLaunches = 40;
 constexpr double kBytesPerMicrosecond = 3.0e6;
 
-#define REQUIRE(call)                                                                              \
-    do                                                                                             \
-    {                                                                                              \
-        cudaError_t const error_ = (call);                                                         \
-        if (error_ != cudaSuccess)                                                                 \
-        {                                                                                          \
-            std::fprintf(stderr, "%s: %s\n", #call, cudaGetErrorString(error_));                   \
-            std::exit(1);                                                                          \
-        }                                                                                          \
-    } while (false)
-
-__global__ void fill_kernel(uint32_t* words, size_t count)
+__global__ void fill_bfloats(uint32_t* words, size_t count)
 {
     size_t const stride = static_cast<size_t>(gridDim.x) * blockDim.x;
     for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
@@ -47,22 +39,13 @@ __global__ void fill_kernel(uint32_t* words, size_t count)
     }
 }
 
-char* allocate(size_t bytes)
-{
-    char* p = nullptr;
-    REQUIRE(cudaMalloc(&p, bytes));
-    fill_kernel<<<1024, 256>>>(reinterpret_cast<uint32_t*>(p), bytes / 4);
-    REQUIRE(cudaDeviceSynchronize());
-    return p;
-}
-
 bool& once()
 {
     static bool value = false;
     return value;
 }
 
-double time_launches(std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
+double time_each(std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
 {
     if (once())
     {
@@ -71,38 +54,7 @@ double time_launches(std::function<cudaError_t(int, cudaStream_t)> const& launch
         REQUIRE(cudaDeviceSynchronize());
         return 0.0;
     }
-    cudaStream_t stream = nullptr;
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t exec = nullptr;
-    cudaEvent_t begin = nullptr;
-    cudaEvent_t end = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < kLaunches; ++i)
-        REQUIRE(launch_one(i, stream));
-    REQUIRE(cudaStreamEndCapture(stream, &graph));
-    REQUIRE(cudaGraphInstantiate(&exec, graph, 0));
-    REQUIRE(cudaEventCreate(&begin));
-    REQUIRE(cudaEventCreate(&end));
-    std::vector<float> times;
-    for (int replay = 0; replay < kReplays + 2; ++replay)
-    {
-        REQUIRE(cudaEventRecord(begin, stream));
-        REQUIRE(cudaGraphLaunch(exec, stream));
-        REQUIRE(cudaEventRecord(end, stream));
-        REQUIRE(cudaStreamSynchronize(stream));
-        float milliseconds = 0.F;
-        REQUIRE(cudaEventElapsedTime(&milliseconds, begin, end));
-        if (replay >= 2)
-            times.push_back(milliseconds);
-    }
-    REQUIRE(cudaEventDestroy(begin));
-    REQUIRE(cudaEventDestroy(end));
-    REQUIRE(cudaGraphExecDestroy(exec));
-    REQUIRE(cudaGraphDestroy(graph));
-    REQUIRE(cudaStreamDestroy(stream));
-    std::sort(times.begin(), times.end());
-    return 1000.0 * times[times.size() / 2] / kLaunches;
+    return time_launches(kLaunches, launch_one, kWarmUps, kReplays);
 }
 
 struct Shape
@@ -141,13 +93,13 @@ struct Variant
 
 struct Buffers
 {
-    char* k_cache = allocate(kPoolBytes);
-    char* v_cache = allocate(kPoolBytes);
-    char* qkv = allocate(size_t{16} << 20);
-    char* out = allocate(size_t{16} << 20);
-    char* tables = allocate(size_t{16} << 20);
-    char* flags = allocate(4096);
-    char* workspace = allocate(size_t{64} << 20);
+    char* k_cache = allocate(kPoolBytes, fill_bfloats);
+    char* v_cache = allocate(kPoolBytes, fill_bfloats);
+    char* qkv = allocate(size_t{16} << 20, fill_bfloats);
+    char* out = allocate(size_t{16} << 20, fill_bfloats);
+    char* tables = allocate(size_t{16} << 20, fill_bfloats);
+    char* flags = allocate(4096, fill_bfloats);
+    char* workspace = allocate(size_t{64} << 20, fill_bfloats);
 };
 
 // Microseconds of one launch, or 0 where the variant does not take the shape.
@@ -185,7 +137,7 @@ double time_attention(Buffers const& b, Shape const& s, Variant const& variant)
     REQUIRE(cudaMemset(p.workspace, 0, attention_workspace_bytes(p)));
     size_t const cache = 2UL * s.batch * s.kv_heads * p.capacity * s.head_dim;
     size_t const copies = std::min<size_t>(kLaunches, kPoolBytes / cache);
-    return time_launches([&](int i, cudaStream_t stream)
+    return time_each([&](int i, cudaStream_t stream)
     {
         p.k_cache = b.k_cache + static_cast<size_t>(i) % copies * cache;
         p.v_cache = b.v_cache + static_cast<size_t>(i) % copies * cache;
@@ -210,7 +162,7 @@ double time_gate(Buffers const& b, int rows, int hidden)
     p.exited_out = b.flags + 256;
     p.exit_layer_out = reinterpret_cast<int32_t*>(b.flags + 512);
     p.use_river_next = b.flags + 1024;
-    return time_launches([&](int, cudaStream_t s) { return launch_gate(p, s); });
+    return time_each([&](int, cudaStream_t s) { return launch_gate(p, s); });
 }
 } // namespace
 

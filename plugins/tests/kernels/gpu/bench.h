@@ -38,18 +38,20 @@ static __global__ void fill_kernel(uint32_t* words, size_t count)
     }
 }
 
-inline char* allocate(size_t bytes)
+inline char* allocate(size_t bytes, void (*fill)(uint32_t*, size_t) = fill_kernel)
 {
     char* p = nullptr;
     REQUIRE(cudaMalloc(&p, bytes));
-    fill_kernel<<<1024, 256>>>(reinterpret_cast<uint32_t*>(p), bytes / 4);
+    fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(p), bytes / 4);
     REQUIRE(cudaDeviceSynchronize());
     return p;
 }
 
-// Microseconds of a launch: the median of some replays of a CUDA graph of `launches` of them.
-inline double time_launches(
-    int launches, std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
+// Microseconds of a launch: the median of some replays of a CUDA graph of `launches` of them, after
+// a warm-up. launch_one(i, stream) is called for i = 0 .. launches - 1.
+inline double time_launches(int launches,
+    std::function<cudaError_t(int, cudaStream_t)> const& launch_one, int warm_ups = 1,
+    int replays = 6)
 {
     cudaStream_t stream = nullptr;
     cudaGraph_t graph = nullptr;
@@ -65,7 +67,7 @@ inline double time_launches(
     REQUIRE(cudaEventCreate(&begin));
     REQUIRE(cudaEventCreate(&end));
     std::vector<float> times;
-    for (int replay = 0; replay < 7; ++replay)
+    for (int replay = 0; replay < warm_ups + replays; ++replay)
     {
         REQUIRE(cudaEventRecord(begin, stream));
         REQUIRE(cudaGraphLaunch(exec, stream));
@@ -73,7 +75,7 @@ inline double time_launches(
         REQUIRE(cudaStreamSynchronize(stream));
         float ms = 0.F;
         REQUIRE(cudaEventElapsedTime(&ms, begin, end));
-        if (replay > 0)
+        if (replay >= warm_ups)
             times.push_back(ms);
     }
     std::sort(times.begin(), times.end());

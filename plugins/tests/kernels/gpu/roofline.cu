@@ -10,31 +10,24 @@
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "gemm.h"
 #include "platform.cuh"
 
 using namespace river;
+using namespace river::bench;
 
 namespace
 {
 constexpr size_t kPoolBytes = size_t{1200} << 20;  // holds the largest bank, 70B's gate_up
 constexpr size_t kSpreadBytes = size_t{400} << 20; // copies of a bank to rotate over
 constexpr int kGroupSize = 128;
+constexpr int kWarmUps = 2;
 constexpr int kReplays = 12;
 constexpr int kLaunches = 40;
 
-#define REQUIRE(call)                                                                              \
-    do                                                                                             \
-    {                                                                                              \
-        cudaError_t const error_ = (call);                                                         \
-        if (error_ != cudaSuccess)                                                                 \
-        {                                                                                          \
-            std::fprintf(stderr, "%s: %s\n", #call, cudaGetErrorString(error_));                   \
-            std::exit(1);                                                                          \
-        }                                                                                          \
-    } while (false)
-
-__global__ void fill_kernel(uint32_t* words, size_t count)
+// fp16 values of about 0.03 .. 0.06 with both signs
+__global__ void fill_halves(uint32_t* words, size_t count)
 {
     size_t const stride = static_cast<size_t>(gridDim.x) * blockDim.x;
     for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
@@ -42,60 +35,19 @@ __global__ void fill_kernel(uint32_t* words, size_t count)
         words[i] = (static_cast<uint32_t>(i) * 2654435761U & 0x83ff83ffU) | 0x28002800U;
 }
 
-char* allocate(size_t bytes) // fp16 values of about 0.03 .. 0.06 with both signs
+double time_each(std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
 {
-    char* p = nullptr;
-    REQUIRE(cudaMalloc(&p, bytes));
-    fill_kernel<<<1024, 256>>>(reinterpret_cast<uint32_t*>(p), bytes / 4);
-    REQUIRE(cudaDeviceSynchronize());
-    return p;
-}
-
-// Microseconds of one launch; launch(i, stream) is called for i = 0 .. kLaunches - 1.
-double time_launches(std::function<cudaError_t(int, cudaStream_t)> const& launch_one)
-{
-    cudaStream_t stream = nullptr;
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t exec = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < kLaunches; ++i)
-        REQUIRE(launch_one(i, stream));
-    REQUIRE(cudaStreamEndCapture(stream, &graph));
-    REQUIRE(cudaGraphInstantiate(&exec, graph, 0));
-    cudaEvent_t begin = nullptr;
-    cudaEvent_t end = nullptr;
-    REQUIRE(cudaEventCreate(&begin));
-    REQUIRE(cudaEventCreate(&end));
-    std::vector<float> times;
-    for (int replay = 0; replay < kReplays + 2; ++replay)
-    {
-        REQUIRE(cudaEventRecord(begin, stream));
-        REQUIRE(cudaGraphLaunch(exec, stream));
-        REQUIRE(cudaEventRecord(end, stream));
-        REQUIRE(cudaStreamSynchronize(stream));
-        float milliseconds = 0.F;
-        REQUIRE(cudaEventElapsedTime(&milliseconds, begin, end));
-        if (replay >= 2)
-            times.push_back(milliseconds);
-    }
-    REQUIRE(cudaEventDestroy(begin));
-    REQUIRE(cudaEventDestroy(end));
-    REQUIRE(cudaGraphExecDestroy(exec));
-    REQUIRE(cudaGraphDestroy(graph));
-    REQUIRE(cudaStreamDestroy(stream));
-    std::sort(times.begin(), times.end());
-    return 1000.0 * times[times.size() / 2] / kLaunches;
+    return time_launches(kLaunches, launch_one, kWarmUps, kReplays);
 }
 
 struct Buffers
 {
-    char* backbone = allocate(kPoolBytes);
-    char* river = allocate(kPoolBytes);
-    char* small = allocate(size_t{256} << 20); // scales, zero points
-    char* x = allocate(size_t{64} << 20);
-    char* y = allocate(size_t{64} << 20);
-    char* flags = allocate(4096);
+    char* backbone = allocate(kPoolBytes, fill_halves);
+    char* river = allocate(kPoolBytes, fill_halves);
+    char* small = allocate(size_t{256} << 20, fill_halves); // scales, zero points
+    char* x = allocate(size_t{64} << 20, fill_halves);
+    char* y = allocate(size_t{64} << 20, fill_halves);
+    char* flags = allocate(4096, fill_halves);
 };
 
 struct Shape
@@ -151,7 +103,7 @@ void time_linear(Buffers const& b, Shape const& s, int rows, std::string const& 
         bytes += 2.0 * elements;
     if (flags != "backbone")
         bytes += elements / 2.0 + 3.0 * groups;
-    double const us = time_launches([&](int i, cudaStream_t stream)
+    double const us = time_each([&](int i, cudaStream_t stream)
     {
         p.weight = b.backbone + rotated(2 * elements, i);
         p.river.qweight = b.river + rotated(elements / 2, i);
@@ -175,7 +127,7 @@ void time_cublas(Buffers const& b, Shape const& s, int rows, FILE* out)
     g.y_stride = s.n;
     g.workspace = b.small;
     g.workspace_bytes = kGemmWorkspaceBytes;
-    double const us = time_launches([&](int i, cudaStream_t stream)
+    double const us = time_each([&](int i, cudaStream_t stream)
     {
         g.w = b.backbone + rotated(2 * elements, i);
         return gemm(g, stream);
@@ -206,10 +158,10 @@ void time_attention(Buffers const& b, int batch, int past, FILE* out)
     p.rotary_cos = p.rotary_sin = reinterpret_cast<float const*>(b.small);
     p.out = b.y;
     p.workspace_bytes = attention_workspace_bytes(p);
-    p.workspace = allocate(p.workspace_bytes + 16);
+    p.workspace = allocate(p.workspace_bytes + 16, fill_halves);
     REQUIRE(cudaMemset(p.workspace, 0, p.workspace_bytes));
     size_t const cache = 2UL * batch * p.num_kv_heads * p.capacity * p.head_dim;
-    double const us = time_launches([&](int i, cudaStream_t stream)
+    double const us = time_each([&](int i, cudaStream_t stream)
     {
         p.k_cache = b.backbone + rotated(cache, i);
         p.v_cache = b.river + rotated(cache, i);
@@ -243,7 +195,7 @@ void time_gate(Buffers const& b, int rows, int scope, FILE* out)
     p.workspace = b.flags + 2048;
     p.workspace_bytes = 1024;
     REQUIRE(cudaMemset(p.workspace, 0, 1024));
-    double const us = time_launches([&](int, cudaStream_t s) { return launch_gate(p, s); });
+    double const us = time_each([&](int, cudaStream_t s) { return launch_gate(p, s); });
     std::fprintf(out, "{\"kernel\": \"gate\", \"rows\": %d, \"scope\": %d, \"us\": %.3f}\n", rows,
         scope, us);
 }
@@ -260,7 +212,7 @@ int main(int argc, char** argv)
     cudaDeviceProp device{};
     REQUIRE(cudaGetDeviceProperties(&device, 0));
     Buffers const b;
-    double const us = time_launches([&](int, cudaStream_t stream)
+    double const us = time_each([&](int, cudaStream_t stream)
     { return cudaMemcpyAsync(b.backbone, b.river, kPoolBytes, cudaMemcpyDeviceToDevice, stream); });
     std::fprintf(out,
         "{\"kernel\": \"copy\", \"device\": \"%s\", \"us\": %.3f, \"gb_per_s\": %.1f}\n",
