@@ -58,7 +58,8 @@ def stream_layers(
         assert calibration_ids is not None, f"{quantiser.name} reads calibration text"
     elif watch is not None:
         calibration_ids = watch.token_ids()
-    if calibration_ids is not None:
+    looks = watch is not None or rivers is None  # else nobody asks for a linear's inputs again
+    if calibration_ids is not None and looks:
         first = calibration_ids[:TEXTS]
         calibration = CalibrationInputs(source.config, shared.embedding, first)
     for index in range(source.config.num_layers):
