@@ -58,10 +58,10 @@ def test_variants_are_measured_as_an_engine_runs_them(tmp_path):
     code = f"""
 import torch
 torch.ops.load_library({str(library)!r})
-from river_trt.backends.torch import tuning
+from river_trt.backends.torch import timing, tuning
 from river_trt.backends.torch.tuner import LinearCase
-tuning.DEVICE, tuning.SPREAD_BYTES, tuning.MIN_LAUNCHES = "cpu", 13_000, 2
-tuning.graph_milliseconds = lambda work: work() or 0.002
+tuning.DEVICE, timing.SPREAD_BYTES, timing.MIN_LAUNCHES = "cpu", 13_000, 2
+timing.graph_milliseconds = lambda work: work() or 0.002
 kinds = ({{"norm": True}}, {{"norm": True, "silu_mul": True}}, {{"flags_early": True}})
 for rows, kind in enumerate(kinds, 1):
     case = LinearCase(64, 128, 64, rows, True, chooses=True, **kind)
@@ -74,9 +74,7 @@ assert tuning.measure(head, 0) == 1.0
 from river_trt.backends.torch import attention_tuning
 from river_trt.backends.torch.tuner import AttentionCase
 ops = torch.ops.river_trt_cuda
-attention_tuning.DEVICE, attention_tuning.SPREAD_BYTES = "cpu", 50_000
-attention_tuning.MIN_LAUNCHES = 2
-attention_tuning.graph_milliseconds = lambda work: work() or 0.002
+attention_tuning.DEVICE, timing.SPREAD_BYTES = "cpu", 50_000
 case = AttentionCase(2, 2, 1, 32, 96, 0)
 names = ops.attention_variants()
 times = [attention_tuning.measure(case, number) for number in range(len(names))]

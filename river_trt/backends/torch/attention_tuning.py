@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from river_trt.backends.torch.timing import graph_milliseconds
+from river_trt.backends.torch.timing import launch_microseconds, num_copies
 from river_trt.backends.torch.tuner import AttentionCase
 
 DEVICE = "cuda"
-SPREAD_BYTES = 256 << 20  # of caches, more than any card's cache
-MIN_LAUNCHES = 8
 FILLS = (1 / 8, 1 / 2, 7 / 8)  # of the capacity
 WORKSPACE_BYTES = 64 << 20
 
@@ -39,7 +37,6 @@ def bytes_of(case: AttentionCase) -> int:
 def measure(case: AttentionCase, variant: int) -> float:
     """Microseconds of a launch, the mean over the fills; inf where the variant does not fit."""
     attention = _random_attention(case)
-    launches = max(MIN_LAUNCHES, len(attention.k_caches))
     total = 0.0
     for past in attention.past_lengths:
         try:
@@ -49,11 +46,10 @@ def measure(case: AttentionCase, variant: int) -> float:
                 raise
             return float("inf")
 
-        def work(past: Tensor = past) -> None:
-            for launched in range(launches):
-                attention.launch(launched % len(attention.k_caches), past, variant)
+        def launch(copy: int, past: Tensor = past) -> None:
+            attention.launch(copy, past, variant)
 
-        total += 1000.0 * graph_milliseconds(work) / launches
+        total += launch_microseconds(launch, len(attention.k_caches))
     return total / len(attention.past_lengths)
 
 
@@ -114,4 +110,4 @@ def _copy_bytes(case: AttentionCase) -> int:
 
 
 def _copies(case: AttentionCase) -> int:
-    return max(1, SPREAD_BYTES // _copy_bytes(case))
+    return num_copies(_copy_bytes(case))

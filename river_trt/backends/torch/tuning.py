@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from river_trt.backends.torch import attention_tuning
-from river_trt.backends.torch.timing import graph_milliseconds
+from river_trt.backends.torch.timing import launch_microseconds, num_copies
 from river_trt.backends.torch.tuner import (
     AttentionCase,
     C,
@@ -32,8 +32,6 @@ SECONDS_AT_LOAD = 10.0  # no shape is begun after them; one takes a fraction of 
 LINEAR_ROWS = (1, 2, 4, 8)
 ATTENTION_ROWS = (*LINEAR_ROWS, 16, 32)
 DEVICE = "cuda"
-SPREAD_BYTES = 256 << 20  # of river banks, more than any card's cache
-MIN_LAUNCHES = 8
 EPS = 1e-5
 # A variant serves both banks; most layers of a token that has left run the river.
 RIVER_WEIGHT, BACKBONE_WEIGHT = 2.0, 1.0
@@ -166,12 +164,10 @@ def measure(case: LinearCase, variant: int) -> float:
                 raise
             return float("inf")
 
-        def work(river: bool = river) -> None:
-            for launched in range(max(MIN_LAUNCHES, linear.copies)):
-                linear.launch(launched % linear.copies, river, variant)
+        def launch(copy: int, river: bool = river) -> None:
+            linear.launch(copy, river, variant)
 
-        milliseconds = graph_milliseconds(work)
-        total += weight * 1000.0 * milliseconds / max(MIN_LAUNCHES, linear.copies)
+        total += weight * launch_microseconds(launch, linear.copies)
     return total / sum(weight for _, weight in banks)
 
 
@@ -180,7 +176,7 @@ def bytes_of(case: LinearCase) -> int:
     values = case.n * case.k
     bank = values // 2 + 4 * values // case.group_size
     weight = 2 * values if case.chooses else 0
-    return max(1, SPREAD_BYTES // bank) * (bank + weight) + 4 * values  # one in float32 on the way
+    return num_copies(bank) * (bank + weight) + 4 * values  # one in float32 on the way
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,7 +209,7 @@ class _Linear:
 def _random_linear(case: LinearCase) -> _Linear:
     rows, n, k = case.rows, case.n, case.k
     bank = _random_bank(case)
-    copies = max(1, SPREAD_BYTES // bank.numel())
+    copies = num_copies(bank.numel())
     weights: list[Tensor | None] = [None] * copies
     flags: dict[bool, Tensor | None] = {True: None, False: None}
     if case.chooses:
