@@ -77,8 +77,9 @@ def load(
     """
     directory = Path(path)
     with loading(directory, verify) as manifest:
-        limit = manifest.model.shape.max_seq_len
-        cache_length = min(limit, 4096) if max_seq_len is None else max_seq_len
+        shape = manifest.model.shape
+        limit = shape.max_seq_len
+        cache_length = shape.default_cache_length if max_seq_len is None else max_seq_len
         if not 1 <= cache_length <= limit:
             raise RiverError(
                 f"max_seq_len must be in 1..{limit} for this model, got {cache_length}"

@@ -39,6 +39,11 @@ class ModelShape:
     vocab_size: int
     max_seq_len: int  # slots the rotary tables cover: the longest cache a runtime may allocate
 
+    @property
+    def default_cache_length(self) -> int:
+        """Slots of a row where nobody says how many."""
+        return min(self.max_seq_len, 4096)
+
 
 # Names of an engine's tensors. L = num_layers, T = cache length.
 #   input_ids       int64   [batch, seq]

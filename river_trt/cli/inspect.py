@@ -154,7 +154,7 @@ def gpu_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What an engine of torch takes on a GPU as `load` opens it, and what is free there."""
     if manifest.backend.name not in ("torch", "aotinductor") or manifest.backend.target == "cpu":
         return []
-    rows, slots = 10, min(manifest.model.shape.max_seq_len, 4096)  # 8 rows, one spare, one to fill
+    rows, slots = 10, manifest.model.shape.default_cache_length  # 8 rows, one spare, one to fill
     needed = gpu_memory(manifest, "weights.safetensors", rows, slots)
     text = (
         f"{gigabytes(needed.total)} GB: {gigabytes(needed.weights)} weights, "

@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
             "only engines of the backend torch are tuned"
         )
     shape = manifest.model.shape
-    capacity = min(shape.max_seq_len, 4096) if args.max_seq_len is None else args.max_seq_len
+    capacity = shape.default_cache_length if args.max_seq_len is None else args.max_seq_len
     if not 1 <= capacity <= shape.max_seq_len:
         raise RiverError(f"--max-seq-len must be 1 to {shape.max_seq_len}, got {capacity}")
     from river_trt.backends.torch.gpu import current, numbered_gpu
