@@ -96,7 +96,11 @@ def session_settings(manifest: Manifest, options: SessionOptions) -> ort.Session
     settings.intra_op_num_threads = options.threads or usable_cores()
     if manifest.backend.kernels == "native":
         settings.add_session_config_entry(SPIN_ENTRY, str(SPIN_US))
-        settings.register_custom_ops_library(str(native_library(options.progress)))
+        library = native_library(options.progress)
+        try:
+            settings.register_custom_ops_library(str(library))
+        except Exception as error:  # as in open_graph; its reason comes last
+            raise RiverError(str(error).split(" : ")[-1]) from error
     return settings
 
 
