@@ -89,7 +89,10 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
 
 
 def session_settings(manifest: Manifest, options: SessionOptions) -> ort.SessionOptions:
-    """Of whatever runs the engine's operators."""
+    """Of whatever runs the engine's operators.
+
+    Raises RiverError where the native kernels cannot be compiled, or $RIVER_TRT_CPU_KERNELS names none.
+    """
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
     # ONNX Runtime's default knows no quota and binds threads to cores that others may hold.

@@ -40,6 +40,7 @@ def engine(tmp_path_factory):
         kv_cache="float16",
         lm_head_bits=8,
         kernels="native",
+        river_activation="float32",  # rounded to 8 bits, a last bit may make another code
         calibrate=False,
     )
     build(options)
@@ -67,8 +68,7 @@ def test_every_set_gives_the_same_logits(engine, tmp_path):
         else:
             assert f"RIVER_TRT_CPU_KERNELS is '{name}', and this processor has" in done.stderr
     for name, logits in found.items():
-        # A last bit may round an input to the next code, and a few logits move by a hundredth.
-        assert np.abs(logits - found["portable"]).mean() < 0.005, name
+        assert np.abs(logits - found["portable"]).max() < 2e-3, name
     assert np.abs(found["portable"]).max() > 1
 
 
