@@ -91,7 +91,8 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
 def session_settings(manifest: Manifest, options: SessionOptions) -> ort.SessionOptions:
     """Of whatever runs the engine's operators.
 
-    Raises RiverError where the native kernels cannot be compiled, or $RIVER_TRT_CPU_KERNELS names none.
+    Raises RiverError where the native kernels cannot be compiled, or where none have the name in
+    $RIVER_TRT_CPU_KERNELS.
     """
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
