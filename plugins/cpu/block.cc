@@ -395,6 +395,9 @@ private:
             queries.counts[i] = std::min(kPart, seen > key ? seen - key : 0);
             queries.out[i] = sums(place, kept);
         }
+        // Many rows find keys where the rows before them left them: in a cache.
+        size_t const slots = in_.past_lengths[batch] + in_.seq;
+        queries.ahead = rows_ <= kRowChunk && slots > key ? slots - key : 0;
         size_t const at = cache_at(batch, kv_head, key);
         kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), dim);
         for (size_t i = 0; i < queries.size; ++i)

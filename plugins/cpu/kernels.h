@@ -121,6 +121,7 @@ struct Queries
     // Sums over its keys: e^(score - largest) v, of `dim` values, and e^(score - largest).
     float* out[kMaxQueries];
     float largest[kMaxQueries], total[kMaxQueries];
+    size_t ahead = 0; // keys, from the first on, that come from memory now; 0: from a cache
 };
 
 struct Kernels
