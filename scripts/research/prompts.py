@@ -84,8 +84,8 @@ _NOTICE = (
 )
 _MINUTES = (
     "The committee met on Tuesday. It agreed to repaint the hall, to mend the roof before winter "
-    "and to buy forty new chairs. Mr Hill will ask three firms for prices. Mrs Baker will write to the "
-    "council about the car park. The next meeting is on the second Tuesday of October."
+    "and to buy forty new chairs. Mr Hill will ask three firms for prices. Mrs Baker will write to "
+    "the council about the car park. The next meeting is on the second Tuesday of October."
 )
 QUOTING = (
     f"Copy this function exactly, and change nothing:\n\n{_MEDIAN}",
