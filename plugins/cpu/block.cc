@@ -259,14 +259,15 @@ private:
         {
             size_t const batch = row / in_.seq, slot = in_.past_lengths[batch] + row % in_.seq;
             float const* x = in_.qkv + row * (heads + 2 * kv_heads) * dim;
+            float* turned = rotated_ + row * dim;
             for (size_t head = 0; head < heads; ++head, x += dim)
             {
-                rotate(x, slot, w_.scale, queries_ + (row * heads + head) * dim);
+                float* query = queries_ + (row * heads + head) * dim;
+                rotate(normed_head(x, w_.q_norm, turned), slot, w_.scale, query);
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
             {
-                float* turned = rotated_ + row * dim;
-                rotate(x, slot, 1.0f, turned);
+                rotate(normed_head(x, w_.k_norm, turned), slot, 1.0f, turned);
                 keep(turned, in_.k_cache.from(cache_at(batch, head, slot)));
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
@@ -302,6 +303,16 @@ private:
         return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * cache_width();
     }
 
+    // x [head_dim] itself where the model has no such norm, else in `out`.
+    float const* normed_head(float const* x, float const* weight, float* out) const
+    {
+        if (weight == nullptr)
+            return x;
+        norm(x, weight, w_.head_dim, out);
+        return out;
+    }
+
+    // out may be x.
     void rotate(float const* x, size_t position, float scale, float* out) const
     {
         size_t const half = w_.rotary / 2;
@@ -477,11 +488,11 @@ private:
         });
     }
 
-    void norm(float const* x, float const* weight, float* out) const
+    void norm(float const* x, float const* weight, size_t size, float* out) const
     {
-        float const mean = kernels_.dot(x, x, w_.hidden) / static_cast<float>(w_.hidden);
+        float const mean = kernels_.dot(x, x, size) / static_cast<float>(size);
         float const scale = 1.0f / std::sqrt(mean + w_.epsilon);
-        for (size_t i = 0; i < w_.hidden; ++i)
+        for (size_t i = 0; i < size; ++i)
             out[i] = x[i] * scale * weight[i];
     }
 
@@ -489,7 +500,7 @@ private:
     {
         for (size_t row = first; row < first + count; ++row)
         {
-            norm(out_.h_out + row * w_.hidden, w_.post_norm, normed_ + row * w_.hidden);
+            norm(out_.h_out + row * w_.hidden, w_.post_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.gate_up, normed_, first, count);
     }
@@ -574,7 +585,7 @@ private:
         float const* h = w_.layer == 0 ? in_.h_in : out_.h_out;
         for (size_t row = first; row < first + count; ++row)
         {
-            norm(h + row * w_.hidden, w_.input_norm, normed_ + row * w_.hidden);
+            norm(h + row * w_.hidden, w_.input_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.qkv, normed_, first, count);
     }
