@@ -167,7 +167,8 @@ Kernels const& amx_kernels();
 bool has_amx();
 #endif
 
-// The best table that this processor runs.
+// The best table that this processor runs, or the one that RIVER_TRT_CPU_KERNELS names. Throws
+// std::invalid_argument where it names none.
 Kernels const& kernels();
 
 // A half-precision number as float32, exactly.
