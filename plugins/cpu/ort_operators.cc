@@ -58,6 +58,8 @@ struct BlockOperator
         kQkv = kDown + kLinearParts,
         kPostNorm = kQkv + kLinearParts,
         kInputNorm,
+        kQNorm,
+        kKNorm,
         kInputs
     };
     static constexpr size_t kOutputs = 5; // h_out, exit_layer, qkv, caches
@@ -113,8 +115,13 @@ struct BlockOperator
                 throw std::invalid_argument("rotary_dim is odd");
             w.scale = node.real("scale");
             positions = node.size("max_seq_len");
-            w.cos = node.required_weight<float>(kCos, "rotary_cos", {positions, w.rotary / 2});
-            w.sin = node.required_weight<float>(kSin, "rotary_sin", {positions, w.rotary / 2});
+            if (w.rotary != 0)
+            {
+                w.cos = node.required_weight<float>(kCos, "rotary_cos", {positions, w.rotary / 2});
+                w.sin = node.required_weight<float>(kSin, "rotary_sin", {positions, w.rotary / 2});
+            }
+            w.q_norm = node.weight<float>(kQNorm, "q_norm", {w.head_dim});
+            w.k_norm = node.weight<float>(kKNorm, "k_norm", {w.head_dim});
         }
         if (w.layer > 0)
         {
@@ -147,6 +154,8 @@ struct BlockOperator
         }
         memory.add(w.post_norm, hidden);
         memory.add(w.input_norm, hidden);
+        memory.add(w.q_norm, w.head_dim);
+        memory.add(w.k_norm, w.head_dim);
         memory.take();
     }
 
