@@ -11,7 +11,7 @@ import onnx_ir
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from builders.families import ModelConfig
-from builders.graph.fusions import pack_qkv
+from builders.graph.fusions import pack_head_norms, pack_qkv
 from builders.graph.linear import Linear, is_linear
 from builders.graph.program import Operation, read_program
 from builders.graph.regions import LayerRegions, find_regions
@@ -58,14 +58,10 @@ def choose_kernels(config: ModelConfig, asked: Kernels | None) -> Kernels:
 
 def missing_features(config: ModelConfig) -> list[str]:
     """What a model has that the native operator does not compute."""
-    half = config.head_dim // 2
     features = {
-        "q/k norms": config.qk_norms,
         "norms after attention and MLP": config.sandwich_norms,
         "soft caps": config.attention_softcap is not None or config.final_softcap is not None,
         "sliding windows": any(layer.window is not None for layer in config.layers),
-        "layers without RoPE": any(layer.rope is None for layer in config.layers),
-        "partial RoPE": any(len(rope.inv_freq) != half for rope in config.ropes),
         "queries scaled by position": config.query_scaling is not None,
         f"the activation {config.activation}": config.activation != "silu",
     }
@@ -79,7 +75,7 @@ def lower_native(
 
     The model must be one that `choose_kernels` gives native kernels.
     """
-    program = pack_qkv(read_program(model))
+    program = pack_head_norms(pack_qkv(read_program(model)))
     return _NativeLowering(model, program, find_regions(program), options).lower()
 
 
@@ -137,6 +133,7 @@ class _NativeLowering(RuntimeLowering):
         ended = layers[number - 1] if number else None
         begun = None if last else layers[number]
         h_in, exit_layer = begun.h_in if begun else "", ""
+        head_norms: list[str | None] = []
         attention = [""] * 7  # attended by another operator, or what is attended to
         outputs = ["", f"exit_layer.{number}", "", "", ""]
         attributes: dict[str, float | int] = {"num_heads": 0}
@@ -145,7 +142,8 @@ class _NativeLowering(RuntimeLowering):
             h_in, exit_layer = ended.h_in, f"exit_layer.{number - 1}"
             outputs[0] = ended.h_out
             outputs[3:] = ended.attention.outputs[1:]
-            attention, attributes = self._attention(ended.attention)
+            attention, attributes = self._attention(ended)
+            head_norms = [ended.attention.attributes.get(name) for name in ("q_norm", "k_norm")]
             linears = self._linears(ended.after)
             for linear, halves in zip(linears, (1, 2, 1), strict=True):
                 weights += self._linear(number, linear, halves)
@@ -168,6 +166,9 @@ class _NativeLowering(RuntimeLowering):
             self.graph.weight(norm.inputs[1], np.float32, (hidden,)) if norm else ""
             for norm in norms
         ]
+        if any(head_norms):
+            size = (int(attributes["head_dim"]),)
+            weights += [self.graph.weight(name, np.float32, size) for name in head_norms if name]
         (epsilon,) = {norm.attributes["epsilon"] for norm in norms if norm}
         policy = ["tau", "pinned", "use_directions", "directions", "gate_scope"]
         self.graph.add(
@@ -185,21 +186,30 @@ class _NativeLowering(RuntimeLowering):
             **attributes,
         )
 
-    def _attention(self, attention: Operation) -> tuple[list[str], dict[str, float | int]]:
+    def _attention(self, layer: LayerRegions) -> tuple[list[str], dict[str, float | int]]:
         """Inputs and attributes of the attention in a block."""
-        qkv, _, _, k_cache, v_cache, past_lengths, cos, sin = attention.inputs
+        attention, (qkv_linear,) = layer.attention, self._linears(layer.before)
+        qkv, _, _, k_cache, v_cache, past_lengths, *angles = attention.inputs
         heads, kv_heads = (attention.attributes[name] for name in ("num_heads", "num_kv_heads"))
-        positions, half = self.program.weight_shapes[cos]
-        tables = [self.graph.weight(name, np.float32, (positions, half)) for name in (cos, sin)]
+        tables, rotary = ["", ""], 0
+        if angles:  # else a layer without rotation
+            shape = self.program.weight_shapes[angles[0]]
+            tables = [self.graph.weight(name, np.float32, shape) for name in angles]
+            rotary = 2 * shape[1]
         attributes = {
             "num_heads": heads,
             "num_kv_heads": kv_heads,
-            "head_dim": 2 * half,
-            "rotary_dim": 2 * half,
+            "head_dim": qkv_linear.shape[0] // (heads + 2 * kv_heads),
+            "rotary_dim": rotary,
             "scale": attention.attributes["scale"],
-            "max_seq_len": positions,
+            "max_seq_len": self._positions(),
         }
         return ["", qkv, past_lengths, k_cache, v_cache, *tables], attributes
+
+    def _positions(self) -> int:
+        """How many the tables of the layers with rotation have."""
+        inputs = [layer.attention.inputs for layer in self.regions.layers]
+        return max(self.program.weight_shapes[cos][0] for one in inputs for cos in one[6:])
 
     def _linear(self, number: int, linear: Linear, halves: int) -> list[str]:
         """The parts of a linear of layer `number`; layer 1 never uses its river."""

@@ -12,6 +12,17 @@
 namespace river
 {
 
+// Rows of the cache that are read some microseconds from now: to the second cache, whose queue of
+// reads is longer than the first one's.
+template <typename Value>
+inline void fetch_rows(Value const* rows, size_t count, size_t dim)
+{
+    char const* at = reinterpret_cast<char const*>(rows);
+    char const* const end = at + count * cached_width<Value>(dim) * sizeof(Value);
+    for (; at < end; at += 64)
+        __builtin_prefetch(at, 0, 2);
+}
+
 // scores[q][i] = q . k[i], for kQueries queries. kAtOnce keys are read for all of them.
 template <typename Vector, size_t kQueries, size_t kAtOnce, typename Value>
 inline void score_keys(
@@ -146,6 +157,9 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
     for (size_t start = 0; start < most; start += kKeys, k += step_by, v += step_by)
     {
         size_t const keys = std::min(kKeys, most - start);
+        // The core reads memory while it computes: this step's values, then the next one's keys.
+        size_t const left = queries.ahead > start ? queries.ahead - start : 0;
+        size_t const values = std::min(keys, left), next = std::min(keys, left - values);
         constexpr size_t kMost = Vector::kScored, kFirst = std::min(kQueries, kMost);
         for (size_t i = 0; i < keys;)
         {
@@ -153,6 +167,10 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
             auto const score = [&](auto at_once)
             {
                 constexpr size_t kAtOnce = decltype(at_once)::value;
+                if (i < values)
+                    fetch_rows(v + i * width, kAtOnce, dim);
+                if (i < next)
+                    fetch_rows(k + step_by + i * width, kAtOnce, dim);
                 score_keys<Vector, kFirst, kAtOnce>(queries.q, k + i * width, dim, weights, i);
                 if constexpr (kQueries > kMost)
                 {

@@ -18,20 +18,30 @@ size_t chunks(size_t items, size_t each)
     return (items + each - 1) / each;
 }
 
-// A number of panels, even, that gives each thread some chunks: one held up holds up few. Many
-// rows go through few panels at a time, which then stay in the cache.
+// A number of panels, even, that gives each thread some chunks: one held up holds up few.
 size_t chunk_panels(Linear const& linear, size_t rows, size_t threads)
 {
-    if (rows > 2 * kMaxRows)
-        return 2;
-    size_t const each = chunks(linear.panels, 6 * threads);
+    size_t const each = chunks(linear.panels * chunks(rows, kChunkRows), 6 * threads);
     return std::min(each + each % 2, kMaxChunkPanels);
 }
 
-// Writes as many of the panels' values as the output has columns.
-void store(float const* values, size_t first, size_t count, size_t columns, float* out)
+size_t linear_chunks(Linear const& linear, size_t rows, size_t each)
 {
-    size_t const start = first * kPanel, end = std::min(columns, start + count * kPanel);
+    return chunks(linear.panels, each) * chunks(rows, kChunkRows);
+}
+
+// Chunks of the same panels follow each other.
+LinearChunk linear_chunk(Linear const& linear, size_t rows, size_t each, size_t index)
+{
+    size_t const parts = chunks(rows, kChunkRows), first = index / parts * each;
+    return {first, std::min(each, linear.panels - first), index % parts * kChunkRows};
+}
+
+// Writes as many of the panels' values as the output has columns.
+void store(float const* values, LinearChunk const& chunk, size_t columns, float* out)
+{
+    size_t const start = chunk.first * kPanel;
+    size_t const end = std::min(columns, start + chunk.count * kPanel);
     std::copy(values, values + (end - start), out + start);
 }
 
@@ -160,6 +170,8 @@ public:
     void chunk(size_t phase, size_t index) noexcept override
     {
         Step const& step = steps_[phase];
+        if (step.linear != nullptr)
+            return (this->*step.product)(linear_chunk(*step.linear, rows_, step.each, index));
         size_t const first = index * step.each;
         (this->*step.work)(first, std::min(step.each, step.items - first));
     }
@@ -170,15 +182,16 @@ public:
     }
     int32_t layer(size_t phase) const override
     {
-        Work const work = steps_[phase].work;
-        return w_.layer + (work == &Block::norm_qkv || work == &Block::run_qkv);
+        Step const& step = steps_[phase];
+        return w_.layer + (step.work == &Block::norm_qkv || step.linear == &w_.qkv);
     }
     size_t bytes(size_t phase, size_t index) const override
     {
         Step const& step = steps_[phase];
-        size_t const first = index * step.each, count = std::min(step.each, step.items - first);
         if (step.linear != nullptr)
-            return step.linear->read_bytes(lists(step.rows), first, count);
+            return step.linear->read_bytes(
+                lists(step.rows), linear_chunk(*step.linear, rows_, step.each, index));
+        size_t const first = index * step.each, count = std::min(step.each, step.items - first);
         if (step.work == &Block::attend)
             return attended_bytes(first, count);
         bool const norms = step.work == &Block::norm_mlp || step.work == &Block::norm_qkv
@@ -188,25 +201,29 @@ public:
 
 private:
     using Work = void (Block::*)(size_t first, size_t count);
-    struct Step
+    using Product = void (Block::*)(LinearChunk const& chunk);
+    struct Step // of some items, or of a linear and its rows
     {
         char const* name;
-        Work work;
-        size_t items, each;
-        Linear const* linear; // whose panels the items are, or null,
-        Scratch::Of rows;     // and its rows
+        size_t each;
+        Work work = nullptr;
+        size_t items = 0;
+        Product product = nullptr;
+        Linear const* linear = nullptr;
+        Scratch::Of rows = Scratch::kO;
     };
 
-    void step(char const* name, Work work, size_t items, size_t each,
-        Linear const* linear = nullptr, Scratch::Of rows = Scratch::kO)
+    void step(char const* name, Work work, size_t items, size_t each)
     {
-        steps_[num_steps_++] = {name, work, items, each, linear, rows};
+        steps_[num_steps_++] = {name, each, work, items};
         add_phase(chunks(items, each));
     }
     void step_linear(
-        char const* name, Work work, Linear const& linear, Scratch::Of rows, size_t threads)
+        char const* name, Product product, Linear const& linear, Scratch::Of rows, size_t threads)
     {
-        step(name, work, linear.panels, chunk_panels(linear, rows_, threads), &linear, rows);
+        size_t const each = chunk_panels(linear, rows_, threads);
+        steps_[num_steps_++] = {name, each, nullptr, 0, product, &linear, rows};
+        add_phase(linear_chunks(linear, rows_, each));
     }
 
     LinearRows& lists(Scratch::Of linear) const
@@ -259,14 +276,15 @@ private:
         {
             size_t const batch = row / in_.seq, slot = in_.past_lengths[batch] + row % in_.seq;
             float const* x = in_.qkv + row * (heads + 2 * kv_heads) * dim;
+            float* turned = rotated_ + row * dim;
             for (size_t head = 0; head < heads; ++head, x += dim)
             {
-                rotate(x, slot, w_.scale, queries_ + (row * heads + head) * dim);
+                float* query = queries_ + (row * heads + head) * dim;
+                rotate(normed_head(x, w_.q_norm, turned), slot, w_.scale, query);
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
             {
-                float* turned = rotated_ + row * dim;
-                rotate(x, slot, 1.0f, turned);
+                rotate(normed_head(x, w_.k_norm, turned), slot, 1.0f, turned);
                 keep(turned, in_.k_cache.from(cache_at(batch, head, slot)));
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
@@ -302,6 +320,16 @@ private:
         return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * cache_width();
     }
 
+    // x [head_dim] itself where the model has no such norm, else in `out`.
+    float const* normed_head(float const* x, float const* weight, float* out) const
+    {
+        if (weight == nullptr)
+            return x;
+        norm(x, weight, w_.head_dim, out);
+        return out;
+    }
+
+    // out may be x.
     void rotate(float const* x, size_t position, float scale, float* out) const
     {
         size_t const half = w_.rotary / 2;
@@ -395,6 +423,9 @@ private:
             queries.counts[i] = std::min(kPart, seen > key ? seen - key : 0);
             queries.out[i] = sums(place, kept);
         }
+        // Many rows find keys where the rows before them left them: in a cache.
+        size_t const slots = in_.past_lengths[batch] + in_.seq;
+        queries.ahead = rows_ <= kRowChunk && slots > key ? slots - key : 0;
         size_t const at = cache_at(batch, kv_head, key);
         kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), dim);
         for (size_t i = 0; i < queries.size; ++i)
@@ -453,22 +484,22 @@ private:
         }
     }
 
-    void run_o(size_t first, size_t count)
+    void run_o(LinearChunk const& chunk)
     {
-        add_to_residual(w_.o, lists(Scratch::kO), in_.h_in, first, count);
+        add_to_residual(w_.o, lists(Scratch::kO), in_.h_in, chunk);
     }
-    void run_down(size_t first, size_t count)
+    void run_down(LinearChunk const& chunk)
     {
-        add_to_residual(w_.down, lists(Scratch::kDown), out_.h_out, first, count);
+        add_to_residual(w_.down, lists(Scratch::kDown), out_.h_out, chunk);
     }
 
     // h_out = residual + linear(x)
     void add_to_residual(Linear const& linear, LinearRows const& rows, float const* residual,
-        size_t first, size_t count) const
+        LinearChunk const& chunk) const
     {
-        size_t const start = first * kPanel;
-        size_t const columns = std::min(w_.hidden, start + count * kPanel) - start;
-        apply(kernels_, linear, rows, first, count, [&](size_t row, float const* values)
+        size_t const start = chunk.first * kPanel;
+        size_t const columns = std::min(w_.hidden, start + chunk.count * kPanel) - start;
+        apply(kernels_, linear, rows, chunk, [&](size_t row, float const* values)
         {
             float const* before = residual + row * w_.hidden + start;
             float* after = out_.h_out + row * w_.hidden + start;
@@ -477,11 +508,11 @@ private:
         });
     }
 
-    void norm(float const* x, float const* weight, float* out) const
+    void norm(float const* x, float const* weight, size_t size, float* out) const
     {
-        float const mean = kernels_.dot(x, x, w_.hidden) / static_cast<float>(w_.hidden);
+        float const mean = kernels_.dot(x, x, size) / static_cast<float>(size);
         float const scale = 1.0f / std::sqrt(mean + w_.epsilon);
-        for (size_t i = 0; i < w_.hidden; ++i)
+        for (size_t i = 0; i < size; ++i)
             out[i] = x[i] * scale * weight[i];
     }
 
@@ -489,20 +520,20 @@ private:
     {
         for (size_t row = first; row < first + count; ++row)
         {
-            norm(out_.h_out + row * w_.hidden, w_.post_norm, normed_ + row * w_.hidden);
+            norm(out_.h_out + row * w_.hidden, w_.post_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.gate_up, normed_, first, count);
     }
 
-    void run_gate_up(size_t first, size_t count)
+    void run_gate_up(LinearChunk const& chunk)
     {
         size_t const size = w_.intermediate();
-        apply(kernels_, w_.gate_up, lists(Scratch::kGateUp), first, count,
+        apply(kernels_, w_.gate_up, lists(Scratch::kGateUp), chunk,
             [&](size_t row, float const* values)
         {
-            for (size_t p = 0; p < count; p += 2, values += 2 * kPanel)
+            for (size_t p = 0; p < chunk.count; p += 2, values += 2 * kPanel)
             {
-                size_t const start = (first + p) / 2 * kPanel;
+                size_t const start = (chunk.first + p) / 2 * kPanel;
                 kernels_.silu_mul(values, values + kPanel, std::min(kPanel, size - start),
                     active_ + row * size + start);
             }
@@ -574,7 +605,7 @@ private:
         float const* h = w_.layer == 0 ? in_.h_in : out_.h_out;
         for (size_t row = first; row < first + count; ++row)
         {
-            norm(h + row * w_.hidden, w_.input_norm, normed_ + row * w_.hidden);
+            norm(h + row * w_.hidden, w_.input_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.qkv, normed_, first, count);
     }
@@ -588,11 +619,10 @@ private:
             norm_qkv(first, count);
     }
 
-    void run_qkv(size_t first, size_t count)
+    void run_qkv(LinearChunk const& chunk)
     {
-        apply(kernels_, w_.qkv, lists(Scratch::kQkv), first, count,
-            [&](size_t row, float const* values)
-        { store(values, first, count, w_.qkv.outputs, out_.qkv + row * w_.qkv.outputs); });
+        apply(kernels_, w_.qkv, lists(Scratch::kQkv), chunk, [&](size_t row, float const* values)
+        { store(values, chunk, w_.qkv.outputs, out_.qkv + row * w_.qkv.outputs); });
     }
 
     Kernels const& kernels_;
@@ -638,7 +668,7 @@ public:
         }
         prepared_.list(linear, x, use_river_, lists_);
         add_phase(chunks(rows, kRowChunk));
-        add_phase(chunks(linear.panels, each_));
+        add_phase(linear_chunks(linear, rows, each_));
     }
 
     void chunk(size_t phase, size_t index) noexcept override
@@ -652,9 +682,9 @@ public:
             }
             return;
         }
-        size_t const first = index * each_, count = std::min(each_, linear_.panels - first);
-        apply(kernels_, linear_, lists_, first, count, [&](size_t row, float const* values)
-        { store(values, first, count, linear_.outputs, y_ + row * linear_.outputs); });
+        LinearChunk const part = linear_chunk(linear_, rows_, each_, index);
+        apply(kernels_, linear_, lists_, part, [&](size_t row, float const* values)
+        { store(values, part, linear_.outputs, y_ + row * linear_.outputs); });
     }
 
     char const* name(size_t phase) const override
@@ -667,8 +697,8 @@ public:
     }
     size_t bytes(size_t phase, size_t index) const override
     {
-        size_t const first = index * each_, count = std::min(each_, linear_.panels - first);
-        return phase == 0 ? 0 : linear_.read_bytes(lists_, first, count);
+        return phase == 0 ? 0
+                          : linear_.read_bytes(lists_, linear_chunk(linear_, rows_, each_, index));
     }
 
 private:

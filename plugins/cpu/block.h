@@ -31,7 +31,8 @@ struct BlockWeights
     size_t group_size = kMaxGroup; // of the quantised banks
     size_t num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary = 0; // rotary: values of a head
     float scale = 0.0f;                                               // of the scores
-    float const* cos = nullptr;                                       // [positions, rotary / 2]
+    float const *q_norm = nullptr, *k_norm = nullptr; // [head_dim], before the rotation; or none
+    float const* cos = nullptr;                       // [positions, rotary / 2]
     float const* sin = nullptr;
     Linear o, gate_up, down;          // gate_up: panels of gate and of up take turns
     float const* post_norm = nullptr; // [hidden]

@@ -121,6 +121,7 @@ struct Queries
     // Sums over its keys: e^(score - largest) v, of `dim` values, and e^(score - largest).
     float* out[kMaxQueries];
     float largest[kMaxQueries], total[kMaxQueries];
+    size_t ahead = 0; // keys, from the first on, that come from memory now; 0: from a cache
 };
 
 struct Kernels
@@ -167,7 +168,8 @@ Kernels const& amx_kernels();
 bool has_amx();
 #endif
 
-// The best table that this processor runs.
+// The best table that this processor runs, or the one that RIVER_TRT_CPU_KERNELS names. Throws
+// std::invalid_argument where it names none.
 Kernels const& kernels();
 
 // A half-precision number as float32, exactly.

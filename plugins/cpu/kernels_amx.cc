@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 #include "kernels.h"
 
@@ -51,9 +53,25 @@ inline void widen_codes(uint8_t const* codes, uint8_t* out)
     }
 }
 
-// One panel for 16 rows, whose codes lie `stride` bytes apart.
+// Sixteen rows whose codes lie `stride` bytes apart; their scales and sums [groups, 16], which all
+// panels read in order.
+template <typename Row>
+struct RowTile
+{
+    using Sum = std::decay_t<decltype(*Row::sums)>;
+    struct Group
+    {
+        float scales[kRows];
+        Sum sums[kRows];
+    };
+    int8_t const* codes;
+    size_t stride;
+    Group const* groups;
+};
+
+// One panel for 16 rows.
 RIVER_AMX void rounded_tile(
-    QuantisedPanels const& weight, RoundedRow const* x, size_t stride, float* y, size_t y_stride)
+    QuantisedPanels const& weight, RowTile<RoundedRow> const& x, float* y, size_t y_stride)
 {
     size_t const groups = weight.groups(), size = weight.group_size;
     __m512 sums[kRows];
@@ -68,7 +86,7 @@ RIVER_AMX void rounded_tile(
         _tile_zero(0);
         for (size_t k = g * size; k < (g + 1) * size; k += 64, codes += 128 * weight.bits)
         {
-            _tile_loadd(1, x[0].codes + k, static_cast<int>(stride));
+            _tile_loadd(1, x.codes + k, static_cast<int>(x.stride));
             if (weight.bits == 8)
             {
                 _tile_loadd(2, codes, 64);
@@ -92,9 +110,9 @@ RIVER_AMX void rounded_tile(
 #pragma GCC unroll 16
         for (size_t r = 0; r < kRows; ++r)
         { // as rounded_tile of kernels_avx512.cc
-            __m512 const centred = _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]),
+            __m512 const centred = _mm512_fnmadd_ps(zero, _mm512_set1_ps(x.groups[g].sums[r]),
                 _mm512_cvtepi32_ps(_mm512_load_si512(whole[r])));
-            __m512 const scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
+            __m512 const scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x.groups[g].scales[r]));
             sums[r] = _mm512_fmadd_ps(scaled, scales, sums[r]);
         }
     }
@@ -133,7 +151,7 @@ RIVER_AMX inline void multiply_fine(uint8_t const* weight, int8_t const* x, size
 
 // As rounded_tile, for fine rows.
 RIVER_AMX void fine_tile(
-    QuantisedPanels const& weight, FineRow const* x, size_t stride, float* y, size_t y_stride)
+    QuantisedPanels const& weight, RowTile<FineRow> const& x, float* y, size_t y_stride)
 {
     size_t const groups = weight.groups(), size = weight.group_size, width = groups * size;
     __m512 sums[kRows];
@@ -141,13 +159,13 @@ RIVER_AMX void fine_tile(
     for (size_t r = 0; r < kRows; ++r)
         sums[r] = _mm512_setzero_ps();
     alignas(64) int32_t products[2][2][kRows][kPanel];
-    multiply_fine(weight.codes, x[0].codes, width, stride, size, products[0]);
+    multiply_fine(weight.codes, x.codes, width, x.stride, size, products[0]);
     for (size_t g = 0; g < groups; ++g)
     {
         if (g + 1 < groups)
         { // on its way while this group's products are added
-            multiply_fine(weight.codes + (g + 1) * size * kPanel, x[0].codes + (g + 1) * size,
-                width, stride, size, products[(g + 1) % 2]);
+            multiply_fine(weight.codes + (g + 1) * size * kPanel, x.codes + (g + 1) * size, width,
+                x.stride, size, products[(g + 1) % 2]);
         }
         auto const& whole = products[g % 2];
         __m512i const zero =
@@ -158,9 +176,9 @@ RIVER_AMX void fine_tile(
         { // as fine_tile of kernels_avx512.cc
             __m512i dots = _mm512_slli_epi32(_mm512_load_si512(whole[0][r]), 8);
             dots = _mm512_add_epi32(dots, _mm512_load_si512(whole[1][r]));
-            dots = _mm512_dpwssd_epi32(dots, zero, _mm512_set1_epi32(x[r].sums[g]));
+            dots = _mm512_dpwssd_epi32(dots, zero, _mm512_set1_epi32(x.groups[g].sums[r]));
             __m512 const scaled =
-                _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(x[r].scales[g]));
+                _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(x.groups[g].scales[r]));
             sums[r] = _mm512_fmadd_ps(scaled, scales, sums[r]);
         }
     }
@@ -185,9 +203,10 @@ size_t stride_of(Row const* x)
 // Sixteen rows by `tile`, where their codes let it; the others by AVX-512's `few`.
 template <typename Row>
 RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const* x, size_t rows,
-    float* y, void (*tile)(QuantisedPanels const&, Row const*, size_t, float*, size_t),
+    float* y, void (*tile)(QuantisedPanels const&, RowTile<Row> const&, float*, size_t),
     void (*few)(QuantisedPanels const&, size_t, Row const*, size_t, float*))
 {
+    thread_local std::vector<typename RowTile<Row>::Group> groups;
     bool configured = false;
     for (size_t row = 0; row < rows;)
     {
@@ -207,8 +226,18 @@ RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const*
             _tile_loadconfig(&shapes);
             configured = true;
         }
+        groups.resize(weight.groups());
+        for (size_t r = 0; r < kRows; ++r)
+        {
+            for (size_t g = 0; g < groups.size(); ++g)
+            {
+                groups[g].scales[r] = x[row + r].scales[g];
+                groups[g].sums[r] = x[row + r].sums[g];
+            }
+        }
+        RowTile<Row> const tile_rows = {x[row].codes, stride, groups.data()};
         for (size_t p = 0; p < panels; ++p)
-            tile(weight.from(p), x + row, stride, values + p * kPanel, panels * kPanel);
+            tile(weight.from(p), tile_rows, values + p * kPanel, panels * kPanel);
         row += kRows;
     }
     if (configured)

@@ -46,7 +46,16 @@ struct Bank
 };
 
 constexpr size_t kBackbone = 0, kRiver = 1; // places of the banks
+constexpr size_t kChunkRows = 96;           // of a bank, in one chunk of the work
+
 struct LinearRows;
+
+// A part of a linear's work: panels first .. first + count (at most kMaxChunkPanels) for kChunkRows
+// rows of each bank from row on.
+struct LinearChunk
+{
+    size_t first, count, row;
+};
 
 struct Linear
 {
@@ -68,9 +77,9 @@ struct Linear
         return outputs != 0;
     }
 
-    // Of the banks that rows use, for panels first .. first + count; what belongs to no panel counts
-    // with the first one.
-    size_t read_bytes(LinearRows const& rows, size_t first, size_t count) const;
+    // Of the banks that the chunk's rows use; what belongs to no panel counts with the first one, and
+    // what the chunk before has read, too, does not.
+    size_t read_bytes(LinearRows const& rows, LinearChunk const& chunk) const;
 
     // Of the quantised banks, which have the same; kMaxGroup where there are none.
     size_t group_size() const
@@ -102,16 +111,15 @@ struct LinearRows
     void clear();
 };
 
-// Panels first .. first + count (at most kMaxChunkPanels) of the linear for all rows:
-// write(row, values) gets each row's values [count * 16], bias added.
+// Does the chunk: write(row, values) gets each row's values [count * 16], bias added.
 template <typename Write>
-void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows, size_t first,
-    size_t count, Write&& write);
+void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
+    LinearChunk const& chunk, Write&& write);
 
 // ---- implementation
 
 constexpr size_t kMaxChunkPanels = 8;
-constexpr size_t kBlock = 32; // times kMaxRows rows of one panel: what `apply` holds at a time
+constexpr size_t kMostValues = 384; // rows times panels: what `apply` holds at a time
 
 inline void LinearRows::clear()
 {
@@ -124,37 +132,41 @@ inline void LinearRows::clear()
     }
 }
 
-inline size_t Linear::read_bytes(LinearRows const& rows, size_t first, size_t count) const
+inline size_t Linear::read_bytes(LinearRows const& rows, LinearChunk const& chunk) const
 {
-    size_t bytes = bias != nullptr ? count * kPanel * sizeof(float) : 0;
+    if (chunk.row != 0)
+        return 0;
+    size_t bytes = bias != nullptr ? chunk.count * kPanel * sizeof(float) : 0;
     for (size_t number : {kBackbone, kRiver})
     {
         if (rows.banks[number].numbers.empty())
             continue;
-        bytes += count * banks[number].panel_bytes();
-        if (first == 0 && banks[number].pre_scale != nullptr)
+        bytes += chunk.count * banks[number].panel_bytes();
+        if (chunk.first == 0 && banks[number].pre_scale != nullptr)
             bytes += inputs * sizeof(float);
     }
     return bytes;
 }
 
 template <typename Write>
-void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows, size_t first,
-    size_t count, Write&& write)
+void apply(Kernels const& kernels, Linear const& linear, LinearRows const& rows,
+    LinearChunk const& chunk, Write&& write)
 {
-    float y[kMaxRows * kBlock * kPanel];
+    size_t const first = chunk.first, count = chunk.count;
+    alignas(64) float y[kMostValues * kPanel];
     for (size_t number : {kBackbone, kRiver})
     {
         Bank const& bank = linear.banks[number];
         LinearRows::OfBank const& chosen = rows.banks[number];
         bool const rounds = rows.rounds && !bank.dense.present();
         bool const fine = rounds && number == kBackbone;
-        size_t most = kBlock / count * kMaxRows;
+        size_t most = std::min(kMostValues / count, kChunkRows);
         if (!fine && !bank.dense.present())
             most = std::min(most, rounds ? kernels.most_rounded : kMaxRows);
-        for (size_t start = 0; start < chosen.numbers.size(); start += most)
+        size_t const end = std::min(chosen.numbers.size(), chunk.row + kChunkRows);
+        for (size_t start = chunk.row; start < end; start += most)
         {
-            size_t const block = std::min(most, chosen.numbers.size() - start);
+            size_t const block = std::min(most, end - start);
             if (bank.dense.present())
             {
                 kernels.dense(

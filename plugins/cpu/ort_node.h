@@ -190,7 +190,8 @@ public:
     {
         int is_constant = 0;
         OrtValue const* value = nullptr;
-        check(constant_input(api_, info_, index, &is_constant, &value));
+        if (index < inputs_) // engines built before an input was added end earlier
+            check(constant_input(api_, info_, index, &is_constant, &value));
         if (!is_constant || value == nullptr)
         {
             if (given(index))

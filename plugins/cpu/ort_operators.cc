@@ -58,6 +58,8 @@ struct BlockOperator
         kQkv = kDown + kLinearParts,
         kPostNorm = kQkv + kLinearParts,
         kInputNorm,
+        kQNorm,
+        kKNorm,
         kInputs
     };
     static constexpr size_t kOutputs = 5; // h_out, exit_layer, qkv, caches
@@ -113,8 +115,13 @@ struct BlockOperator
                 throw std::invalid_argument("rotary_dim is odd");
             w.scale = node.real("scale");
             positions = node.size("max_seq_len");
-            w.cos = node.required_weight<float>(kCos, "rotary_cos", {positions, w.rotary / 2});
-            w.sin = node.required_weight<float>(kSin, "rotary_sin", {positions, w.rotary / 2});
+            if (w.rotary != 0)
+            {
+                w.cos = node.required_weight<float>(kCos, "rotary_cos", {positions, w.rotary / 2});
+                w.sin = node.required_weight<float>(kSin, "rotary_sin", {positions, w.rotary / 2});
+            }
+            w.q_norm = node.weight<float>(kQNorm, "q_norm", {w.head_dim});
+            w.k_norm = node.weight<float>(kKNorm, "k_norm", {w.head_dim});
         }
         if (w.layer > 0)
         {
@@ -147,6 +154,8 @@ struct BlockOperator
         }
         memory.add(w.post_norm, hidden);
         memory.add(w.input_norm, hidden);
+        memory.add(w.q_norm, w.head_dim);
+        memory.add(w.k_norm, w.head_dim);
         memory.take();
     }
 
@@ -382,6 +391,7 @@ extern "C"
         OrtApi const* api = base->GetApi(kApiVersion);
         return guarded(api, [&]
         {
+            river::kernels(); // a wrong name of them is said here, once
             if (domain == nullptr)
             {
                 check(create_domain(api, "river_trt.cpu", &domain));
@@ -407,10 +417,17 @@ extern "C"
         return river::g_trace.stop();
     }
 
-    // The name of the kernels that this processor gets.
+    // The name of the kernels that run; nothing where none of the name asked for do.
     __attribute__((visibility("default"))) const char* river_cpu_kernels()
     {
-        return river::kernels().name;
+        try
+        {
+            return river::kernels().name;
+        }
+        catch (std::invalid_argument const&)
+        {
+            return nullptr;
+        }
     }
 
 } // extern "C"

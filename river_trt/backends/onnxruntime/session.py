@@ -89,14 +89,22 @@ def open_session(directory: Path, manifest: Manifest, options: SessionOptions) -
 
 
 def session_settings(manifest: Manifest, options: SessionOptions) -> ort.SessionOptions:
-    """Of whatever runs the engine's operators."""
+    """Of whatever runs the engine's operators.
+
+    Raises RiverError where the native kernels cannot be compiled, or where none have the name in
+    $RIVER_TRT_CPU_KERNELS.
+    """
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only
     # ONNX Runtime's default knows no quota and binds threads to cores that others may hold.
     settings.intra_op_num_threads = options.threads or usable_cores()
     if manifest.backend.kernels == "native":
         settings.add_session_config_entry(SPIN_ENTRY, str(SPIN_US))
-        settings.register_custom_ops_library(str(native_library(options.progress)))
+        library = native_library(options.progress)
+        try:
+            settings.register_custom_ops_library(str(library))
+        except Exception as error:  # as in open_graph; its reason comes last
+            raise RiverError(str(error).split(" : ")[-1]) from error
     return settings
 
 

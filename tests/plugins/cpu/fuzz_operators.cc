@@ -39,6 +39,8 @@ enum Input
     kQkv = kDown + kParts,
     kPostNorm = kQkv + kParts,
     kInputNorm,
+    kQNorm,
+    kKNorm,
     kInputs
 };
 
@@ -195,6 +197,9 @@ Case make_block(Random& random)
         }
         for (size_t i : {kCos, kSin})
             made.put(i, kFloat, {positions, rotary / 2}, true, random);
+        if (random() % 2)
+            for (size_t i : {kQNorm, kKNorm})
+                made.put(i, kFloat, {dim}, true, random);
     }
     else if (layer > 0)
     {
@@ -417,6 +422,8 @@ int check_known(Random& random)
         {"k_cache", absent(kKCache)},
         {"post_norm", absent(kPostNorm)},
         {"input_norm", narrow(kInputNorm, 0)},
+        {"k_norm", [](Case& made, Random& random)
+    { made.put(kKNorm, kFloat, {made.info.integers["head_dim"] + 1}, true, random); }},
         {"h_out", [](Case& made, Random&) { made.context.taken[0] = false; }},
         {"exit_layer", [](Case& made, Random&) { made.context.taken[1] = false; }},
         {"qkv", [](Case& made, Random&) { made.context.taken[2] = false; }},
