@@ -14,13 +14,13 @@ namespace river
 
 // Rows of the cache that are read some microseconds from now: to the second cache, whose queue of
 // reads is longer than the first one's.
-template <typename Vector, typename Value>
+template <typename Value>
 inline void fetch_rows(Value const* rows, size_t count, size_t dim)
 {
     char const* at = reinterpret_cast<char const*>(rows);
     char const* const end = at + count * cached_width<Value>(dim) * sizeof(Value);
     for (; at < end; at += 64)
-        Vector::fetch(at);
+        __builtin_prefetch(at, 0, 2);
 }
 
 // scores[q][i] = q . k[i], for kQueries queries. kAtOnce keys are read for all of them.
@@ -172,9 +172,9 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
             {
                 constexpr size_t kAtOnce = decltype(at_once)::value;
                 if (i < values)
-                    fetch_rows<Vector>(v + i * width, kAtOnce, dim);
+                    fetch_rows(v + i * width, kAtOnce, dim);
                 if (i < next)
-                    fetch_rows<Vector>(k + step_by + i * width, kAtOnce, dim);
+                    fetch_rows(k + step_by + i * width, kAtOnce, dim);
                 score_keys<Vector, kFirst, kAtOnce>(queries.q, k + i * width, dim, weights, i);
                 if constexpr (kQueries > kMost)
                 {

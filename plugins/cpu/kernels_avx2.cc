@@ -753,10 +753,6 @@ struct Eight
     {
         _mm256_storeu_ps(at, value);
     }
-    static void fetch(char const* at)
-    {
-        _mm_prefetch(at, _MM_HINT_T1);
-    }
     static Register multiply(Register a, Register b)
     {
         return _mm256_mul_ps(a, b);

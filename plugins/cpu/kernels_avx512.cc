@@ -589,10 +589,6 @@ struct Sixteen
     {
         _mm512_storeu_ps(at, value);
     }
-    static void fetch(char const* at)
-    {
-        _mm_prefetch(at, _MM_HINT_T1);
-    }
     static Register multiply(Register a, Register b)
     {
         return _mm512_mul_ps(a, b);
