@@ -134,6 +134,7 @@ public:
         , normed_(scratch.floats(3, rows_ * w_.hidden))
         , active_(scratch.floats(4, rows_ * w_.intermediate()))
         , scores_(scratch.floats(5, rows_))
+        , projected_(scratch.floats(11, w_.out_norm || w_.down_norm ? rows_ * w_.hidden : 0))
     {
         use_river_.resize(rows_);
         if (w_.o.present())
@@ -361,7 +362,10 @@ private:
             size_t const each = w_.num_heads / w_.num_kv_heads;
             size_t const end = std::min(in_.seq * each, (block + 1) * together_);
             attend_part(batch, kv_head, block, 0, 0);
-            for (size_t p = 1; p * kPart < past + (end - 1) / each + 1; ++p)
+            size_t const oldest = past + block * together_ / each + 1; // its keys, from the first
+            size_t const seen = w_.window != 0 && oldest > w_.window ? oldest - w_.window : 0;
+            for (size_t p = std::max<size_t>(1, seen / kPart);
+                p * kPart < past + (end - 1) / each + 1; ++p)
             {
                 attend_part(batch, kv_head, block, p, 1);
                 for (size_t i = block * together_; i < end; ++i)
@@ -383,9 +387,11 @@ private:
             if (item / split_ % blocks_ + 1 != blocks_)
                 continue;
             size_t const batch = item / split_ / blocks_ / w_.num_kv_heads;
-            size_t const keys = in_.past_lengths[batch] + in_.seq, start = item % split_ * kPart;
-            if (start < keys)
-                slots += split_ == 1 ? keys : std::min(kPart, keys - start);
+            size_t const past = in_.past_lengths[batch], keys = past + in_.seq;
+            size_t const first = w_.window != 0 && past + 1 > w_.window ? past + 1 - w_.window : 0;
+            size_t const start = split_ == 1 ? first : std::max(first, item % split_ * kPart);
+            size_t const end = split_ == 1 ? keys : std::min(keys, (item % split_ + 1) * kPart);
+            slots += start < end ? end - start : 0;
         }
         return slots * slot;
     }
@@ -420,7 +426,11 @@ private:
             size_t const place = query(batch, kv_head, start + i);
             size_t const seen = in_.past_lengths[batch] + (start + i) / each + 1;
             queries.q[i] = queries_ + place * dim;
+            size_t const first = w_.window != 0 && seen > w_.window ? seen - w_.window : 0;
+            queries.firsts[i] = std::min(kPart, first > key ? first - key : 0);
             queries.counts[i] = std::min(kPart, seen > key ? seen - key : 0);
+            if (queries.firsts[i] == queries.counts[i])
+                queries.firsts[i] = queries.counts[i] = 0;
             queries.out[i] = sums(place, kept);
         }
         // Many rows find keys where the rows before them left them: in a cache.
@@ -486,17 +496,23 @@ private:
 
     void run_o(LinearChunk const& chunk)
     {
-        add_to_residual(w_.o, lists(Scratch::kO), in_.h_in, chunk);
+        add_to_residual(w_.o, w_.out_norm, lists(Scratch::kO), in_.h_in, chunk);
     }
     void run_down(LinearChunk const& chunk)
     {
-        add_to_residual(w_.down, lists(Scratch::kDown), out_.h_out, chunk);
+        add_to_residual(w_.down, w_.down_norm, lists(Scratch::kDown), out_.h_out, chunk);
     }
 
-    // h_out = residual + linear(x)
-    void add_to_residual(Linear const& linear, LinearRows const& rows, float const* residual,
-        LinearChunk const& chunk) const
+    // h_out = residual + linear(x); linear(x) alone, to projected_, where it is normed first.
+    void add_to_residual(Linear const& linear, float const* norm, LinearRows const& rows,
+        float const* residual, LinearChunk const& chunk) const
     {
+        if (norm != nullptr)
+        {
+            apply(kernels_, linear, rows, chunk, [&](size_t row, float const* values)
+            { store(values, chunk, w_.hidden, projected_ + row * w_.hidden); });
+            return;
+        }
         size_t const start = chunk.first * kPanel;
         size_t const columns = std::min(w_.hidden, start + chunk.count * kPanel) - start;
         apply(kernels_, linear, rows, chunk, [&](size_t row, float const* values)
@@ -516,10 +532,22 @@ private:
             out[i] = x[i] * scale * weight[i];
     }
 
+    // The row's h_out = residual + norm(projected_), where a norm comes before the sum.
+    void add_normed(float const* weight, float const* residual, size_t row) const
+    {
+        if (weight == nullptr)
+            return;
+        float *projected = projected_ + row * w_.hidden, *after = out_.h_out + row * w_.hidden;
+        norm(projected, weight, w_.hidden, projected);
+        for (size_t i = 0; i < w_.hidden; ++i)
+            after[i] = residual[row * w_.hidden + i] + projected[i];
+    }
+
     void norm_mlp(size_t first, size_t count)
     {
         for (size_t row = first; row < first + count; ++row)
         {
+            add_normed(w_.out_norm, in_.h_in, row);
             norm(out_.h_out + row * w_.hidden, w_.post_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.gate_up, normed_, first, count);
@@ -534,8 +562,8 @@ private:
             for (size_t p = 0; p < chunk.count; p += 2, values += 2 * kPanel)
             {
                 size_t const start = (chunk.first + p) / 2 * kPanel;
-                kernels_.silu_mul(values, values + kPanel, std::min(kPanel, size - start),
-                    active_ + row * size + start);
+                (w_.gelu ? kernels_.gelu_mul : kernels_.silu_mul)(values, values + kPanel,
+                    std::min(kPanel, size - start), active_ + row * size + start);
             }
         });
     }
@@ -543,7 +571,10 @@ private:
     void score(size_t first, size_t count)
     {
         for (size_t row = first; row < first + count; ++row)
+        {
+            add_normed(w_.down_norm, out_.h_out, row);
             scores_[row] = cosine(row);
+        }
     }
 
     float cosine(size_t row) const
@@ -634,7 +665,7 @@ private:
     std::vector<char>& use_river_;
     PreparedRows const prepared_;
     float const* attended_;
-    float *const normed_, *const active_, *const scores_;
+    float *const normed_, *const active_, *const scores_, *const projected_;
     float *queries_ = nullptr, *result_ = nullptr, *rotated_ = nullptr;
     float *partial_ = nullptr, *found_ = nullptr;
     size_t blocks_ = 0, split_ = 1; // of a KV head's queries; chunks of a block

@@ -636,7 +636,7 @@ void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
 } // namespace
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, fine, kAvx2.widened, kAvx2.round_row,
-    round_fine, kAvx2.dot, kAvx2.silu_mul, attend, kAvx2.narrow};
+    round_fine, kAvx2.dot, kAvx2.silu_mul, kAvx2.gelu_mul, attend, kAvx2.narrow};
 
 } // namespace river
 
