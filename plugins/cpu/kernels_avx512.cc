@@ -16,7 +16,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention.h"
+#include "attention_widened.h"
 #include "kernels.h"
 
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
@@ -563,6 +563,7 @@ struct Sixteen
     static constexpr size_t kWidth = 16;
     static constexpr size_t kScored = 6; // queries whose sums with four keys fit the registers
     static constexpr size_t kWide = 4;   // registers of values, beside the sums of six queries
+    static constexpr size_t kTileQueries = 3, kTileRegisters = 2; // of widened keys
 
     static Register zero()
     {
@@ -589,6 +590,16 @@ struct Sixteen
     {
         _mm512_storeu_ps(at, value);
     }
+    // In a register for all that use it: GCC 12 reads memory each time.
+    static Register held(Register value)
+    {
+        asm("" : "+v"(value));
+        return value;
+    }
+    static Register add(Register a, Register b)
+    {
+        return _mm512_add_ps(a, b);
+    }
     static Register multiply(Register a, Register b)
     {
         return _mm512_mul_ps(a, b);
@@ -603,6 +614,50 @@ struct Sixteen
             _mm256_hadd_ps(sum_halves(of[2]), sum_halves(of[3])));
         _mm_storeu_ps(
             sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+    }
+    // The lane that is number i in the order in which sum_four adds neighbours up.
+    static constexpr size_t lane(size_t i)
+    {
+        return i / 2 + i % 2 * 8;
+    }
+    static void transpose(Register (&rows)[16])
+    {
+        Register pairs[16], fours[16], eights[16];
+        RIVER_UNROLL
+        for (size_t i = 0; i < 16; i += 2)
+        {
+            pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        RIVER_UNROLL
+        for (size_t i = 0; i < 16; i += 4)
+        { // columns 0, 1, 2 and 3 of each part of four, of rows i .. i + 3
+            RIVER_UNROLL
+            for (size_t j = 0; j < 2; ++j)
+            {
+                __m512d const a = _mm512_castps_pd(pairs[i + j]);
+                __m512d const b = _mm512_castps_pd(pairs[i + j + 2]);
+                fours[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                fours[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        RIVER_UNROLL
+        for (size_t i = 0; i < 4; ++i)
+        { // parts 0 and 2, then 1 and 3, of eight rows
+            RIVER_UNROLL
+            for (size_t half = 0; half < 16; half += 8)
+            {
+                Register const a = fours[half + i], b = fours[half + i + 4];
+                eights[half + i] = _mm512_shuffle_f32x4(a, b, 0x88);
+                eights[half + i + 4] = _mm512_shuffle_f32x4(a, b, 0xdd);
+            }
+        }
+        RIVER_UNROLL
+        for (size_t i = 0; i < 8; ++i)
+        {
+            rows[i] = _mm512_shuffle_f32x4(eights[i], eights[i + 8], 0x88);
+            rows[i + 8] = _mm512_shuffle_f32x4(eights[i], eights[i + 8], 0xdd);
+        }
     }
     static float largest(float const* scores) // [kKeys]
     {
@@ -633,10 +688,21 @@ void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
     attend_with<Sixteen>(queries, k, v, dim);
 }
 
+void widen(CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys const& to)
+{
+    widen_with<Sixteen>(k, v, count, dim, to);
+}
+
+void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
+{
+    attend_widened_with<Sixteen>(queries, of, scaled, dim);
+}
+
 } // namespace
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, fine, kAvx2.widened, kAvx2.round_row,
-    round_fine, kAvx2.dot, kAvx2.silu_mul, attend, kAvx2.narrow};
+    round_fine, kAvx2.dot, kAvx2.silu_mul, attend, kAvx2.narrow, kMaxRows, Sixteen::kWidth, widen,
+    attend_widened};
 
 } // namespace river
 

@@ -556,6 +556,49 @@ void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, fl
     }
 }
 
+// Keys widened for many queries give what `attend` gives, to the bit.
+void test_widened(Kernels const& kernels, size_t dim, size_t count, Held held, float scale)
+{
+    Cache k(count, dim, held), v(count, dim, held);
+    auto q = normals(kMaxQueries * dim);
+    for (float& value : q)
+        value *= scale;
+    size_t const width = held == Held::kCodes ? cached_width<int8_t>(dim) : dim;
+    std::vector<float> buffer(WidenedKeys::floats(dim), NAN);
+    WidenedKeys const widened = WidenedKeys::in(buffer.data(), dim);
+    for (size_t size = 1; size <= kMaxQueries; ++size)
+    {
+        std::vector<float> out(size * dim, 0.0f), wanted(size * dim, NAN);
+        Queries queries, by_attend;
+        queries.size = by_attend.size = size;
+        for (size_t r = 0; r < size; ++r)
+        {
+            queries.q[r] = by_attend.q[r] = q.data() + r * dim;
+            by_attend.counts[r] = count > 2 * r ? count - 2 * r : 0;
+            queries.out[r] = out.data() + r * dim;
+            by_attend.out[r] = wanted.data() + r * dim;
+            queries.largest[r] = -INFINITY;
+            queries.total[r] = 0.0f;
+        }
+        kernels.attend(by_attend, k.rows(), v.rows(), dim);
+        for (size_t key = 0; key < count; key += kKeys)
+        {
+            for (size_t r = 0; r < size; ++r)
+            {
+                size_t const seen = by_attend.counts[r];
+                queries.counts[r] = std::min(kKeys, seen > key ? seen - key : 0);
+            }
+            kernels.widen(k.rows().from(key * width), v.rows().from(key * width),
+                std::min(kKeys, count - key), dim, widened);
+            kernels.attend_widened(queries, widened, held == Held::kCodes, dim);
+        }
+        expect(std::equal(queries.total, queries.total + size, by_attend.total)
+                && std::equal(queries.largest, queries.largest + size, by_attend.largest),
+            "attend_widened: other weights than attend's");
+        expect(out == wanted, "attend_widened: other values than attend's");
+    }
+}
+
 void test_attend(Kernels const& kernels)
 {
     for (size_t dim : {4, 8, 16, 32, 40, 64, 80, 128})
@@ -565,7 +608,11 @@ void test_attend(Kernels const& kernels)
             for (Held held : {Held::kSingle, Held::kHalf, Held::kCodes})
             {
                 for (float scale : {1.0f, 30.0f})
+                {
                     test_attend(kernels, dim, count, held, scale);
+                    if (kernels.widened_multiple != 0 && dim % kernels.widened_multiple == 0)
+                        test_widened(kernels, dim, count, held, scale);
+                }
             }
         }
     }
