@@ -628,12 +628,14 @@ void test_tiles(Kernels const& many, Kernels const& few)
         {
             for (bool symmetric : {false, true})
             {
-                size_t const inputs = 3 * group_size - 20, panels = 3;
+                // Enough of one size that the inputs are worked on in parts.
+                size_t const groups = group_size == 64 ? 23 : 3, panels = 3;
+                size_t const inputs = groups * group_size - 20;
                 Quantised const weight(inputs, panels, group_size, bits, symmetric, false);
-                size_t const width = 3 * group_size, most = many.most_rounded;
+                size_t const width = groups * group_size, most = many.most_rounded;
                 auto const x = normals(most * inputs);
                 std::vector<int8_t> codes(2 * most * width);
-                std::vector<float> scales(most * 3), sums(most * 3);
+                std::vector<float> scales(most * groups), sums(most * groups);
                 for (size_t gap : {0, 1, 20}) // uneven from the row on
                 {
                     std::vector<RoundedRow> rows;
@@ -641,9 +643,10 @@ void test_tiles(Kernels const& many, Kernels const& few)
                     {
                         size_t const place = (r + (gap != 0 && r >= gap)) * width;
                         few.round_row(x.data() + r * inputs, inputs, group_size,
-                            codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r);
-                        rows.push_back(
-                            {codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r});
+                            codes.data() + place, scales.data() + groups * r,
+                            sums.data() + groups * r);
+                        rows.push_back({codes.data() + place, scales.data() + groups * r,
+                            sums.data() + groups * r});
                     }
                     for (size_t count : {size_t{15}, size_t{16}, size_t{39}, most})
                     {
@@ -663,7 +666,7 @@ void test_tiles(Kernels const& many, Kernels const& few)
     }
     for (size_t group_size : {32, 64, 128})
     {
-        size_t const inputs = 3 * group_size - 20, panels = 3;
+        size_t const inputs = (group_size == 64 ? 12 : 3) * group_size - 20, panels = 3;
         Quantised const weight(inputs, panels, group_size, 8, false, false);
         auto const x = normals(50 * inputs);
         for (size_t gap : {0, 1})
