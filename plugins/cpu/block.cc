@@ -515,7 +515,8 @@ private:
         if (of[1] == 0.0f) // it saw no key
             return;
         float const largest = std::max(of[0], so_far[0]);
-        float const a = std::exp(so_far[0] - largest), b = std::exp(of[0] - largest);
+        float const a = so_far[0] == largest ? 1.0f : std::exp(so_far[0] - largest);
+        float const b = of[0] == largest ? 1.0f : std::exp(of[0] - largest);
         for (size_t d = 0; d < w_.head_dim; ++d)
             result[d] = result[d] * a + more[d] * b;
         so_far[0] = largest;

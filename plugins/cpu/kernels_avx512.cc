@@ -585,6 +585,22 @@ inline __m512 exp_16(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
+void silu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    for (size_t i = 0; i < size; i += 16)
+    {
+        size_t const left = size - i;
+        __mmask16 const some = left < 16 ? static_cast<__mmask16>((1u << left) - 1) : 0xffff;
+        __m512 const g = _mm512_maskz_loadu_ps(some, gate + i);
+        // Beyond 88, e^-g has no end, and silu is zero.
+        __m512 const e =
+            exp_16(_mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), g), _mm512_set1_ps(88.0f)));
+        __m512 const silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+        _mm512_mask_storeu_ps(
+            out + i, some, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(some, up + i)));
+    }
+}
+
 inline __m256 sum_halves(__m512 v)
 {
     return _mm256_add_ps(_mm512_castps512_ps256(v),
@@ -736,7 +752,7 @@ void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t
 } // namespace
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, fine, kAvx2.widened, kAvx2.round_row,
-    round_fine, kAvx2.dot, kAvx2.silu_mul, attend, kAvx2.narrow, kMaxRows, Sixteen::kWidth, widen,
+    round_fine, kAvx2.dot, silu_mul, attend, kAvx2.narrow, kMaxRows, Sixteen::kWidth, widen,
     attend_widened};
 
 } // namespace river
