@@ -16,7 +16,8 @@ from builders.families import ModelConfig
 from river_trt.errors import RiverError
 
 TEXTS, TOKENS = 8, 128
-TRAINING_TEXTS = 100  # pieces of PIECE_TOKENS, for what trains the river
+TUNING_TEXTS = 100  # pieces of PIECE_TOKENS, for what tunes the river
+OWN_TEXT = "what the model wrote itself from beginnings of it"
 BUILT_IN = Path(__file__).with_name("data") / "calibration.txt"
 
 
@@ -27,16 +28,16 @@ class CalibrationText:
 
 
 def read_calibration(
-    tokenizer_file: Path, config: ModelConfig, text: Path | None, training: bool = False
+    tokenizer_file: Path, config: ModelConfig, text: Path | None, tuning: bool = False
 ) -> CalibrationText:
     """Pieces of `text`, or of the text that comes with river-trt, spread over its length.
 
-    training: more of them, and longer; of the built-in texts those that no policy is chosen or
+    tuning: more of them, and longer; of the built-in texts those that no policy is chosen or
     measured on.
     A model without a tokenizer is given token ids drawn at random. Raises RiverError for a text
     that cannot be read, is too short, or cannot be tokenised.
     """
-    count, tokens_each = (TRAINING_TEXTS, PIECE_TOKENS) if training else (TEXTS, TOKENS)
+    count, tokens_each = (TUNING_TEXTS, PIECE_TOKENS) if tuning else (TEXTS, TOKENS)
     length = min(tokens_each, config.max_position_embeddings)
     if not tokenizer_file.is_file():
         if text is not None:
@@ -44,9 +45,10 @@ def read_calibration(
         seeded = torch.Generator().manual_seed(0)
         ids = torch.randint(config.vocab_size, (count, length), generator=seeded)
         return CalibrationText(ids, "random token ids (the model has no tokenizer)")
-    if training and text is None:
+    if tuning and text is None:
         tokenizer = river_trt.text.Tokenizer(Tokenizer.from_file(str(tokenizer_file)))
-        return CalibrationText(training_pieces(tokenizer, length), "the built-in texts")
+        pieces = tuning_pieces(tokenizer, length)
+        return CalibrationText(pieces, f"the built-in texts, and {OWN_TEXT}")
     try:
         content = (text or BUILT_IN).read_text(encoding="utf-8")
     except OSError as error:
@@ -57,11 +59,13 @@ def read_calibration(
     if len(tokens) < length:
         raise RiverError(f"calibration text {text} has {len(tokens)} tokens; {length} are needed")
     source = "the built-in text" if text is None else text.name
+    if tuning:
+        source += f", and {OWN_TEXT}"
     return CalibrationText(spread_pieces(tokens, count, length), source)
 
 
-def training_pieces(tokenizer: river_trt.text.Tokenizer, length: int) -> Tensor:
-    """int64 [TRAINING_TEXTS, length]: pieces of all kinds by turns, those of Texts left out.
+def tuning_pieces(tokenizer: river_trt.text.Tokenizer, length: int) -> Tensor:
+    """int64 [TUNING_TEXTS, length]: pieces of all kinds by turns, those of Texts left out.
 
     A kind that has too few gives them again.
     """
@@ -72,7 +76,7 @@ def training_pieces(tokenizer: river_trt.text.Tokenizer, length: int) -> Tensor:
         file = file_of(kind)
         every = cut_pieces(read_documents(file), tokenizer, length, SKIP, sys.maxsize, file)
         left = [p for p in every if len(p) == length and p.tobytes() not in taken]
-        each = TRAINING_TEXTS // len(KINDS)
+        each = TUNING_TEXTS // len(KINDS)
         chosen = np.linspace(0, len(left) - 1, each) if len(left) > each else np.arange(each)
         kinds.append([left[int(index) % len(left)] for index in chosen])
     by_turns = [piece for turn in zip(*kinds, strict=True) for piece in turn]

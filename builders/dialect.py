@@ -151,31 +151,14 @@ def _(
 
 
 def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, _ = inputs
-    ctx.save_for_backward(*tensors)
+    _, use_river, weight, *_ = inputs
+    assert not use_river.any(), "gradients are the backbone's"
+    ctx.save_for_backward(weight)
 
 
 def _linear_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Of x; on the river of scales and pre_scale too. Codes and the backbone get none."""
-    x, use_river, weight, qweight, scales, zero_points, pre_scale = ctx.saved_tensors
-    if not use_river.any():
-        return grad @ weight, *[None] * 7
-    on_river = grad * use_river[..., None]
-    grad_scaled = on_river @ dequantise(qweight, scales, zero_points, x.shape[-1])
-    grad_x = grad_scaled if pre_scale is None else grad_scaled * pre_scale
-    if not use_river.all():
-        grad_x = grad_x + (grad - on_river) @ weight
-    grad_scales = grad_pre_scale = None
-    if ctx.needs_input_grad[4]:
-        scaled = x if pre_scale is None else x * pre_scale
-        grad_weight = on_river.flatten(0, 1).T @ scaled.flatten(0, 1)  # [N, K]
-        grad_weight *= dequantise(qweight, torch.ones_like(scales), zero_points, x.shape[-1])
-        padding = 2 * qweight[0].numel() - x.shape[-1]
-        padded = torch.nn.functional.pad(grad_weight, (0, padding))
-        grad_scales = padded.view(*scales.shape, -1).sum(-1)
-    if pre_scale is not None and ctx.needs_input_grad[6]:
-        grad_pre_scale = (grad_scaled * x).flatten(0, 1).sum(0)
-    return grad_x, None, None, None, grad_scales, None, grad_pre_scale, None
+    (weight,) = ctx.saved_tensors
+    return grad @ weight, *[None] * 7
 
 
 def _keep_attention(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -192,7 +175,7 @@ def _attention_gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | N
 
 
 # For calibration, which asks how much each layer matters (builders/calibration/first_order.py), and
-# for what trains the river (builders/river_tuning.py).
+# for what tunes the river (builders/tuning).
 linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
 attention.register_autograd(_attention_gradients, setup_context=_keep_attention)
 

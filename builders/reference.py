@@ -22,8 +22,8 @@ def load_reference(
     """The whole model in memory, with the river that the recipe's engine would have."""
     quantiser = make_quantiser(recipe.quantiser, recipe.group_size, recipe.symmetric)
     river = river_format(source.config, quantiser, recipe.group_size, recipe.symmetric)
-    trains = isinstance(quantiser, Tuned)
-    ids = read_calibration(tokenizer_file, source.config, None, trains).token_ids
+    tunes = isinstance(quantiser, Tuned)
+    ids = read_calibration(tokenizer_file, source.config, None, tunes).token_ids
     return load_decoder(source, quantiser, river, max_seq_len, ids)
 
 

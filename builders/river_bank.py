@@ -52,7 +52,7 @@ def stream_layers(
     rivers = None
     if isinstance(quantiser, Tuned):
         assert calibration_ids is not None, f"{quantiser.name} reads calibration text"
-        rivers = _trained(source, quantiser, shared, calibration_ids, progress)
+        rivers = _tuned(source, quantiser, shared, calibration_ids, progress)
     calibration = None
     if quantiser.needs_inputs:
         assert calibration_ids is not None, f"{quantiser.name} reads calibration text"
@@ -80,23 +80,33 @@ def stream_layers(
         yield LayerBanks(weights, river)
 
 
-def _trained(
+def _tuned(
     source: ModelSource,
     quantiser: Tuned,
     shared: SharedWeights,
     calibration_ids: Tensor,
     progress: Progress,
 ) -> list[dict[str, RiverWeight]]:
-    """The river of every layer, its scales trained once all are quantised."""
-    from builders.river_tuning import check_memory, tune_river  # it trains what this module makes
+    """The river of every layer, tuned once all are quantised."""
+    from builders.tuning.tune import check_memory, tune_river  # it tunes what this module makes
 
     check_memory(source)
     rivers: list[dict[str, RiverWeight]] = []
-    progress("quantising for tuning", 0, source.config.num_layers)
-    for bank in stream_layers(source, quantiser.start(), shared, calibration_ids):
-        rivers.append(bank.river)
-        progress("quantising for tuning", len(rivers), source.config.num_layers)
-    return tune_river(source, shared, rivers, calibration_ids, progress)
+    layers = source.config.num_layers
+    start, calibration = (
+        quantiser.start(),
+        CalibrationInputs(source.config, shared.embedding, calibration_ids[:TEXTS]),
+    )
+    for index in range(layers):
+        progress("quantising before tuning", index, layers)
+        weights = source.layer(index)
+        inputs = calibration.advance(weights)
+        rivers.append(
+            {name: start.quantise(w, inputs[name]) for name, w in weights.linears.items()}
+        )
+    progress("quantising before tuning", layers, layers)
+    tuned = tune_river(source, shared, rivers, calibration_ids, progress)
+    return [fold_down_pre_scale(r) for r in tuned] if folds_down(source.config, start) else tuned
 
 
 def folds_down(config: ModelConfig, quantiser: Quantiser) -> bool:

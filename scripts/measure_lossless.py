@@ -17,13 +17,14 @@ from rich.table import Table
 import river_trt
 from river_trt import GenerationConfig
 from scripts.research.lossless import Group, acceptance, measure, print_speeds
-from scripts.research.prompts import PROMPTS
+from scripts.research.prompts import PROMPTS, QUOTING
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--quoting", action="store_true", help="prompts whose answers quote them")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--batch", type=int, default=1, help="prompts decoded together")
     parser.add_argument("--rounds", type=int, default=3)
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine = river_trt.load(
         args.engine, max_batch_size=args.batch, max_seq_len=1024, threads=args.threads
     )
-    texts = PROMPTS[: args.prompts]
+    texts = (QUOTING if args.quoting else PROMPTS)[: args.prompts]
     prompts = [engine.chat_prompt([{"role": "user", "content": text}]) for text in texts]
     starts = range(0, len(prompts), args.batch)
 

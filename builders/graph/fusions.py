@@ -24,6 +24,36 @@ def pack_qkv(program: Program) -> Program:
     return replace(program, operations=replaced(program.operations, fused))
 
 
+def pack_head_norms(program: Program, norm_type: str = "RMSNormalization") -> Program:
+    """qkv -- Split -- q, k, v; q, k -- norm of each head -- Attention   becomes   qkv -- Attention
+
+    whose attributes `q_norm` and `k_norm` are the names of the norms' weights.
+    """
+    producers = program.producers()
+    fused: dict[int, Operation | None] = {}
+    for attention in program.operations:
+        if attention.op_type != "Attention":
+            continue
+        joins = [producers[tensor] for tensor in attention.inputs[:2] if tensor in producers]
+        if [join.op_type for join in joins] != ["Reshape", "Reshape"]:
+            continue
+        norms = [producers[join.inputs[0]] for join in joins]
+        heads = [producers[norm.inputs[0]] for norm in norms]
+        split = producers[heads[0].inputs[0]]
+        assert [norm.op_type for norm in norms] == [norm_type] * 2 and split.op_type == "Split"
+        assert split.outputs == (heads[0].inputs[0], heads[1].inputs[0], attention.inputs[2])
+        fused |= {id(operation): None for operation in (split, *joins, *norms, *heads)}
+        fused[id(attention)] = replace(
+            attention,
+            inputs=(split.inputs[0], "", "", *attention.inputs[3:]),
+            attributes=attention.attributes
+            | {"q_norm": norms[0].inputs[1], "k_norm": norms[1].inputs[1]},
+        )
+    if not fused:
+        return program
+    return replace(program, operations=_needed(replaced(program.operations, fused)))
+
+
 def static_head_norms(program: Program, norm_type: str = "SimplifiedLayerNormalization") -> Program:
     """x -- Reshape(heads) -- norm -- Reshape(joined)   with the shapes as constants
 

@@ -1,4 +1,4 @@
-"""AWQ, whose scales are then trained, all layers together: builders/river_tuning.py does that."""
+"""AWQ, whose codes are then chosen by what the whole model feels: builders/tuning does that."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ class Tuned:
     needs_inputs: bool = True
 
     def start(self) -> Quantiser:
-        """What the training begins with."""
+        """What the tuning begins with."""
         from builders.quantisers.awq import Awq  # and modelopt
 
         return Awq(self.group_size, self.symmetric)
 
     def quantise(self, weight: torch.Tensor, inputs: torch.Tensor | None = None) -> RiverWeight:
-        """Of one linear alone, before any training."""
+        """Of one linear alone, before any tuning."""
         return self.start().quantise(weight, inputs)

@@ -138,7 +138,7 @@ void add_widened(Queries& queries, size_t first, float const (*weights)[kKeys], 
     }
 }
 
-// dim: a multiple of the registers' width.
+// Queries see all keys from the first on. dim: a multiple of the registers' width.
 template <typename Vector>
 void attend_widened_with(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
 {
@@ -151,7 +151,7 @@ void attend_widened_with(Queries& queries, WidenedKeys const& of, bool scaled, s
         for (size_t i = 0; scaled && i < count; ++i)
             weights[r][i] *= of.scales[0][i];
         before[r] =
-            weigh<Vector>(weights[r], queries.counts[r], queries.largest[r], queries.total[r]);
+            weigh<Vector>(weights[r], 0, queries.counts[r], queries.largest[r], queries.total[r]);
         for (size_t i = 0; scaled && i < count; ++i)
             weights[r][i] *= of.scales[1][i];
     }

@@ -136,6 +136,7 @@ public:
         , normed_(scratch.floats(3, rows_ * w_.hidden))
         , active_(scratch.floats(4, rows_ * w_.intermediate()))
         , scores_(scratch.floats(5, rows_))
+        , projected_(scratch.floats(11, w_.out_norm || w_.down_norm ? rows_ * w_.hidden : 0))
     {
         use_river_.resize(rows_);
         if (w_.o.present())
@@ -267,7 +268,7 @@ private:
         found_ = scratch_.floats(10, 2 * kept * heads);
         step("append", &Block::append, rows_, kRowChunk);
         // From four blocks on, widened keys are used often enough.
-        widens_ = split_ == 1 && blocks_ >= 4 && kernels_.widened_multiple != 0
+        widens_ = split_ == 1 && w_.window == 0 && blocks_ >= 4 && kernels_.widened_multiple != 0
             && dim % kernels_.widened_multiple == 0;
         step("attend", &Block::attend, items * split_,
             std::clamp<size_t>(items * split_ / (8 * threads), 1, kMaxBlocks));
@@ -281,14 +282,15 @@ private:
         {
             size_t const batch = row / in_.seq, slot = in_.past_lengths[batch] + row % in_.seq;
             float const* x = in_.qkv + row * (heads + 2 * kv_heads) * dim;
+            float* turned = rotated_ + row * dim;
             for (size_t head = 0; head < heads; ++head, x += dim)
             {
-                rotate(x, slot, w_.scale, queries_ + (row * heads + head) * dim);
+                float* query = queries_ + (row * heads + head) * dim;
+                rotate(normed_head(x, w_.q_norm, turned), slot, w_.scale, query);
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
             {
-                float* turned = rotated_ + row * dim;
-                rotate(x, slot, 1.0f, turned);
+                rotate(normed_head(x, w_.k_norm, turned), slot, 1.0f, turned);
                 keep(turned, in_.k_cache.from(cache_at(batch, head, slot)));
             }
             for (size_t head = 0; head < kv_heads; ++head, x += dim)
@@ -324,6 +326,16 @@ private:
         return ((batch * w_.num_kv_heads + kv_head) * in_.cache_length + slot) * cache_width();
     }
 
+    // x [head_dim] itself where the model has no such norm, else in `out`.
+    float const* normed_head(float const* x, float const* weight, float* out) const
+    {
+        if (weight == nullptr)
+            return x;
+        norm(x, weight, w_.head_dim, out);
+        return out;
+    }
+
+    // out may be x.
     void rotate(float const* x, size_t position, float scale, float* out) const
     {
         size_t const half = w_.rotary / 2;
@@ -357,7 +369,10 @@ private:
             size_t const each = w_.num_heads / w_.num_kv_heads;
             size_t const end = std::min(in_.seq * each, (block + 1) * together_);
             attend_part(batch, kv_head, block, 0, 0);
-            for (size_t p = 1; p * kPart < past + (end - 1) / each + 1; ++p)
+            size_t const oldest = past + block * together_ / each + 1; // its keys, from the first
+            size_t const seen = w_.window != 0 && oldest > w_.window ? oldest - w_.window : 0;
+            for (size_t p = std::max<size_t>(1, seen / kPart);
+                p * kPart < past + (end - 1) / each + 1; ++p)
             {
                 attend_part(batch, kv_head, block, p, 1);
                 for (size_t i = block * together_; i < end; ++i)
@@ -379,9 +394,11 @@ private:
             if (item / split_ % blocks_ + 1 != blocks_)
                 continue;
             size_t const batch = item / split_ / blocks_ / w_.num_kv_heads;
-            size_t const keys = in_.past_lengths[batch] + in_.seq, start = item % split_ * kPart;
-            if (start < keys)
-                slots += split_ == 1 ? keys : std::min(kPart, keys - start);
+            size_t const past = in_.past_lengths[batch], keys = past + in_.seq;
+            size_t const first = w_.window != 0 && past + 1 > w_.window ? past + 1 - w_.window : 0;
+            size_t const start = split_ == 1 ? first : std::max(first, item % split_ * kPart);
+            size_t const end = split_ == 1 ? keys : std::min(keys, (item % split_ + 1) * kPart);
+            slots += start < end ? end - start : 0;
         }
         return slots * slot;
     }
@@ -417,7 +434,11 @@ private:
             size_t const place = query(batch, kv_head, start + i);
             size_t const seen = in_.past_lengths[batch] + (start + i) / each + 1;
             queries.q[i] = queries_ + place * dim;
+            size_t const least = w_.window != 0 && seen > w_.window ? seen - w_.window : 0;
+            queries.firsts[i] = std::min(most, least > key ? least - key : 0);
             queries.counts[i] = std::min(most, seen > key ? seen - key : 0);
+            if (queries.firsts[i] == queries.counts[i])
+                queries.firsts[i] = queries.counts[i] = 0;
             queries.out[i] = sums(place, kept);
         }
     }
@@ -435,8 +456,12 @@ private:
     void attend_part(size_t batch, size_t kv_head, size_t block, size_t part, size_t kept) const
     {
         Queries queries;
-        look_from(queries, batch, kv_head, block, part * kPart, kPart, kept);
-        size_t const at = cache_at(batch, kv_head, part * kPart);
+        size_t const key = part * kPart;
+        look_from(queries, batch, kv_head, block, key, kPart, kept);
+        // Many rows find keys where the rows before them left them: in a cache.
+        size_t const slots = in_.past_lengths[batch] + in_.seq;
+        queries.ahead = rows_ <= kRowChunk && slots > key ? slots - key : 0;
+        size_t const at = cache_at(batch, kv_head, key);
         kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), w_.head_dim);
         keep_found(queries, batch, kv_head, block, kept);
     }
@@ -558,17 +583,23 @@ private:
 
     void run_o(LinearChunk const& chunk)
     {
-        add_to_residual(w_.o, lists(Scratch::kO), in_.h_in, chunk);
+        add_to_residual(w_.o, w_.out_norm, lists(Scratch::kO), in_.h_in, chunk);
     }
     void run_down(LinearChunk const& chunk)
     {
-        add_to_residual(w_.down, lists(Scratch::kDown), out_.h_out, chunk);
+        add_to_residual(w_.down, w_.down_norm, lists(Scratch::kDown), out_.h_out, chunk);
     }
 
-    // h_out = residual + linear(x)
-    void add_to_residual(Linear const& linear, LinearRows const& rows, float const* residual,
-        LinearChunk const& chunk) const
+    // h_out = residual + linear(x); linear(x) alone, to projected_, where it is normed first.
+    void add_to_residual(Linear const& linear, float const* norm, LinearRows const& rows,
+        float const* residual, LinearChunk const& chunk) const
     {
+        if (norm != nullptr)
+        {
+            apply(kernels_, linear, rows, chunk, [&](size_t row, float const* values)
+            { store(values, chunk, w_.hidden, projected_ + row * w_.hidden); });
+            return;
+        }
         size_t const start = chunk.first * kPanel;
         size_t const columns = std::min(w_.hidden, start + chunk.count * kPanel) - start;
         apply(kernels_, linear, rows, chunk, [&](size_t row, float const* values)
@@ -580,19 +611,31 @@ private:
         });
     }
 
-    void norm(float const* x, float const* weight, float* out) const
+    void norm(float const* x, float const* weight, size_t size, float* out) const
     {
-        float const mean = kernels_.dot(x, x, w_.hidden) / static_cast<float>(w_.hidden);
+        float const mean = kernels_.dot(x, x, size) / static_cast<float>(size);
         float const scale = 1.0f / std::sqrt(mean + w_.epsilon);
-        for (size_t i = 0; i < w_.hidden; ++i)
+        for (size_t i = 0; i < size; ++i)
             out[i] = x[i] * scale * weight[i];
+    }
+
+    // The row's h_out = residual + norm(projected_), where a norm comes before the sum.
+    void add_normed(float const* weight, float const* residual, size_t row) const
+    {
+        if (weight == nullptr)
+            return;
+        float *projected = projected_ + row * w_.hidden, *after = out_.h_out + row * w_.hidden;
+        norm(projected, weight, w_.hidden, projected);
+        for (size_t i = 0; i < w_.hidden; ++i)
+            after[i] = residual[row * w_.hidden + i] + projected[i];
     }
 
     void norm_mlp(size_t first, size_t count)
     {
         for (size_t row = first; row < first + count; ++row)
         {
-            norm(out_.h_out + row * w_.hidden, w_.post_norm, normed_ + row * w_.hidden);
+            add_normed(w_.out_norm, in_.h_in, row);
+            norm(out_.h_out + row * w_.hidden, w_.post_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.gate_up, normed_, first, count);
     }
@@ -606,8 +649,8 @@ private:
             for (size_t p = 0; p < chunk.count; p += 2, values += 2 * kPanel)
             {
                 size_t const start = (chunk.first + p) / 2 * kPanel;
-                kernels_.silu_mul(values, values + kPanel, std::min(kPanel, size - start),
-                    active_ + row * size + start);
+                (w_.gelu ? kernels_.gelu_mul : kernels_.silu_mul)(values, values + kPanel,
+                    std::min(kPanel, size - start), active_ + row * size + start);
             }
         });
     }
@@ -615,7 +658,10 @@ private:
     void score(size_t first, size_t count)
     {
         for (size_t row = first; row < first + count; ++row)
+        {
+            add_normed(w_.down_norm, out_.h_out, row);
             scores_[row] = cosine(row);
+        }
     }
 
     float cosine(size_t row) const
@@ -677,7 +723,7 @@ private:
         float const* h = w_.layer == 0 ? in_.h_in : out_.h_out;
         for (size_t row = first; row < first + count; ++row)
         {
-            norm(h + row * w_.hidden, w_.input_norm, normed_ + row * w_.hidden);
+            norm(h + row * w_.hidden, w_.input_norm, w_.hidden, normed_ + row * w_.hidden);
         }
         prepare(w_.qkv, normed_, first, count);
     }
@@ -706,7 +752,7 @@ private:
     std::vector<char>& use_river_;
     PreparedRows const prepared_;
     float const* attended_;
-    float *const normed_, *const active_, *const scores_;
+    float *const normed_, *const active_, *const scores_, *const projected_;
     float *queries_ = nullptr, *result_ = nullptr, *rotated_ = nullptr;
     float *partial_ = nullptr, *found_ = nullptr;
     size_t blocks_ = 0, split_ = 1; // of a KV head's queries; chunks of a block

@@ -110,6 +110,9 @@ struct FineRow
 };
 constexpr int kMostFine = 127 << 8;
 
+// gelu(x) ~ x sigmoid(z) with z = kGelu (x + kGeluCubic x^3): 0.5 (1 + tanh(z / 2)) is sigmoid(z).
+constexpr float kGelu = 1.5957691216057308f, kGeluCubic = 0.044715f;
+
 constexpr size_t kMaxQueries = 6; // that share one read of a key
 
 // Queries that look at the same keys, and what they found.
@@ -117,10 +120,12 @@ struct Queries
 {
     size_t size = 0;
     float const* q[kMaxQueries]; // [dim] each
-    size_t counts[kMaxQueries];  // of the keys that each sees: the first ones
+    // The keys that each sees: from firsts to counts.
+    size_t firsts[kMaxQueries] = {}, counts[kMaxQueries];
     // Sums over its keys: e^(score - largest) v, of `dim` values, and e^(score - largest).
     float* out[kMaxQueries];
     float largest[kMaxQueries], total[kMaxQueries];
+    size_t ahead = 0; // keys, from the first on, that come from memory now; 0: from a cache
 };
 
 // kKeys keys and values of a head, or fewer, as float32. What they are multiples of lies beside them
@@ -168,6 +173,8 @@ struct Kernels
     float (*dot)(float const* a, float const* b, size_t size);
     // out[i] = silu(gate[i]) * up[i]
     void (*silu_mul)(float const* gate, float const* up, size_t size, float* out);
+    // out[i] = gelu(gate[i]) * up[i], with the tanh that approximates it
+    void (*gelu_mul)(float const* gate, float const* up, size_t size, float* out);
     // Fills in what the queries find. One that sees no key finds zeros, and -inf as the largest.
     void (*attend)(Queries& queries, CachedRows k, CachedRows v, size_t dim);
     // To half precision, to nearest even; beyond its range, its largest number.

@@ -752,8 +752,8 @@ void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t
 } // namespace
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, fine, kAvx2.widened, kAvx2.round_row,
-    round_fine, kAvx2.dot, silu_mul, attend, kAvx2.narrow, kMaxRows, Sixteen::kWidth, widen,
-    attend_widened};
+    round_fine, kAvx2.dot, silu_mul, kAvx2.gelu_mul, attend, kAvx2.narrow, kMaxRows,
+    Sixteen::kWidth, widen, attend_widened};
 
 } // namespace river
 

@@ -70,7 +70,7 @@ def add_quantiser_arguments(bank: argparse._ActionsContainer) -> None:
     bank.add_argument(
         "--quantiser",
         metavar="NAME",
-        help="of the river bank: rtn, hqq, awq, or tuned: awq and then training, for minutes",
+        help="of the river bank: rtn, hqq, awq, or tuned: fitted to the whole model, for minutes",
     )
     bank.add_argument(
         "--group-size", type=int, metavar="N", help="weights that share a scale: 32, 64 or 128"

@@ -1,4 +1,6 @@
-"""Forty prompts of different kinds, for the scripts that look at lossless mode."""
+"""Prompts for the scripts that look at lossless mode: forty of different kinds, and eight more
+that are answered with words of their own, as an editor's or a retrieval's are.
+"""
 
 PROMPTS = (
     "Tell me a short story about a fox.",
@@ -41,4 +43,57 @@ PROMPTS = (
     "Explain how a refrigerator cools.",
     "Give arguments for and against working from home.",
     "Write a bash command that finds files larger than one megabyte.",
+)
+
+_MEDIAN = """def median(values):
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) / 2"""
+_STACK = """class Stack:
+    def __init__(self):
+        self.items = []
+
+    def push(self, item):
+        self.items.append(item)
+
+    def pop(self):
+        if not self.items:
+            raise IndexError("the stack is empty")
+        return self.items.pop()
+
+    def __len__(self):
+        return len(self.items)"""
+_QUERY = """SELECT customers.name, COUNT(orders.id) AS orders, SUM(orders.total) AS total
+FROM customers
+JOIN orders ON orders.customer_id = customers.id
+WHERE orders.placed_at >= '2025-01-01'
+GROUP BY customers.name
+HAVING COUNT(orders.id) > 3
+ORDER BY total DESC;"""
+_RECORDS = """{"name": "Ada", "born": 1815, "field": "mathematics", "city": "London"}
+{"name": "Emmy", "born": 1882, "field": "algebra", "city": "Erlangen"}
+{"name": "Grace", "born": 1906, "field": "compilers", "city": "New York"}"""
+_NOTICE = (
+    "The lift in the west wing will be out of service from Monday, 3 March, to Friday, 7 March. "
+    "Please use the stairs or the lift in the east wing. Deliveries go to the loading bay behind "
+    "the building. Visitors who need help are met at the main entrance; call 555-0134 a day ahead."
+)
+_MINUTES = (
+    "The committee met on Tuesday. It agreed to repaint the hall, to mend the roof before winter "
+    "and to buy forty new chairs. Mr Hill will ask three firms for prices. Mrs Baker will write to "
+    "the council about the car park. The next meeting is on the second Tuesday of October."
+)
+QUOTING = (
+    f"Copy this function exactly, and change nothing:\n\n{_MEDIAN}",
+    f"Write out this class again, word for word:\n\n{_STACK}",
+    f"Repeat this query exactly:\n\n{_QUERY}",
+    f"Print these records again, unchanged:\n\n{_RECORDS}",
+    f"Repeat this notice word for word:\n\n{_NOTICE}",
+    f"Quote these minutes in full:\n\n{_MINUTES}",
+    f"Add a comment above this function, and print the whole function:\n\n{_MEDIAN}",
+    f"Here is a class. Show it again with the method `pop` unchanged:\n\n{_STACK}",
 )

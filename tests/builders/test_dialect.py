@@ -68,34 +68,6 @@ def test_linear_takes_each_row_through_its_own_bank(parts):
             torch.testing.assert_close(y[row, token], expected, atol=2e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("flags", [MIXED, torch.ones_like(MIXED), torch.zeros_like(MIXED)])
-@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_gradients_of_linear_are_those_of_its_formula(parts, flags):
-    """Of x, and of what the river's training changes."""
-    zero_points, pre_scale, bias = parts
-
-    def leaf(tensor: Tensor) -> Tensor:
-        return tensor.clone().requires_grad_()
-
-    def formula(x: Tensor, scales: Tensor, factors: Tensor) -> Tensor:
-        river = (x * factors) @ dequantise(QWEIGHT, scales, zero_points, K).T
-        y = torch.where(flags[..., None], river, x @ WEIGHT.T)
-        return y if bias is None else y + bias
-
-    ones = torch.ones(K) if pre_scale is None else pre_scale
-    found, expected = [[leaf(t) for t in (X, SCALES, ones)] for _ in range(2)]
-    scaled = None if pre_scale is None else found[2]
-    y = OPS.linear(found[0], flags, WEIGHT, QWEIGHT, found[1], zero_points, scaled, bias)
-    weights = random(*y.shape, seed=7)
-    (y * weights).sum().backward()
-    (formula(*expected) * weights).sum().backward()
-    torch.testing.assert_close(found[0].grad, expected[0].grad, atol=1e-3, rtol=1e-4)
-    if flags.any():
-        torch.testing.assert_close(found[1].grad, expected[1].grad, atol=1e-3, rtol=1e-4)
-    if flags.any() and pre_scale is not None:
-        torch.testing.assert_close(found[2].grad, expected[2].grad, atol=1e-3, rtol=1e-4)
-
-
 def test_linear_with_all_rows_on_one_bank():
     """No row on the river is a path of its own."""
     arguments = (WEIGHT, QWEIGHT, SCALES, ZERO_POINTS, PRE_SCALE, BIAS)

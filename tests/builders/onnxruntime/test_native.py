@@ -2,24 +2,23 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from builders.families.base import LayerSpec, ModelConfig, QueryScaling, Rope
+from builders.families.base import ModelConfig, QueryScaling
 from builders.onnxruntime.native import choose_kernels
 from builders.source import ModelSource
+from river_trt.backends.base import Step
 from river_trt.errors import CheckpointError
-from tests.builders.tiny_engines import build_pair
+from river_trt.spec import ExitPolicy
+from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, save_tiny_model
+from tests.builders.tiny_engines import build_pair, forced_exit, pair_of
 from tests.builders.tiny_llama import save_tiny_llama
 
 LACKING = {
-    "q/k norms": {"qk_norms": True},
-    "norms after attention and MLP": {"sandwich_norms": True},
     "soft caps": {"final_softcap": 30.0},
-    "sliding windows": {"layers": (LayerSpec(), LayerSpec(window=8))},
-    "layers without RoPE": {"layers": (LayerSpec(), LayerSpec(rope=None))},
-    "partial RoPE": {"ropes": (Rope((1.0,)),)},
     "queries scaled by position": {"query_scaling": QueryScaling(0.1, 64)},
-    "the activation gelu_pytorch_tanh": {"activation": "gelu_pytorch_tanh"},
+    "the activation relu": {"activation": "relu"},
 }
 
 
@@ -52,3 +51,19 @@ def test_both_kernels_read_as_many_bytes(tmp_path):
     assert (native.backbone_layer, native.lm_head) == (stock.backbone_layer, stock.lm_head)
     # A zero point takes a byte there, half a byte here.
     assert 0 <= native.river_layer - stock.river_layer < 0.1 * stock.river_layer
+
+
+@pytest.mark.parametrize("family", ["qwen3", "smollm3", "phi4-mini", "mistral", "gemma3"])
+def test_what_families_add_to_llama(tmp_path, family):
+    """Norms of heads and of sums, windows, other rotations and none; 40 tokens: seven windows."""
+    hf = save_tiny_model(tmp_path / "model", replace(TINY_MODELS[family], quantiser="rtn"))
+    pair = pair_of(tmp_path, hf, kernels="native")
+    ids = np.random.default_rng(0).integers(3, 112, (2, 40))
+    for exit_after in range(1, LAYERS + 1):
+        pair.assert_equal(ids, forced_exit(LAYERS, exit_after))
+    full = ExitPolicy.full_depth(LAYERS)
+    logits, _ = pair.engine.forward(ids[:1], full)
+    for start in range(0, ids.shape[1], 7):  # in steps over a filled cache, to the bit
+        step = Step.whole(ids[:1, start : start + 7], full, past_length=start)
+        found = pair.engine.stepper.session.step(step).logits
+        np.testing.assert_array_equal(found, logits[:, start : start + 7])

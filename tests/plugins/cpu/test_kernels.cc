@@ -424,6 +424,13 @@ void test_vectors(Kernels const& kernels)
         double const wanted = 2.0 * gate[i] / (1.0 + std::exp(-double{gate[i]}));
         expect(near(out[i], wanted, 1e-6), "silu_mul: wrong value");
     }
+    kernels.gelu_mul(gate.data(), up.data(), gate.size(), out.data());
+    for (size_t i = 0; i < gate.size(); ++i)
+    {
+        double const x = gate[i];
+        double const z = std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+        expect(near(out[i], x * (1.0 + std::tanh(z)), 1e-6), "gelu_mul: wrong value");
+    }
 }
 
 void test_narrow(Kernels const& kernels)
@@ -499,7 +506,8 @@ struct Cache
     }
 };
 
-void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, float scale)
+void test_attend(
+    Kernels const& kernels, size_t dim, size_t count, bool windows, Held held, float scale)
 {
     Cache k(count, dim, held), v(count, dim, held);
     auto q = normals(kMaxQueries * dim);
@@ -514,28 +522,30 @@ void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, fl
         {
             queries.q[r] = q.data() + r * dim;
             queries.counts[r] = count > r ? count - r : 0; // of a chunk's tokens, and none
+            queries.firsts[r] = windows && count > 2 * r ? std::min(count - r, 50 + 17 * r) : 0;
             queries.out[r] = out.data() + r * dim;
         }
         kernels.attend(queries, k.rows(), v.rows(), dim);
         for (size_t r = 0; r < size; ++r)
         {
-            size_t const seen = queries.counts[r];
-            std::vector<double> weights(seen), wanted(dim);
+            size_t const first = queries.firsts[r], seen = queries.counts[r];
+            std::vector<double> weights(seen, -INFINITY), wanted(dim);
             double largest = -INFINITY, total = 0.0;
-            for (size_t i = 0; i < seen; ++i)
+            for (size_t i = first; i < seen; ++i)
             {
+                weights[i] = 0.0;
                 for (size_t d = 0; d < dim; ++d)
                     weights[i] += double{queries.q[r][d]} * k.single[i * dim + d];
                 largest = std::max(largest, weights[i]);
             }
             for (double& weight : weights)
                 total += weight = std::exp(weight - largest);
-            for (size_t i = 0; i < seen; ++i)
+            for (size_t i = first; i < seen; ++i)
             {
                 for (size_t d = 0; d < dim; ++d)
                     wanted[d] += weights[i] / total * v.single[i * dim + d];
             }
-            if (seen == 0)
+            if (seen <= first)
             {
                 expect(queries.total[r] == 0.0f && queries.largest[r] == -INFINITY,
                     "attend: something found among no keys");
@@ -546,10 +556,16 @@ void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, fl
                 expect(near(queries.out[r][d] / queries.total[r], wanted[d], scale * 1e-5),
                     "attend: wrong value");
             }
-            attend_all(kernels, queries.q[r], k.rows(), v.rows(), seen, dim, alone.data());
+            Queries one;
+            one.size = 1;
+            one.q[0] = queries.q[r];
+            one.firsts[0] = first;
+            one.counts[0] = seen;
+            one.out[0] = alone.data();
+            kernels.attend(one, k.rows(), v.rows(), dim);
             for (size_t d = 0; d < dim; ++d)
             {
-                expect(alone[d] == queries.out[r][d] / queries.total[r],
+                expect(alone[d] == queries.out[r][d] && one.total[0] == queries.total[r],
                     "attend: a query alone differs");
             }
         }
@@ -609,7 +625,8 @@ void test_attend(Kernels const& kernels)
             {
                 for (float scale : {1.0f, 30.0f})
                 {
-                    test_attend(kernels, dim, count, held, scale);
+                    test_attend(kernels, dim, count, false, held, scale);
+                    test_attend(kernels, dim, count, true, held, scale);
                     if (kernels.widened_multiple != 0 && dim % kernels.widened_multiple == 0)
                         test_widened(kernels, dim, count, held, scale);
                 }
