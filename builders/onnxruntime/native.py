@@ -26,10 +26,8 @@ from river_trt.spec import cache_names
 from river_trt.weight_panels import PANEL, num_panels
 
 BEFORE = ("RMSNormalization", "Linear")
-AFTER = (
-    *("Linear", "Add", "RMSNormalization", "Linear", "Split", "Sigmoid", "Mul", "Mul"),
-    *("Linear", "Add"),
-)
+ACTIVATIONS = {"silu": ("Sigmoid", "Mul"), "gelu_pytorch_tanh": ("Gelu",)}
+HEAD_NORMS = ("q_norm", "k_norm")
 # Of the backbone: weight (float32), weight (float16), qweight, scales, zero_points. Of the river:
 # qweight, scales, zero_points, pre_scale. Then bias.
 LINEAR_PARTS = 10
@@ -59,11 +57,9 @@ def choose_kernels(config: ModelConfig, asked: Kernels | None) -> Kernels:
 def missing_features(config: ModelConfig) -> list[str]:
     """What a model has that the native operator does not compute."""
     features = {
-        "norms after attention and MLP": config.sandwich_norms,
         "soft caps": config.attention_softcap is not None or config.final_softcap is not None,
-        "sliding windows": any(layer.window is not None for layer in config.layers),
         "queries scaled by position": config.query_scaling is not None,
-        f"the activation {config.activation}": config.activation != "silu",
+        f"the activation {config.activation}": config.activation not in ACTIVATIONS,
     }
     return [feature for feature, present in features.items() if present]
 
@@ -133,7 +129,7 @@ class _NativeLowering(RuntimeLowering):
         ended = layers[number - 1] if number else None
         begun = None if last else layers[number]
         h_in, exit_layer = begun.h_in if begun else "", ""
-        head_norms: list[str | None] = []
+        more_norms: list[str] = []
         attention = [""] * 7  # attended by another operator, or what is attended to
         outputs = ["", f"exit_layer.{number}", "", "", ""]
         attributes: dict[str, float | int] = {"num_heads": 0}
@@ -143,10 +139,13 @@ class _NativeLowering(RuntimeLowering):
             outputs[0] = ended.h_out
             outputs[3:] = ended.attention.outputs[1:]
             attention, attributes = self._attention(ended)
-            head_norms = [ended.attention.attributes.get(name) for name in ("q_norm", "k_norm")]
             linears = self._linears(ended.after)
             for linear, halves in zip(linears, (1, 2, 1), strict=True):
                 weights += self._linear(number, linear, halves)
+            more_norms = [ended.attention.attributes.get(name, "") for name in HEAD_NORMS]
+            more_norms += _sandwich_norms(ended.after)
+            if any(operation.op_type == "Gelu" for operation in ended.after):
+                attributes["gelu"] = 1
             attributes["attended_size"] = linears[0].shape[1]
             attributes["intermediate_size"] = linears[2].shape[1]
         else:
@@ -160,15 +159,18 @@ class _NativeLowering(RuntimeLowering):
         else:
             outputs[1] = "exit_layer"
             weights += [""] * LINEAR_PARTS
-        norms = [_norm(ended.after) if ended else None, _norm(begun.before) if begun else None]
+        norms = [_post_norm(ended) if ended else None, _norms(begun.before)[0] if begun else None]
         hidden = self.program.weight_shapes["norm.weight"][0]
         weights += [
             self.graph.weight(norm.inputs[1], np.float32, (hidden,)) if norm else ""
             for norm in norms
         ]
-        if any(head_norms):
-            size = (int(attributes["head_dim"]),)
-            weights += [self.graph.weight(name, np.float32, size) for name in head_norms if name]
+        weights += [
+            name and self.graph.weight(name, np.float32, self.program.weight_shapes[name])
+            for name in more_norms
+        ]
+        while not weights[-1]:
+            weights.pop()
         (epsilon,) = {norm.attributes["epsilon"] for norm in norms if norm}
         policy = ["tau", "pinned", "use_directions", "directions", "gate_scope"]
         self.graph.add(
@@ -204,6 +206,8 @@ class _NativeLowering(RuntimeLowering):
             "scale": attention.attributes["scale"],
             "max_seq_len": self._positions(),
         }
+        if attention.attributes["window"]:
+            attributes["window"] = attention.attributes["window"]
         return ["", qkv, past_lengths, k_cache, v_cache, *tables], attributes
 
     def _positions(self) -> int:
@@ -272,9 +276,29 @@ class _NativeLowering(RuntimeLowering):
 
 def _check_layer(layer: LayerRegions) -> None:
     before = tuple(operation.op_type for operation in layer.before[: len(BEFORE)])
-    after = tuple(operation.op_type for operation in layer.after)
-    assert before == BEFORE and after == AFTER, "missing_features lets only these layers pass"
+    after = [operation.op_type for operation in layer.after]
+    norm = ("RMSNormalization",) * (len(_norms(layer.after)) == 3)
+    expected = [
+        [
+            *("Linear", *norm, "Add", "RMSNormalization", "Linear", "Split"),
+            *(*activation, "Mul", "Linear", *norm, "Add"),
+        ]
+        for activation in ACTIVATIONS.values()
+    ]
+    assert before == BEFORE and after in expected, "missing_features lets only these layers pass"
 
 
-def _norm(operations: tuple[Operation, ...]) -> Operation:
-    return next(op for op in operations if op.op_type == "RMSNormalization")
+def _norms(operations: tuple[Operation, ...]) -> list[Operation]:
+    return [op for op in operations if op.op_type == "RMSNormalization"]
+
+
+def _post_norm(layer: LayerRegions) -> Operation:
+    """Before the MLP: the only one behind the attention, or the one between two others."""
+    norms = _norms(layer.after)
+    return norms[len(norms) // 2]
+
+
+def _sandwich_norms(after: tuple[Operation, ...]) -> list[str]:
+    """Weights of the norms of o's and of down's output, or nothing for each."""
+    norms = _norms(after)
+    return [norms[0].inputs[1], norms[2].inputs[1]] if len(norms) == 3 else ["", ""]

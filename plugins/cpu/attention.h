@@ -68,19 +68,21 @@ inline void score_keys(
     }
 }
 
-// Scores, the first `seen` of which count, to weights on the scale of the largest score so far. Returns what brings earlier sums to that scale.
+// Scores, of which those from `first` to `seen` count, to weights on the scale of the largest score so far. Returns what brings earlier sums to that scale.
 template <typename Vector>
-inline float weigh(float* scores, size_t seen, float& largest, float& total)
+inline float weigh(float* scores, size_t first, size_t seen, float& largest, float& total)
 {
-    if (seen == 0)
+    if (seen <= first)
     {
         std::fill(scores, scores + kKeys, 0.0f);
         return 1.0f;
     }
+    std::fill(scores, scores + first, -INFINITY);
     std::fill(scores + seen, scores + kKeys, -INFINITY);
     float const now = std::max(largest, Vector::largest(scores));
     float const before = largest == now ? 1.0f : std::exp(largest - now);
-    total = total * before + Vector::exponentials(scores, now);
+    // Contracted here or nowhere: compilers would do it in one caller and not in another.
+    total = std::fma(total, before, Vector::exponentials(scores, now));
     largest = now;
     return before;
 }
@@ -154,8 +156,11 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
         queries.total[r] = 0.0f;
     }
     size_t const width = cached_width<Value>(dim), step_by = kKeys * width;
+    size_t const least = *std::min_element(queries.firsts, queries.firsts + kQueries);
     for (size_t start = 0; start < most; start += kKeys, k += step_by, v += step_by)
     {
+        if (start + kKeys <= least)
+            continue;
         size_t const keys = std::min(kKeys, most - start);
         // The core reads memory while it computes: this step's values, then the next one's keys.
         size_t const left = queries.ahead > start ? queries.ahead - start : 0;
@@ -188,9 +193,10 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
         float before[kQueries];
         for (size_t r = 0; r < kQueries; ++r)
         {
-            size_t const count = queries.counts[r];
-            before[r] = weigh<Vector>(weights[r], std::min(keys, count > start ? count - start : 0),
-                queries.largest[r], queries.total[r]);
+            size_t const first = queries.firsts[r], count = queries.counts[r];
+            before[r] = weigh<Vector>(weights[r], std::min(keys, first > start ? first - start : 0),
+                std::min(keys, count > start ? count - start : 0), queries.largest[r],
+                queries.total[r]);
         }
         scale_weights<kQueries>(weights, v, keys, dim);
         constexpr size_t kWide = Vector::kWide;

@@ -34,7 +34,11 @@ struct BlockWeights
     float const *q_norm = nullptr, *k_norm = nullptr; // [head_dim], before the rotation; or none
     float const* cos = nullptr;                       // [positions, rotary / 2]
     float const* sin = nullptr;
+    size_t window = 0;                // keys that a query sees, its own last; 0: all
     Linear o, gate_up, down;          // gate_up: panels of gate and of up take turns
+    bool gelu = false;                // the gate's activation, or silu
+    float const* out_norm = nullptr;  // [hidden], of o's output before it is added; or none
+    float const* down_norm = nullptr; // of down's
     float const* post_norm = nullptr; // [hidden]
     Linear qkv;
     float const* input_norm = nullptr; // [hidden], of layer l + 1
@@ -107,7 +111,7 @@ private:
         return buffer.data();
     }
 
-    std::vector<float> floats_[11];
+    std::vector<float> floats_[12];
     std::vector<int8_t> codes_;
     std::vector<int32_t> fine_sums_;
 };

@@ -110,6 +110,9 @@ struct FineRow
 };
 constexpr int kMostFine = 127 << 8;
 
+// gelu(x) ~ x sigmoid(z) with z = kGelu (x + kGeluCubic x^3): 0.5 (1 + tanh(z / 2)) is sigmoid(z).
+constexpr float kGelu = 1.5957691216057308f, kGeluCubic = 0.044715f;
+
 constexpr size_t kMaxQueries = 6; // that share one read of a key
 
 // Queries that look at the same keys, and what they found.
@@ -117,11 +120,31 @@ struct Queries
 {
     size_t size = 0;
     float const* q[kMaxQueries]; // [dim] each
-    size_t counts[kMaxQueries];  // of the keys that each sees: the first ones
+    // The keys that each sees: from firsts to counts.
+    size_t firsts[kMaxQueries] = {}, counts[kMaxQueries];
     // Sums over its keys: e^(score - largest) v, of `dim` values, and e^(score - largest).
     float* out[kMaxQueries];
     float largest[kMaxQueries], total[kMaxQueries];
     size_t ahead = 0; // keys, from the first on, that come from memory now; 0: from a cache
+};
+
+// kKeys keys and values of a head, or fewer, as float32. What they are multiples of lies beside them
+// where the cache has scales.
+struct WidenedKeys
+{
+    float* keys;      // [dim, kKeys]
+    float* values;    // [kKeys, dim]
+    float* scales[2]; // [kKeys], of keys and of values
+
+    static constexpr size_t floats(size_t dim)
+    {
+        return 2 * (dim + 1) * kKeys;
+    }
+    static WidenedKeys in(float* buffer, size_t dim)
+    {
+        float* const scales = buffer + 2 * dim * kKeys;
+        return {buffer, buffer + dim * kKeys, {scales, scales + kKeys}};
+    }
 };
 
 struct Kernels
@@ -150,11 +173,22 @@ struct Kernels
     float (*dot)(float const* a, float const* b, size_t size);
     // out[i] = silu(gate[i]) * up[i]
     void (*silu_mul)(float const* gate, float const* up, size_t size, float* out);
+    // out[i] = gelu(gate[i]) * up[i], with the tanh that approximates it
+    void (*gelu_mul)(float const* gate, float const* up, size_t size, float* out);
     // Fills in what the queries find. One that sees no key finds zeros, and -inf as the largest.
     void (*attend)(Queries& queries, CachedRows k, CachedRows v, size_t dim);
     // To half precision, to nearest even; beyond its range, its largest number.
     void (*narrow)(float const* x, size_t size, uint16_t* out);
     size_t most_rounded = kMaxRows;
+
+    // The same as `attend` for many queries of a prompt, in steps of kKeys keys, the first of which
+    // finds zeros and -inf; each adds to what the queries found. For heads whose size is a multiple
+    // of widened_multiple; where that is 0 there is none.
+    size_t widened_multiple = 0;
+    void (*widen)(
+        CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys const& to) = nullptr;
+    void (*attend_widened)(
+        Queries& queries, WidenedKeys const& of, bool scaled, size_t dim) = nullptr;
 };
 
 extern Kernels const kPortable;

@@ -683,19 +683,41 @@ inline __m256 exp_8(__m256 x)
     return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 
-void silu_mul(float const* gate, float const* up, size_t size, float* out)
+// out = gate sigmoid(z(gate)) up
+template <typename Z>
+void gated(float const* gate, float const* up, size_t size, float* out, Z&& z)
 {
     __m256 const one = _mm256_set1_ps(1.0f);
+    auto const eight = [&](__m256 g, __m256 u)
+    {
+        __m256 const e = exp_8(_mm256_xor_ps(z(g), _mm256_set1_ps(-0.0f)));
+        return _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(one, e)), u);
+    };
     size_t i = 0;
     for (; i + 8 <= size; i += 8)
+        _mm256_storeu_ps(out + i, eight(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+    if (i < size)
     {
-        __m256 const g = _mm256_loadu_ps(gate + i);
-        __m256 const e = exp_8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
-        __m256 const silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+        float rest[3][8] = {};
+        std::copy(gate + i, gate + size, rest[0]);
+        std::copy(up + i, up + size, rest[1]);
+        _mm256_storeu_ps(rest[2], eight(_mm256_loadu_ps(rest[0]), _mm256_loadu_ps(rest[1])));
+        std::copy(rest[2], rest[2] + (size - i), out + i);
     }
-    for (; i < size; ++i)
-        out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void silu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    gated(gate, up, size, out, [](__m256 x) { return x; });
+}
+
+void gelu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    gated(gate, up, size, out, [](__m256 x)
+    {
+        __m256 const cubic = _mm256_mul_ps(_mm256_set1_ps(kGeluCubic), _mm256_mul_ps(x, x));
+        return _mm256_mul_ps(_mm256_set1_ps(kGelu), _mm256_fmadd_ps(cubic, x, x));
+    });
 }
 
 // Registers of 8 float32, for attention.h.
@@ -796,8 +818,8 @@ void narrow(float const* x, size_t size, uint16_t* out)
 
 } // namespace
 
-Kernels const kAvx2 = {
-    "avx2", dense, rounded, fine, widened, round_row, round_fine, dot, silu_mul, attend, narrow};
+Kernels const kAvx2 = {"avx2", dense, rounded, fine, widened, round_row, round_fine, dot, silu_mul,
+    gelu_mul, attend, narrow};
 
 } // namespace river
 

@@ -247,6 +247,15 @@ void silu_mul(float const* gate, float const* up, size_t size, float* out)
         out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
+void gelu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    for (size_t i = 0; i < size; ++i)
+    {
+        float const x = gate[i], z = kGelu * (x + kGeluCubic * x * x * x);
+        out[i] = x / (1.0f + std::exp(-z)) * up[i];
+    }
+}
+
 template <typename Value>
 void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
 {
@@ -255,9 +264,10 @@ void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
         float const* q = queries.q[r];
         float *out = queries.out[r], largest = -INFINITY, total = 0.0f, weights[kKeys];
         std::fill(out, out + dim, 0.0f);
-        for (size_t start = 0; start < queries.counts[r]; start += kKeys)
+        size_t keys = 0;
+        for (size_t start = queries.firsts[r]; start < queries.counts[r]; start += keys)
         {
-            size_t const keys = std::min(kKeys, queries.counts[r] - start);
+            keys = std::min(kKeys - start % kKeys, queries.counts[r] - start);
             float now = largest;
             for (size_t i = 0; i < keys; ++i)
             {
@@ -309,6 +319,6 @@ void narrow(float const* x, size_t size, uint16_t* out)
 } // namespace
 
 Kernels const kPortable = {"portable", dense, rounded, fine, widened, round_row, round_fine, dot,
-    silu_mul, attend, narrow};
+    silu_mul, gelu_mul, attend, narrow};
 
 } // namespace river

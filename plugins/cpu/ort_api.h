@@ -97,6 +97,7 @@ constexpr Entry<86, OrtStatus* (*)(OrtKernelInfo const*, char const*, int64_t*)>
 constexpr Entry<90, OrtStatus* (*)(OrtKernelContext const*, size_t, OrtValue const**)> input;
 constexpr Entry<91, OrtStatus* (*)(OrtKernelContext*, size_t, int64_t const*, size_t, OrtValue**)>
     output;
+constexpr Entry<93, void (*)(OrtStatus*)> release_status;
 constexpr Entry<99, void (*)(OrtTensorTypeAndShapeInfo*)> release_shape;
 constexpr Entry<230, OrtStatus* (*)(OrtKernelInfo const*, size_t*)> input_count;
 constexpr Entry<232, OrtStatus* (*)(OrtKernelInfo const*, size_t, char*, size_t*)> input_name;

@@ -161,6 +161,17 @@ public:
         return value;
     }
 
+    // Of an attribute that came later than the operator: 0 where the node has none.
+    int64_t integer_or_0(char const* name, int64_t most) const
+    {
+        int64_t value = 0;
+        OrtStatus* const status = int_attribute(api_, info_, name, &value);
+        if (status == nullptr)
+            return integer(name, 0, most);
+        release_status(api_, status);
+        return 0;
+    }
+
     size_t size(char const* name, int64_t least = 1, int64_t most = kMostSize) const
     {
         return static_cast<size_t>(integer(name, least, most));

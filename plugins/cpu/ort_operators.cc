@@ -61,6 +61,8 @@ struct BlockOperator
         kInputNorm,
         kQNorm,
         kKNorm,
+        kOutNorm,
+        kDownNorm,
         kInputs
     };
     static constexpr size_t kOutputs = 5; // h_out, exit_layer, qkv, caches
@@ -121,6 +123,7 @@ struct BlockOperator
                 w.cos = node.required_weight<float>(kCos, "rotary_cos", {positions, w.rotary / 2});
                 w.sin = node.required_weight<float>(kSin, "rotary_sin", {positions, w.rotary / 2});
             }
+            w.window = static_cast<size_t>(node.integer_or_0("window", kMostSize));
             w.q_norm = node.weight<float>(kQNorm, "q_norm", {w.head_dim});
             w.k_norm = node.weight<float>(kKNorm, "k_norm", {w.head_dim});
         }
@@ -134,6 +137,9 @@ struct BlockOperator
             w.o = node.linear("o", kO, attended, hidden, out, group, 4);
             w.gate_up = node.linear("gate_up", kGateUp, hidden, 2 * intermediate, halves, group, 4);
             w.down = node.linear("down", kDown, intermediate, hidden, out, group, 4);
+            w.gelu = node.integer_or_0("gelu", 1) != 0;
+            w.out_norm = node.weight<float>(kOutNorm, "out_norm", {hidden});
+            w.down_norm = node.weight<float>(kDownNorm, "down_norm", {hidden});
             w.post_norm = node.required_weight<float>(kPostNorm, "post_norm", {hidden});
             for (size_t bank : {kBackbone, kRiver}) // a row's bank is chosen once for all three
             {
@@ -155,6 +161,8 @@ struct BlockOperator
         }
         memory.add(w.post_norm, hidden);
         memory.add(w.input_norm, hidden);
+        memory.add(w.out_norm, hidden);
+        memory.add(w.down_norm, hidden);
         memory.add(w.q_norm, w.head_dim);
         memory.add(w.k_norm, w.head_dim);
         memory.take();

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders.families.base import LayerSpec, ModelConfig, QueryScaling
+from builders.families.base import ModelConfig, QueryScaling
 from builders.onnxruntime.native import choose_kernels
 from builders.source import ModelSource
 from river_trt.backends.base import Step
@@ -16,11 +16,9 @@ from tests.builders.tiny_engines import build_pair, forced_exit, pair_of
 from tests.builders.tiny_llama import save_tiny_llama
 
 LACKING = {
-    "norms after attention and MLP": {"sandwich_norms": True},
     "soft caps": {"final_softcap": 30.0},
-    "sliding windows": {"layers": (LayerSpec(), LayerSpec(window=8))},
     "queries scaled by position": {"query_scaling": QueryScaling(0.1, 64)},
-    "the activation gelu_pytorch_tanh": {"activation": "gelu_pytorch_tanh"},
+    "the activation relu": {"activation": "relu"},
 }
 
 
@@ -55,13 +53,10 @@ def test_both_kernels_read_as_many_bytes(tmp_path):
     assert 0 <= native.river_layer - stock.river_layer < 0.1 * stock.river_layer
 
 
-@pytest.mark.parametrize("family", ["qwen3", "smollm3", "phi4-mini"])
-def test_norms_of_heads_and_layers_without_rotation(tmp_path, family):
-    """As Qwen3, SmolLM3 and Phi-4-mini are released: without windows."""
-    tiny = TINY_MODELS[family]
-    config = {key: value for key, value in tiny.config.items() if "sliding" not in key}
-    config.pop("layer_types", None)
-    hf = save_tiny_model(tmp_path / "model", replace(tiny, config=config, quantiser="rtn"))
+@pytest.mark.parametrize("family", ["qwen3", "smollm3", "phi4-mini", "mistral", "gemma3"])
+def test_what_families_add_to_llama(tmp_path, family):
+    """Norms of heads and of sums, windows, other rotations and none; 40 tokens: seven windows."""
+    hf = save_tiny_model(tmp_path / "model", replace(TINY_MODELS[family], quantiser="rtn"))
     pair = pair_of(tmp_path, hf, kernels="native")
     ids = np.random.default_rng(0).integers(3, 112, (2, 40))
     for exit_after in range(1, LAYERS + 1):

@@ -200,6 +200,7 @@ inline OrtApi const& api()
         *out = value.get();
         return nullptr;
     });
+    set(table, 93, [](OrtStatus* status) { delete status; });
     set(table, 99, [](OrtTensorTypeAndShapeInfo* info) { delete info; });
     set(table, 230, [](OrtKernelInfo const* info, size_t* out) -> OrtStatus*
     {

@@ -41,6 +41,8 @@ enum Input
     kInputNorm,
     kQNorm,
     kKNorm,
+    kOutNorm,
+    kDownNorm,
     kInputs
 };
 
@@ -177,6 +179,11 @@ Case make_block(Random& random)
         put_linear(made, kGateUp, 2 * ((intermediate + 15) / 16), hidden, group, banks, random);
         put_linear(made, kDown, out, intermediate, group, banks, random);
         made.put(kPostNorm, kFloat, {hidden}, true, random);
+        for (size_t i : {kOutNorm, kDownNorm})
+            if (random() % 2)
+                made.put(i, kFloat, {hidden}, true, random);
+        if (random() % 2)
+            made.info.integers["gelu"] = below(random, 2);
     }
     if (attends)
     {
@@ -197,9 +204,11 @@ Case make_block(Random& random)
         }
         for (size_t i : {kCos, kSin})
             made.put(i, kFloat, {positions, rotary / 2}, true, random);
-        if (random() % 2)
-            for (size_t i : {kQNorm, kKNorm})
+        for (size_t i : {kQNorm, kKNorm})
+            if (random() % 2)
                 made.put(i, kFloat, {dim}, true, random);
+        if (random() % 2)
+            made.info.integers["window"] = below(random, 20);
     }
     else if (layer > 0)
     {
@@ -422,6 +431,10 @@ int check_known(Random& random)
         {"k_cache", absent(kKCache)},
         {"post_norm", absent(kPostNorm)},
         {"input_norm", narrow(kInputNorm, 0)},
+        {"window", attribute("window", -1)},
+        {"gelu", attribute("gelu", 2)},
+        {"out_norm", [](Case& made, Random& random)
+    { made.put(kOutNorm, kFloat, {made.info.integers["hidden_size"] + 1}, true, random); }},
         {"k_norm", [](Case& made, Random& random)
     { made.put(kKNorm, kFloat, {made.info.integers["head_dim"] + 1}, true, random); }},
         {"h_out", [](Case& made, Random&) { made.context.taken[0] = false; }},

@@ -424,6 +424,13 @@ void test_vectors(Kernels const& kernels)
         double const wanted = 2.0 * gate[i] / (1.0 + std::exp(-double{gate[i]}));
         expect(near(out[i], wanted, 1e-6), "silu_mul: wrong value");
     }
+    kernels.gelu_mul(gate.data(), up.data(), gate.size(), out.data());
+    for (size_t i = 0; i < gate.size(); ++i)
+    {
+        double const x = gate[i];
+        double const z = std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+        expect(near(out[i], x * (1.0 + std::tanh(z)), 1e-6), "gelu_mul: wrong value");
+    }
 }
 
 void test_narrow(Kernels const& kernels)
@@ -499,7 +506,8 @@ struct Cache
     }
 };
 
-void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, float scale)
+void test_attend(
+    Kernels const& kernels, size_t dim, size_t count, bool windows, Held held, float scale)
 {
     Cache k(count, dim, held), v(count, dim, held);
     auto q = normals(kMaxQueries * dim);
@@ -514,28 +522,30 @@ void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, fl
         {
             queries.q[r] = q.data() + r * dim;
             queries.counts[r] = count > r ? count - r : 0; // of a chunk's tokens, and none
+            queries.firsts[r] = windows && count > 2 * r ? std::min(count - r, 50 + 17 * r) : 0;
             queries.out[r] = out.data() + r * dim;
         }
         kernels.attend(queries, k.rows(), v.rows(), dim);
         for (size_t r = 0; r < size; ++r)
         {
-            size_t const seen = queries.counts[r];
-            std::vector<double> weights(seen), wanted(dim);
+            size_t const first = queries.firsts[r], seen = queries.counts[r];
+            std::vector<double> weights(seen, -INFINITY), wanted(dim);
             double largest = -INFINITY, total = 0.0;
-            for (size_t i = 0; i < seen; ++i)
+            for (size_t i = first; i < seen; ++i)
             {
+                weights[i] = 0.0;
                 for (size_t d = 0; d < dim; ++d)
                     weights[i] += double{queries.q[r][d]} * k.single[i * dim + d];
                 largest = std::max(largest, weights[i]);
             }
             for (double& weight : weights)
                 total += weight = std::exp(weight - largest);
-            for (size_t i = 0; i < seen; ++i)
+            for (size_t i = first; i < seen; ++i)
             {
                 for (size_t d = 0; d < dim; ++d)
                     wanted[d] += weights[i] / total * v.single[i * dim + d];
             }
-            if (seen == 0)
+            if (seen <= first)
             {
                 expect(queries.total[r] == 0.0f && queries.largest[r] == -INFINITY,
                     "attend: something found among no keys");
@@ -546,13 +556,62 @@ void test_attend(Kernels const& kernels, size_t dim, size_t count, Held held, fl
                 expect(near(queries.out[r][d] / queries.total[r], wanted[d], scale * 1e-5),
                     "attend: wrong value");
             }
-            attend_all(kernels, queries.q[r], k.rows(), v.rows(), seen, dim, alone.data());
+            Queries one;
+            one.size = 1;
+            one.q[0] = queries.q[r];
+            one.firsts[0] = first;
+            one.counts[0] = seen;
+            one.out[0] = alone.data();
+            kernels.attend(one, k.rows(), v.rows(), dim);
             for (size_t d = 0; d < dim; ++d)
             {
-                expect(alone[d] == queries.out[r][d] / queries.total[r],
+                expect(alone[d] == queries.out[r][d] && one.total[0] == queries.total[r],
                     "attend: a query alone differs");
             }
         }
+    }
+}
+
+// Keys widened for many queries give what `attend` gives, to the bit.
+void test_widened(Kernels const& kernels, size_t dim, size_t count, Held held, float scale)
+{
+    Cache k(count, dim, held), v(count, dim, held);
+    auto q = normals(kMaxQueries * dim);
+    for (float& value : q)
+        value *= scale;
+    size_t const width = held == Held::kCodes ? cached_width<int8_t>(dim) : dim;
+    std::vector<float> buffer(WidenedKeys::floats(dim), NAN);
+    WidenedKeys const widened = WidenedKeys::in(buffer.data(), dim);
+    for (size_t size = 1; size <= kMaxQueries; ++size)
+    {
+        std::vector<float> out(size * dim, 0.0f), wanted(size * dim, NAN);
+        Queries queries, by_attend;
+        queries.size = by_attend.size = size;
+        for (size_t r = 0; r < size; ++r)
+        {
+            queries.q[r] = by_attend.q[r] = q.data() + r * dim;
+            by_attend.counts[r] = count > 2 * r ? count - 2 * r : 0;
+            queries.out[r] = out.data() + r * dim;
+            by_attend.out[r] = wanted.data() + r * dim;
+            queries.largest[r] = -INFINITY;
+            queries.total[r] = 0.0f;
+        }
+        kernels.attend(by_attend, k.rows(), v.rows(), dim);
+        for (size_t key = 0; key < count; key += kKeys)
+        {
+            for (size_t r = 0; r < size; ++r)
+            {
+                size_t const seen = by_attend.counts[r];
+                queries.counts[r] = std::min(kKeys, seen > key ? seen - key : 0);
+            }
+            kernels.widen(k.rows().from(key * width), v.rows().from(key * width),
+                std::min(kKeys, count - key), dim, widened);
+            kernels.attend_widened(queries, widened, held == Held::kCodes, dim);
+        }
+        expect(std::equal(queries.total, queries.total + size, by_attend.total)
+                && std::equal(queries.largest, queries.largest + size, by_attend.largest),
+            "attend_widened: other weights than attend's");
+        expect(out == wanted, "attend_widened: other values than attend's");
     }
 }
 
@@ -565,7 +624,12 @@ void test_attend(Kernels const& kernels)
             for (Held held : {Held::kSingle, Held::kHalf, Held::kCodes})
             {
                 for (float scale : {1.0f, 30.0f})
-                    test_attend(kernels, dim, count, held, scale);
+                {
+                    test_attend(kernels, dim, count, false, held, scale);
+                    test_attend(kernels, dim, count, true, held, scale);
+                    if (kernels.widened_multiple != 0 && dim % kernels.widened_multiple == 0)
+                        test_widened(kernels, dim, count, held, scale);
+                }
             }
         }
     }
@@ -581,12 +645,14 @@ void test_tiles(Kernels const& many, Kernels const& few)
         {
             for (bool symmetric : {false, true})
             {
-                size_t const inputs = 3 * group_size - 20, panels = 3;
+                // Enough of one size that the inputs are worked on in parts.
+                size_t const groups = group_size == 64 ? 23 : 3, panels = 3;
+                size_t const inputs = groups * group_size - 20;
                 Quantised const weight(inputs, panels, group_size, bits, symmetric, false);
-                size_t const width = 3 * group_size, most = many.most_rounded;
+                size_t const width = groups * group_size, most = many.most_rounded;
                 auto const x = normals(most * inputs);
                 std::vector<int8_t> codes(2 * most * width);
-                std::vector<float> scales(most * 3), sums(most * 3);
+                std::vector<float> scales(most * groups), sums(most * groups);
                 for (size_t gap : {0, 1, 20}) // uneven from the row on
                 {
                     std::vector<RoundedRow> rows;
@@ -594,9 +660,10 @@ void test_tiles(Kernels const& many, Kernels const& few)
                     {
                         size_t const place = (r + (gap != 0 && r >= gap)) * width;
                         few.round_row(x.data() + r * inputs, inputs, group_size,
-                            codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r);
-                        rows.push_back(
-                            {codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r});
+                            codes.data() + place, scales.data() + groups * r,
+                            sums.data() + groups * r);
+                        rows.push_back({codes.data() + place, scales.data() + groups * r,
+                            sums.data() + groups * r});
                     }
                     for (size_t count : {size_t{15}, size_t{16}, size_t{39}, most})
                     {
@@ -616,7 +683,7 @@ void test_tiles(Kernels const& many, Kernels const& few)
     }
     for (size_t group_size : {32, 64, 128})
     {
-        size_t const inputs = 3 * group_size - 20, panels = 3;
+        size_t const inputs = (group_size == 64 ? 12 : 3) * group_size - 20, panels = 3;
         Quantised const weight(inputs, panels, group_size, 8, false, false);
         auto const x = normals(50 * inputs);
         for (size_t gap : {0, 1})
