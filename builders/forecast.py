@@ -10,7 +10,7 @@ from builders.families import ModelConfig
 # Measured with one thread of a machine that multiplies at RATE (docs/measurements.md).
 RATE = 140e9  # FLOP/s of a float32 product
 # Seconds a weight of the layers.
-QUANTISING = {"rtn": 12e-9, "hqq": 400e-9, "awq": 350e-9, "tuned": 1100e-9}
+QUANTISING = {"rtn": 12e-9, "hqq": 400e-9, "awq": 350e-9, "tuned": 4800e-9}
 FIRST_ORDER = 170e-9  # seconds a weight: what each layer costs on the river
 SEARCH_TOKENS = 54_700  # that a calibration runs through the whole model
 SEARCH_SHARE = 0.75  # of the product's speed that a step reaches, logits compared and all

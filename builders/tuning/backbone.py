@@ -81,8 +81,7 @@ class Backbone:
     def hidden(
         self,
         token_ids: Tensor,  # [texts, tokens]
-        caches: list[Tensor] | None = None,  # K and V of each layer, replaced by the updated ones
-        past: int = 0,  # tokens in them
+        caches: list[Tensor] | None = None,  # K and V of each layer, replaced by longer ones
     ) -> Tensor:
         """What the head is given, float32 [texts, tokens, hidden].
 
@@ -92,11 +91,14 @@ class Backbone:
         h = self.embedding[token_ids].float() * config.embedding_scale
         h.requires_grad_(torch.is_grad_enabled())
         flags = torch.zeros(texts, tokens, dtype=torch.bool)
+        past = 0 if caches is None else caches[0].shape[2]
         start = torch.full((texts,), past, dtype=torch.int32)
         scale = query_scale(self.tables, start, flags)
-        empty = torch.zeros(texts, config.num_kv_heads, past + tokens, config.head_dim)
+        slots = torch.zeros(texts, config.num_kv_heads, tokens, config.head_dim)
         for index, (spec, layer) in enumerate(zip(config.layers, self.layers, strict=True)):
-            k, v = (empty, empty) if caches is None else caches[2 * index : 2 * index + 2]
+            k = v = slots
+            if caches is not None:
+                k, v = (torch.cat((c, slots), 2) for c in caches[2 * index : 2 * index + 2])
             h, k, v = layer(h, flags, k, v, start, layer_rotary(self.tables, spec), scale)
             if caches is not None:
                 caches[2 * index : 2 * index + 2] = k, v

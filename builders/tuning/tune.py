@@ -77,11 +77,13 @@ def bytes_needed(config: ModelConfig, num_parameters: int) -> int:
     shapes = config.linear_shapes
     squares = sum(n * n + k * k for n, k in shapes.values()) - shapes["gate_up"][0] ** 2 // 2
     widths = sum(n + k for n, k in shapes.values())
+    a_cache = config.num_layers * 2 * config.num_kv_heads * config.head_dim
+    writing = 4 * TEXTS * TOKENS * a_cache
     reading = 4 * TOKENS_AT_ONCE * config.num_layers * 2 * widths
     n, k = max(shapes.values(), key=lambda shape: shape[0] * shape[1])
     rounding = 4 * LAYERS_AT_ONCE * (ARRAYS_OF_A_LINEAR * n * k + n * n // 2 + k * k)
     curvature = 4 * config.num_layers * squares
-    return BYTES_A_WEIGHT * num_parameters + curvature + max(reading, rounding)
+    return BYTES_A_WEIGHT * num_parameters + max(writing, curvature + max(reading, rounding))
 
 
 def check_memory(source: ModelSource) -> None:

@@ -28,10 +28,8 @@ def write_texts(
     begun[1::2] = 1
     cache = torch.zeros(count, config.num_kv_heads, 0, config.head_dim)
     caches = [cache] * (2 * config.num_layers)
-    slot = torch.zeros(count, config.num_kv_heads, 1, config.head_dim)
     for position in range(tokens - 1):
-        caches = [torch.cat((cache, slot), 2) for cache in caches]
-        hidden = backbone.hidden(ids[:, position : position + 1], caches, position)[:, 0]
+        hidden = backbone.hidden(ids[:, position : position + 1], caches)[:, 0]
         drawn = torch.cat(
             [_draw(backbone.logits(h), seeded) for h in torch.split(hidden, ROWS_AT_ONCE)]
         )
