@@ -81,7 +81,8 @@ inline float weigh(float* scores, size_t first, size_t seen, float& largest, flo
     std::fill(scores + seen, scores + kKeys, -INFINITY);
     float const now = std::max(largest, Vector::largest(scores));
     float const before = largest == now ? 1.0f : std::exp(largest - now);
-    total = total * before + Vector::exponentials(scores, now);
+    // Contracted here or nowhere: compilers would do it in one caller and not in another.
+    total = std::fma(total, before, Vector::exponentials(scores, now));
     largest = now;
     return before;
 }

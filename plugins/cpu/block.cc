@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 namespace river
 {
@@ -12,6 +13,7 @@ namespace
 
 constexpr size_t kRowChunk = 8;     // rows of a chunk where rows are worked on one by one
 constexpr size_t kPart = 2 * kKeys; // keys whose weighted values are added up on their own
+constexpr size_t kMaxBlocks = 16;   // of queries in a chunk of attention
 
 size_t chunks(size_t items, size_t each)
 {
@@ -265,8 +267,11 @@ private:
         partial_ = scratch_.floats(9, (kept - 1) * heads * dim);
         found_ = scratch_.floats(10, 2 * kept * heads);
         step("append", &Block::append, rows_, kRowChunk);
+        // From four blocks on, widened keys are used often enough.
+        widens_ = split_ == 1 && w_.window == 0 && blocks_ >= 4 && kernels_.widened_multiple != 0
+            && dim % kernels_.widened_multiple == 0;
         step("attend", &Block::attend, items * split_,
-            std::clamp<size_t>(items * split_ / (8 * threads), 1, 16));
+            std::clamp<size_t>(items * split_ / (8 * threads), 1, kMaxBlocks));
     }
 
     // Keys and values of the rows to the cache; their queries, turned and scaled, to queries_.
@@ -348,6 +353,8 @@ private:
     // Items are numbered by batch, KV head, block and part, so that those of a chunk share keys.
     void attend(size_t first, size_t count)
     {
+        if (widens_)
+            return attend_widened(first, count);
         for (size_t item = first; item < first + count; ++item)
         {
             size_t const part = item % split_, block = item / split_ % blocks_;
@@ -415,34 +422,113 @@ private:
         return found_ + 2 * (kept * rows_ * w_.num_heads + place);
     }
 
-    void attend_part(size_t batch, size_t kv_head, size_t block, size_t part, size_t kept) const
+    // A block's queries, for `most` keys from `key` on.
+    void look_from(Queries& queries, size_t batch, size_t kv_head, size_t block, size_t key,
+        size_t most, size_t kept) const
     {
         size_t const dim = w_.head_dim, each = w_.num_heads / w_.num_kv_heads;
-        size_t const start = block * together_, key = part * kPart;
-        Queries queries;
+        size_t const start = block * together_;
         queries.size = std::min(together_, in_.seq * each - start);
         for (size_t i = 0; i < queries.size; ++i)
         {
             size_t const place = query(batch, kv_head, start + i);
             size_t const seen = in_.past_lengths[batch] + (start + i) / each + 1;
             queries.q[i] = queries_ + place * dim;
-            size_t const first = w_.window != 0 && seen > w_.window ? seen - w_.window : 0;
-            queries.firsts[i] = std::min(kPart, first > key ? first - key : 0);
-            queries.counts[i] = std::min(kPart, seen > key ? seen - key : 0);
+            size_t const least = w_.window != 0 && seen > w_.window ? seen - w_.window : 0;
+            queries.firsts[i] = std::min(most, least > key ? least - key : 0);
+            queries.counts[i] = std::min(most, seen > key ? seen - key : 0);
             if (queries.firsts[i] == queries.counts[i])
                 queries.firsts[i] = queries.counts[i] = 0;
             queries.out[i] = sums(place, kept);
         }
+    }
+    void keep_found(
+        Queries const& queries, size_t batch, size_t kv_head, size_t block, size_t kept) const
+    {
+        for (size_t i = 0; i < queries.size; ++i)
+        {
+            float* of = found(query(batch, kv_head, block * together_ + i), kept);
+            of[0] = queries.largest[i];
+            of[1] = queries.total[i];
+        }
+    }
+
+    void attend_part(size_t batch, size_t kv_head, size_t block, size_t part, size_t kept) const
+    {
+        Queries queries;
+        size_t const key = part * kPart;
+        look_from(queries, batch, kv_head, block, key, kPart, kept);
         // Many rows find keys where the rows before them left them: in a cache.
         size_t const slots = in_.past_lengths[batch] + in_.seq;
         queries.ahead = rows_ <= kRowChunk && slots > key ? slots - key : 0;
         size_t const at = cache_at(batch, kv_head, key);
-        kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), dim);
-        for (size_t i = 0; i < queries.size; ++i)
+        kernels_.attend(queries, in_.k_cache.from(at), in_.v_cache.from(at), w_.head_dim);
+        keep_found(queries, batch, kv_head, block, kept);
+    }
+
+    // As `attend`, with a step's keys widened for all blocks of the chunk.
+    void attend_widened(size_t first, size_t count) const
+    {
+        for (size_t item = first; item < first + count;)
         {
-            float* of = found(query(batch, kv_head, start + i), kept);
-            of[0] = queries.largest[i];
-            of[1] = queries.total[i];
+            size_t const pair = item / blocks_, block = item % blocks_;
+            size_t const blocks = std::min(first + count - item, blocks_ - block);
+            attend_blocks(pair / w_.num_kv_heads, pair % w_.num_kv_heads, block, blocks);
+            item += blocks;
+        }
+    }
+
+    void attend_blocks(size_t batch, size_t kv_head, size_t first, size_t count) const
+    {
+        size_t const dim = w_.head_dim, each = w_.num_heads / w_.num_kv_heads;
+        thread_local std::vector<float> buffer;
+        buffer.resize(WidenedKeys::floats(dim) + kPanel);
+        void* aligned = buffer.data();
+        size_t space = buffer.size() * sizeof(float);
+        std::align(
+            kPanel * sizeof(float), WidenedKeys::floats(dim) * sizeof(float), aligned, space);
+        WidenedKeys const widened = WidenedKeys::in(static_cast<float*>(aligned), dim);
+        size_t const past = in_.past_lengths[batch];
+        auto const seen = [&](size_t block) // by the block's last query
+        {
+            size_t const end = std::min(in_.seq * each, (block + 1) * together_);
+            return past + (end - 1) / each + 1;
+        };
+        size_t const all = seen(first + count - 1);
+        Queries blocks[kMaxBlocks];
+        for (size_t key = 0; key < all; key += kKeys)
+        {
+            size_t const kept = key < kPart ? 0 : 1, at = cache_at(batch, kv_head, key);
+            kernels_.widen(in_.k_cache.from(at), in_.v_cache.from(at), std::min(kKeys, all - key),
+                dim, widened);
+            for (size_t b = 0; b < count; ++b)
+            {
+                size_t const block = first + b;
+                if (seen(block) <= key)
+                    continue;
+                Queries& queries = blocks[b];
+                look_from(queries, batch, kv_head, block, key, kKeys, kept);
+                if (key % kPart == 0)
+                {
+                    for (size_t i = 0; i < queries.size; ++i)
+                    {
+                        std::fill(queries.out[i], queries.out[i] + dim, 0.0f);
+                        queries.largest[i] = -INFINITY;
+                        queries.total[i] = 0.0f;
+                    }
+                }
+                kernels_.attend_widened(queries, widened, in_.k_cache.codes != nullptr, dim);
+                if ((key + kKeys) % kPart != 0 && key + kKeys < seen(block))
+                    continue;
+                keep_found(queries, batch, kv_head, block, kept);
+                for (size_t i = 0; kept == 1 && i < queries.size; ++i)
+                    merge(query(batch, kv_head, block * together_ + i), 1);
+            }
+        }
+        for (size_t b = 0; b < count; ++b)
+        {
+            for (size_t i = 0; i < blocks[b].size; ++i)
+                finish(query(batch, kv_head, (first + b) * together_ + i));
         }
     }
 
@@ -454,7 +540,8 @@ private:
         if (of[1] == 0.0f) // it saw no key
             return;
         float const largest = std::max(of[0], so_far[0]);
-        float const a = std::exp(so_far[0] - largest), b = std::exp(of[0] - largest);
+        float const a = so_far[0] == largest ? 1.0f : std::exp(so_far[0] - largest);
+        float const b = of[0] == largest ? 1.0f : std::exp(of[0] - largest);
         for (size_t d = 0; d < w_.head_dim; ++d)
             result[d] = result[d] * a + more[d] * b;
         so_far[0] = largest;
@@ -670,6 +757,7 @@ private:
     float *partial_ = nullptr, *found_ = nullptr;
     size_t blocks_ = 0, split_ = 1; // of a KV head's queries; chunks of a block
     size_t together_ = kMaxQueries; // queries of a block
+    bool widens_ = false;           // the keys of a chunk's blocks
     Step steps_[kMaxPhases];
     size_t num_steps_ = 0;
 };

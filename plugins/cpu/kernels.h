@@ -128,6 +128,25 @@ struct Queries
     size_t ahead = 0; // keys, from the first on, that come from memory now; 0: from a cache
 };
 
+// kKeys keys and values of a head, or fewer, as float32. What they are multiples of lies beside them
+// where the cache has scales.
+struct WidenedKeys
+{
+    float* keys;      // [dim, kKeys]
+    float* values;    // [kKeys, dim]
+    float* scales[2]; // [kKeys], of keys and of values
+
+    static constexpr size_t floats(size_t dim)
+    {
+        return 2 * (dim + 1) * kKeys;
+    }
+    static WidenedKeys in(float* buffer, size_t dim)
+    {
+        float* const scales = buffer + 2 * dim * kKeys;
+        return {buffer, buffer + dim * kKeys, {scales, scales + kKeys}};
+    }
+};
+
 struct Kernels
 {
     char const* name;
@@ -161,6 +180,15 @@ struct Kernels
     // To half precision, to nearest even; beyond its range, its largest number.
     void (*narrow)(float const* x, size_t size, uint16_t* out);
     size_t most_rounded = kMaxRows;
+
+    // The same as `attend` for many queries of a prompt, in steps of kKeys keys, the first of which
+    // finds zeros and -inf; each adds to what the queries found. For heads whose size is a multiple
+    // of widened_multiple; where that is 0 there is none.
+    size_t widened_multiple = 0;
+    void (*widen)(
+        CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys const& to) = nullptr;
+    void (*attend_widened)(
+        Queries& queries, WidenedKeys const& of, bool scaled, size_t dim) = nullptr;
 };
 
 extern Kernels const kPortable;

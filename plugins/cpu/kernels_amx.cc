@@ -27,7 +27,8 @@ namespace river
 namespace
 {
 
-constexpr size_t kRows = 16; // of a tile
+constexpr size_t kRows = 16;            // of a tile
+constexpr size_t kPartBytes = 20 << 10; // of rows that panels take turns with: of the first cache
 
 // Tiles 0..2: the products [rows, columns], the rows' codes and the panel's, of 64 inputs. 3 and 4:
 // products and codes of fine rows' low bytes.
@@ -69,19 +70,19 @@ struct RowTile
     Group const* groups;
 };
 
-// One panel for 16 rows.
-RIVER_AMX void rounded_tile(
-    QuantisedPanels const& weight, RowTile<RoundedRow> const& x, float* y, size_t y_stride)
+// One panel for 16 rows; groups first .. end, on top of y where `first` is not 0.
+RIVER_AMX void rounded_tile(QuantisedPanels const& weight, RowTile<RoundedRow> const& x,
+    size_t first, size_t end, float* y, size_t y_stride)
 {
-    size_t const groups = weight.groups(), size = weight.group_size;
+    size_t const size = weight.group_size;
     __m512 sums[kRows];
 #pragma GCC unroll 16
     for (size_t r = 0; r < kRows; ++r)
-        sums[r] = _mm512_setzero_ps();
+        sums[r] = first != 0 ? _mm512_loadu_ps(y + r * y_stride) : _mm512_setzero_ps();
     alignas(64) int32_t products[2][kRows][kPanel];
     alignas(64) uint8_t widened[1024];
-    uint8_t const* codes = weight.codes;
-    for (size_t g = 0; g < groups; ++g)
+    uint8_t const* codes = weight.codes + first * size * 2 * weight.bits;
+    for (size_t g = first; g < end; ++g)
     {
         _tile_zero(0);
         for (size_t k = g * size; k < (g + 1) * size; k += 64, codes += 128 * weight.bits)
@@ -149,20 +150,21 @@ RIVER_AMX inline void multiply_fine(uint8_t const* weight, int8_t const* x, size
     _tile_stored(3, products[1], 64);
 }
 
-// As rounded_tile, for fine rows.
-RIVER_AMX void fine_tile(
-    QuantisedPanels const& weight, RowTile<FineRow> const& x, float* y, size_t y_stride)
+// As rounded_tile, for fine rows; groups first .. end, on top of y where `first` is not 0.
+RIVER_AMX void fine_tile(QuantisedPanels const& weight, RowTile<FineRow> const& x, size_t first,
+    size_t end, float* y, size_t y_stride)
 {
-    size_t const groups = weight.groups(), size = weight.group_size, width = groups * size;
+    size_t const size = weight.group_size, width = weight.groups() * size;
     __m512 sums[kRows];
 #pragma GCC unroll 16
     for (size_t r = 0; r < kRows; ++r)
-        sums[r] = _mm512_setzero_ps();
+        sums[r] = first != 0 ? _mm512_loadu_ps(y + r * y_stride) : _mm512_setzero_ps();
     alignas(64) int32_t products[2][2][kRows][kPanel];
-    multiply_fine(weight.codes, x.codes, width, x.stride, size, products[0]);
-    for (size_t g = 0; g < groups; ++g)
+    multiply_fine(weight.codes + first * size * kPanel, x.codes + first * size, width, x.stride,
+        size, products[first % 2]);
+    for (size_t g = first; g < end; ++g)
     {
-        if (g + 1 < groups)
+        if (g + 1 < end)
         { // on its way while this group's products are added
             multiply_fine(weight.codes + (g + 1) * size * kPanel, x.codes + (g + 1) * size, width,
                 x.stride, size, products[(g + 1) % 2]);
@@ -203,7 +205,8 @@ size_t stride_of(Row const* x)
 // Sixteen rows by `tile`, where their codes let it; the others by AVX-512's `few`.
 template <typename Row>
 RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const* x, size_t rows,
-    float* y, void (*tile)(QuantisedPanels const&, RowTile<Row> const&, float*, size_t),
+    float* y,
+    void (*tile)(QuantisedPanels const&, RowTile<Row> const&, size_t, size_t, float*, size_t),
     void (*few)(QuantisedPanels const&, size_t, Row const*, size_t, float*))
 {
     thread_local std::vector<typename RowTile<Row>::Group> groups;
@@ -236,8 +239,14 @@ RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const*
             }
         }
         RowTile<Row> const tile_rows = {x[row].codes, stride, groups.data()};
-        for (size_t p = 0; p < panels; ++p)
-            tile(weight.from(p), tile_rows, values + p * kPanel, panels * kPanel);
+        size_t const parts = (2 * kRows * weight.inputs + kPartBytes - 1) / kPartBytes;
+        for (size_t part = 0; part < parts; ++part)
+        {
+            size_t const first = part * groups.size() / parts;
+            size_t const end = (part + 1) * groups.size() / parts;
+            for (size_t p = 0; p < panels; ++p)
+                tile(weight.from(p), tile_rows, first, end, values + p * kPanel, panels * kPanel);
+        }
         row += kRows;
     }
     if (configured)

@@ -16,7 +16,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention.h"
+#include "attention_widened.h"
 #include "kernels.h"
 
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
@@ -492,6 +492,35 @@ void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t
     }
 }
 
+// 64 inputs' codes, as round_fine makes them; adds up their bytes in fours.
+inline void round_64(float const* x, __m512 inverse, int8_t* high_codes, int8_t* low_codes,
+    __m512i& high_sum, __m512i& low_sum)
+{
+    __m512i codes[4];
+    RIVER_UNROLL
+    for (size_t i = 0; i < 4; ++i)
+        codes[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse));
+    __m512i const a = _mm512_packs_epi32(codes[0], codes[1]);
+    __m512i const b = _mm512_packs_epi32(codes[2], codes[3]);
+    auto const high = [](__m512i of)
+    {
+        return _mm512_srai_epi16(_mm512_add_epi16(of, _mm512_set1_epi16(128)), 8);
+    };
+    auto const low = [](__m512i of)
+    {
+        return _mm512_and_si512(of, _mm512_set1_epi16(255));
+    };
+    // Packed within parts of 128 bits: fours of inputs lie as a matrix transposed.
+    __m512i const order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i const ones = _mm512_set1_epi8(1);
+    __m512i const highs = _mm512_packs_epi16(high(a), high(b));
+    __m512i const lows = _mm512_packus_epi16(low(a), low(b));
+    high_sum = _mm512_dpbusd_epi32(high_sum, ones, highs);
+    low_sum = _mm512_dpbusd_epi32(low_sum, ones, lows);
+    _mm512_storeu_si512(high_codes, _mm512_permutexvar_epi32(order, highs));
+    _mm512_storeu_si512(low_codes, _mm512_permutexvar_epi32(order, lows));
+}
+
 void round_fine(
     float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, int32_t* sums)
 {
@@ -511,7 +540,13 @@ void round_fine(
         float const largest = _mm512_reduce_max_ps(largest_16);
         __m512 const inverse = _mm512_set1_ps(largest > 0.0f ? kMostFine / largest : 0.0f);
         __m512i high_sum = _mm512_setzero_si512(), low_sum = high_sum;
-        for (size_t k = 0; k < group_size; k += 16)
+        bool const whole = count == group_size && group_size % 64 == 0;
+        for (size_t k = 0; whole && k < group_size; k += 64)
+        {
+            int8_t* out = codes + start + k;
+            round_64(x + start + k, inverse, out, out + width, high_sum, low_sum);
+        }
+        for (size_t k = 0; !whole && k < group_size; k += 16)
         {
             __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(values(k), inverse));
             code = _mm512_max_epi32(code, _mm512_set1_epi32(-32768)); // where x is not finite
@@ -550,6 +585,22 @@ inline __m512 exp_16(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
+void silu_mul(float const* gate, float const* up, size_t size, float* out)
+{
+    for (size_t i = 0; i < size; i += 16)
+    {
+        size_t const left = size - i;
+        __mmask16 const some = left < 16 ? static_cast<__mmask16>((1u << left) - 1) : 0xffff;
+        __m512 const g = _mm512_maskz_loadu_ps(some, gate + i);
+        // Beyond 88, e^-g has no end, and silu is zero.
+        __m512 const e =
+            exp_16(_mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), g), _mm512_set1_ps(88.0f)));
+        __m512 const silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+        _mm512_mask_storeu_ps(
+            out + i, some, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(some, up + i)));
+    }
+}
+
 inline __m256 sum_halves(__m512 v)
 {
     return _mm256_add_ps(_mm512_castps512_ps256(v),
@@ -563,6 +614,7 @@ struct Sixteen
     static constexpr size_t kWidth = 16;
     static constexpr size_t kScored = 6; // queries whose sums with four keys fit the registers
     static constexpr size_t kWide = 4;   // registers of values, beside the sums of six queries
+    static constexpr size_t kTileQueries = 3, kTileRegisters = 2; // of widened keys
 
     static Register zero()
     {
@@ -589,6 +641,16 @@ struct Sixteen
     {
         _mm512_storeu_ps(at, value);
     }
+    // In a register for all that use it: GCC 12 reads memory each time.
+    static Register held(Register value)
+    {
+        asm("" : "+v"(value));
+        return value;
+    }
+    static Register add(Register a, Register b)
+    {
+        return _mm512_add_ps(a, b);
+    }
     static Register multiply(Register a, Register b)
     {
         return _mm512_mul_ps(a, b);
@@ -603,6 +665,50 @@ struct Sixteen
             _mm256_hadd_ps(sum_halves(of[2]), sum_halves(of[3])));
         _mm_storeu_ps(
             sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+    }
+    // The lane that is number i in the order in which sum_four adds neighbours up.
+    static constexpr size_t lane(size_t i)
+    {
+        return i / 2 + i % 2 * 8;
+    }
+    static void transpose(Register (&rows)[16])
+    {
+        Register pairs[16], fours[16], eights[16];
+        RIVER_UNROLL
+        for (size_t i = 0; i < 16; i += 2)
+        {
+            pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        RIVER_UNROLL
+        for (size_t i = 0; i < 16; i += 4)
+        { // columns 0, 1, 2 and 3 of each part of four, of rows i .. i + 3
+            RIVER_UNROLL
+            for (size_t j = 0; j < 2; ++j)
+            {
+                __m512d const a = _mm512_castps_pd(pairs[i + j]);
+                __m512d const b = _mm512_castps_pd(pairs[i + j + 2]);
+                fours[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                fours[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        RIVER_UNROLL
+        for (size_t i = 0; i < 4; ++i)
+        { // parts 0 and 2, then 1 and 3, of eight rows
+            RIVER_UNROLL
+            for (size_t half = 0; half < 16; half += 8)
+            {
+                Register const a = fours[half + i], b = fours[half + i + 4];
+                eights[half + i] = _mm512_shuffle_f32x4(a, b, 0x88);
+                eights[half + i + 4] = _mm512_shuffle_f32x4(a, b, 0xdd);
+            }
+        }
+        RIVER_UNROLL
+        for (size_t i = 0; i < 8; ++i)
+        {
+            rows[i] = _mm512_shuffle_f32x4(eights[i], eights[i + 8], 0x88);
+            rows[i + 8] = _mm512_shuffle_f32x4(eights[i], eights[i + 8], 0xdd);
+        }
     }
     static float largest(float const* scores) // [kKeys]
     {
@@ -633,10 +739,21 @@ void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
     attend_with<Sixteen>(queries, k, v, dim);
 }
 
+void widen(CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys const& to)
+{
+    widen_with<Sixteen>(k, v, count, dim, to);
+}
+
+void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
+{
+    attend_widened_with<Sixteen>(queries, of, scaled, dim);
+}
+
 } // namespace
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, fine, kAvx2.widened, kAvx2.round_row,
-    round_fine, kAvx2.dot, kAvx2.silu_mul, kAvx2.gelu_mul, attend, kAvx2.narrow};
+    round_fine, kAvx2.dot, silu_mul, kAvx2.gelu_mul, attend, kAvx2.narrow, kMaxRows,
+    Sixteen::kWidth, widen, attend_widened};
 
 } // namespace river
 

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "block.h"
 #include "ort_api.h"
@@ -289,6 +290,10 @@ struct HeadOperator
             "head", 1, node.size("hidden_size"), vocab, panels_of(vocab), node.group_size(), bits);
         if (linear.banks[kBackbone].present() && linear.banks[kRiver].present())
             throw std::invalid_argument("head has two banks, and nothing chooses between them");
+        // Eight bits of weights deserve sixteen of their inputs, as in the backbone: rounding those
+        // to eight costs four times what rounding the weights does.
+        if (bits == 8 && rounds)
+            std::swap(linear.banks[kBackbone], linear.banks[kRiver]);
         linear.take(memory);
         memory.take();
     }

@@ -1,6 +1,7 @@
 """Every family against transformers: the torch reference and the ONNX Runtime engine.
 
-The texts are several sliding windows long.
+With ONNX Runtime's own kernels, and with the native ones where they compute the family. The texts
+are several sliding windows long.
 """
 
 import dataclasses
@@ -33,17 +34,25 @@ def pairs(tmp_path_factory):
     """Pairs by name, each built when it is first asked for."""
 
     @functools.cache
-    def build(name: str) -> Pair:
+    def build(name: str, kernels: str = "onnxruntime") -> Pair:
         directory = tmp_path_factory.mktemp(name)
         tiny = TINY_MODELS[name]
-        return pair_of(directory, save_tiny_model(directory / "model", tiny), tiny.quantiser)
+        model = save_tiny_model(directory / "model", tiny)
+        return pair_of(directory, model, tiny.quantiser, kernels=kernels)
 
     return build
 
 
-@pytest.fixture(params=TINY_MODELS, scope="module")
+BOTH = [name for name in TINY_MODELS if name not in ("gemma2", "ministral3")]
+
+
+@pytest.fixture(
+    params=[*((name, "onnxruntime") for name in TINY_MODELS), *((name, "native") for name in BOTH)],
+    ids="-".join,
+    scope="module",
+)
 def pair(request, pairs) -> Pair:
-    return pairs(request.param)
+    return pairs(*request.param)
 
 
 @torch.inference_mode()

@@ -54,6 +54,26 @@ def test_a_build_is_fast_and_exact_is_the_model_itself(model, tmp_path):
     assert 0 < np.mean(np.sum(np.exp(p) * (p - q), axis=-1)) < 0.02  # nats, of a random model
 
 
+def test_an_eight_bit_head_keeps_sixteen_bits_of_its_input(model, tmp_path):
+    """Eight of them, as the river's inputs have, would be off by fifty times as much."""
+    full, found = ExitPolicy.full_depth(TINY["num_hidden_layers"]), {}
+    for activation in ("int8", "float32"):
+        engine = BuildOptions(
+            str(model),
+            tmp_path / activation,
+            quantiser="rtn",
+            group_size=32,
+            backbone_bits=32,
+            lm_head_bits=8,
+            river_activation=activation,
+            calibrate=False,
+        )
+        build(engine)
+        found[activation] = river_trt.load(tmp_path / activation).forward(IDS, full)[0]
+    error = np.abs(found["int8"] - found["float32"]).max()
+    assert error < 2e-4 * np.abs(found["float32"]).max()
+
+
 def test_onnxruntimes_own_kernels_stay_exact(model, tmp_path):
     build(BuildOptions(str(model), tmp_path / "engine", kernels="onnxruntime", calibrate=False))
     assert precision_of(tmp_path / "engine") == ("float32", "float32", 32)

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import river_trt
+from builders.build import BuildOptions, build
 from builders.families.base import ModelConfig, QueryScaling
 from builders.onnxruntime.native import choose_kernels
 from builders.source import ModelSource
@@ -12,13 +14,12 @@ from river_trt.backends.base import Step
 from river_trt.errors import CheckpointError
 from river_trt.spec import ExitPolicy
 from tests.builders.families.tiny_models import LAYERS, TINY_MODELS, save_tiny_model
-from tests.builders.tiny_engines import build_pair, forced_exit, pair_of
+from tests.builders.tiny_engines import build_pair
 from tests.builders.tiny_llama import save_tiny_llama
 
 LACKING = {
     "soft caps": {"final_softcap": 30.0},
     "queries scaled by position": {"query_scaling": QueryScaling(0.1, 64)},
-    "the activation relu": {"activation": "relu"},
 }
 
 
@@ -53,17 +54,27 @@ def test_both_kernels_read_as_many_bytes(tmp_path):
     assert 0 <= native.river_layer - stock.river_layer < 0.1 * stock.river_layer
 
 
+def test_every_family_but_two_gets_native_kernels(tmp_path):
+    found = {}
+    for name, tiny in TINY_MODELS.items():
+        save_tiny_model(tmp_path / name, tiny)
+        found[name] = choose_kernels(ModelSource.open(str(tmp_path / name)).config, None)
+    stock = {name for name, kernels in found.items() if kernels == "onnxruntime"}
+    assert stock == {"gemma2", "ministral3"}
+
+
 @pytest.mark.parametrize("family", ["qwen3", "smollm3", "phi4-mini", "mistral", "gemma3"])
-def test_what_families_add_to_llama(tmp_path, family):
+def test_steps_of_any_length_give_the_same_bits(tmp_path, family):
     """Norms of heads and of sums, windows, other rotations and none; 40 tokens: seven windows."""
-    hf = save_tiny_model(tmp_path / "model", replace(TINY_MODELS[family], quantiser="rtn"))
-    pair = pair_of(tmp_path, hf, kernels="native")
-    ids = np.random.default_rng(0).integers(3, 112, (2, 40))
-    for exit_after in range(1, LAYERS + 1):
-        pair.assert_equal(ids, forced_exit(LAYERS, exit_after))
-    full = ExitPolicy.full_depth(LAYERS)
-    logits, _ = pair.engine.forward(ids[:1], full)
-    for start in range(0, ids.shape[1], 7):  # in steps over a filled cache, to the bit
-        step = Step.whole(ids[:1, start : start + 7], full, past_length=start)
-        found = pair.engine.stepper.session.step(step).logits
+    save_tiny_model(tmp_path / "model", TINY_MODELS[family])
+    options = BuildOptions(
+        str(tmp_path / "model"), tmp_path / "engine", quantiser="rtn", kernels="native"
+    )
+    build(replace(options, calibrate=False))
+    engine = river_trt.load(tmp_path / "engine")
+    ids, full = np.random.default_rng(0).integers(3, 112, (1, 40)), ExitPolicy.full_depth(LAYERS)
+    logits, _ = engine.forward(ids, full)
+    for start in range(0, ids.shape[1], 7):
+        step = Step.whole(ids[:, start : start + 7], full, past_length=start)
+        found = engine.stepper.session.step(step).logits
         np.testing.assert_array_equal(found, logits[:, start : start + 7])

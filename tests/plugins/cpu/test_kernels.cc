@@ -572,6 +572,49 @@ void test_attend(
     }
 }
 
+// Keys widened for many queries give what `attend` gives, to the bit.
+void test_widened(Kernels const& kernels, size_t dim, size_t count, Held held, float scale)
+{
+    Cache k(count, dim, held), v(count, dim, held);
+    auto q = normals(kMaxQueries * dim);
+    for (float& value : q)
+        value *= scale;
+    size_t const width = held == Held::kCodes ? cached_width<int8_t>(dim) : dim;
+    std::vector<float> buffer(WidenedKeys::floats(dim), NAN);
+    WidenedKeys const widened = WidenedKeys::in(buffer.data(), dim);
+    for (size_t size = 1; size <= kMaxQueries; ++size)
+    {
+        std::vector<float> out(size * dim, 0.0f), wanted(size * dim, NAN);
+        Queries queries, by_attend;
+        queries.size = by_attend.size = size;
+        for (size_t r = 0; r < size; ++r)
+        {
+            queries.q[r] = by_attend.q[r] = q.data() + r * dim;
+            by_attend.counts[r] = count > 2 * r ? count - 2 * r : 0;
+            queries.out[r] = out.data() + r * dim;
+            by_attend.out[r] = wanted.data() + r * dim;
+            queries.largest[r] = -INFINITY;
+            queries.total[r] = 0.0f;
+        }
+        kernels.attend(by_attend, k.rows(), v.rows(), dim);
+        for (size_t key = 0; key < count; key += kKeys)
+        {
+            for (size_t r = 0; r < size; ++r)
+            {
+                size_t const seen = by_attend.counts[r];
+                queries.counts[r] = std::min(kKeys, seen > key ? seen - key : 0);
+            }
+            kernels.widen(k.rows().from(key * width), v.rows().from(key * width),
+                std::min(kKeys, count - key), dim, widened);
+            kernels.attend_widened(queries, widened, held == Held::kCodes, dim);
+        }
+        expect(std::equal(queries.total, queries.total + size, by_attend.total)
+                && std::equal(queries.largest, queries.largest + size, by_attend.largest),
+            "attend_widened: other weights than attend's");
+        expect(out == wanted, "attend_widened: other values than attend's");
+    }
+}
+
 void test_attend(Kernels const& kernels)
 {
     for (size_t dim : {4, 8, 16, 32, 40, 64, 80, 128})
@@ -584,6 +627,8 @@ void test_attend(Kernels const& kernels)
                 {
                     test_attend(kernels, dim, count, false, held, scale);
                     test_attend(kernels, dim, count, true, held, scale);
+                    if (kernels.widened_multiple != 0 && dim % kernels.widened_multiple == 0)
+                        test_widened(kernels, dim, count, held, scale);
                 }
             }
         }
@@ -600,12 +645,14 @@ void test_tiles(Kernels const& many, Kernels const& few)
         {
             for (bool symmetric : {false, true})
             {
-                size_t const inputs = 3 * group_size - 20, panels = 3;
+                // Enough of one size that the inputs are worked on in parts.
+                size_t const groups = group_size == 64 ? 23 : 3, panels = 3;
+                size_t const inputs = groups * group_size - 20;
                 Quantised const weight(inputs, panels, group_size, bits, symmetric, false);
-                size_t const width = 3 * group_size, most = many.most_rounded;
+                size_t const width = groups * group_size, most = many.most_rounded;
                 auto const x = normals(most * inputs);
                 std::vector<int8_t> codes(2 * most * width);
-                std::vector<float> scales(most * 3), sums(most * 3);
+                std::vector<float> scales(most * groups), sums(most * groups);
                 for (size_t gap : {0, 1, 20}) // uneven from the row on
                 {
                     std::vector<RoundedRow> rows;
@@ -613,9 +660,10 @@ void test_tiles(Kernels const& many, Kernels const& few)
                     {
                         size_t const place = (r + (gap != 0 && r >= gap)) * width;
                         few.round_row(x.data() + r * inputs, inputs, group_size,
-                            codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r);
-                        rows.push_back(
-                            {codes.data() + place, scales.data() + 3 * r, sums.data() + 3 * r});
+                            codes.data() + place, scales.data() + groups * r,
+                            sums.data() + groups * r);
+                        rows.push_back({codes.data() + place, scales.data() + groups * r,
+                            sums.data() + groups * r});
                     }
                     for (size_t count : {size_t{15}, size_t{16}, size_t{39}, most})
                     {
@@ -635,7 +683,7 @@ void test_tiles(Kernels const& many, Kernels const& few)
     }
     for (size_t group_size : {32, 64, 128})
     {
-        size_t const inputs = 3 * group_size - 20, panels = 3;
+        size_t const inputs = (group_size == 64 ? 12 : 3) * group_size - 20, panels = 3;
         Quantised const weight(inputs, panels, group_size, 8, false, false);
         auto const x = normals(50 * inputs);
         for (size_t gap : {0, 1})
