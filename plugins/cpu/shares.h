@@ -3,12 +3,15 @@
 // A thread that loses its core in the middle of a chunk holds up all others at the end of the phase,
 // for as long as the system gives that core away. One thread alone is held up by nobody. Where
 // threads wait long for each other, the two ways are therefore measured against each other, the one
-// that is not in use now and then and briefly. Where they do not, nothing is tried.
+// that is not in use now and then and briefly. Where they do not, nothing is tried; nor is sharing
+// while no core has time for it.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+
+#include "idle_cores.h"
 
 namespace river
 {
@@ -21,6 +24,11 @@ public:
         kShared,
         kAlone
     };
+
+    explicit ShareControl(CoreTime (*core_time)() = CoreTime::now)
+        : core_time_(core_time)
+    {
+    }
 
     Way way() const
     {
@@ -47,6 +55,7 @@ private:
     // much more than this way's time, and some milliseconds.
     static constexpr double kRest = 50.0, kLeastRest = 0.5, kMostRest = 4.0;
     static constexpr double kLost = 1.5, kPatience = 0.004;
+    static constexpr double kRoom = 0.5;   // idle cores that another thread needs
     static constexpr double kBetter = 0.9; // of the other way's time, to change to this one
 
     void count(double work, double seconds, double waited)
@@ -70,7 +79,7 @@ private:
             if (lost || cost_[used] > kBetter * cost_[other])
                 way_.store(other, std::memory_order_relaxed);
         }
-        else if (rest_ <= 0 && (used == kAlone || held_up > kHeldUp))
+        else if (rest_ <= 0 && (used == kAlone ? room() : held_up > kHeldUp))
         {
             trying_ = true;
             way_.store(other, std::memory_order_relaxed);
@@ -79,9 +88,21 @@ private:
         pieces_ = 0;
     }
 
+    // Whether another thread would have had a core since this was last asked.
+    bool room()
+    {
+        CoreTime const now = core_time_();
+        bool const found = now.idle_cores(looked_) >= kRoom;
+        looked_ = now;
+        rest_ = kLeastRest;
+        return found;
+    }
+
+    CoreTime (*const core_time_)();
     std::atomic_flag guard_ = ATOMIC_FLAG_INIT;
     std::atomic<int> way_{kShared};
     // Under the guard.
+    CoreTime looked_;
     double cost_[2] = {0, 0}; // seconds of a unit of work, lately
     double work_ = 0, seconds_ = 0, waited_ = 0, rest_ = 0;
     size_t pieces_ = 0;

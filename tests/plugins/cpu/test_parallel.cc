@@ -134,13 +134,25 @@ void expect(char const* what, double part, double least, double most)
     ++failures;
 }
 
+double g_idle = 1.0; // cores; of two
+CoreTime fake_cores()
+{
+    static CoreTime time{0, 0, 2};
+    time.total += 2;
+    time.idle += g_idle;
+    return time;
+}
+
 void test_shares()
 {
-    ShareControl control;
+    ShareControl control(fake_cores);
     expect("a quiet machine", alone_part(control, 0.0002, 0.01, 0.0004, 30), 0, 0);
     // Some seconds may pass before it is tried; then it stays.
     alone_part(control, 0.004, 0.8, 0.0006, 10);
     expect("a machine in use", alone_part(control, 0.004, 0.8, 0.0006, 30), 0.9, 1);
+    g_idle = 0.0;
+    expect("no core has time", alone_part(control, 0.0002, 0.01, 0.0004, 30), 1, 1);
+    g_idle = 1.0;
     alone_part(control, 0.0002, 0.01, 0.0004, 5);
     expect("it is quiet again", alone_part(control, 0.0002, 0.01, 0.0004, 30), 0, 0);
     expect("waits, but sooner done", alone_part(control, 0.0002, 0.3, 0.0004, 30), 0, 0.05);
