@@ -110,7 +110,10 @@ def place(tmp_path_factory) -> Path:
         byte_tokenizer().save(str(folder / name / "tokenizer.json"))
         (folder / name / "chat_template.jinja").write_text(template)
     build(BuildOptions(str(folder / "deep"), folder / "engine", quantiser="rtn"))
-    for name in ("engine-demo", "engine-fp32", "engine-int8", "fp32", "f16", "int8", "ENGINE", "e"):
+    for name in (
+        *("engine-demo", "engine-fp32", "engine-int8"),
+        *("fp32", "f16", "int8", "tuned", "ENGINE", "e"),
+    ):
         (folder / name).symlink_to("engine")
     for name in ("my-llama", "llama"):
         (folder / name).symlink_to("model")
