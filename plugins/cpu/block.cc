@@ -369,9 +369,8 @@ private:
             size_t const each = w_.num_heads / w_.num_kv_heads;
             size_t const end = std::min(in_.seq * each, (block + 1) * together_);
             attend_part(batch, kv_head, block, 0, 0);
-            size_t const oldest = past + block * together_ / each + 1; // its keys, from the first
-            size_t const seen = w_.window != 0 && oldest > w_.window ? oldest - w_.window : 0;
-            for (size_t p = std::max<size_t>(1, seen / kPart);
+            size_t const oldest = oldest_seen(past + block * together_ / each + 1);
+            for (size_t p = std::max<size_t>(1, oldest / kPart);
                 p * kPart < past + (end - 1) / each + 1; ++p)
             {
                 attend_part(batch, kv_head, block, p, 1);
@@ -381,6 +380,12 @@ private:
             for (size_t i = block * together_; i < end; ++i)
                 finish(query(batch, kv_head, i));
         }
+    }
+
+    // The first key that a query sees whose own is number `count`, from 1.
+    size_t oldest_seen(size_t count) const
+    {
+        return w_.window != 0 && count > w_.window ? count - w_.window : 0;
     }
 
     // Of the cache, once a KV head: its last block sees all keys.
@@ -395,7 +400,7 @@ private:
                 continue;
             size_t const batch = item / split_ / blocks_ / w_.num_kv_heads;
             size_t const past = in_.past_lengths[batch], keys = past + in_.seq;
-            size_t const first = w_.window != 0 && past + 1 > w_.window ? past + 1 - w_.window : 0;
+            size_t const first = oldest_seen(past + 1);
             size_t const start = split_ == 1 ? first : std::max(first, item % split_ * kPart);
             size_t const end = split_ == 1 ? keys : std::min(keys, (item % split_ + 1) * kPart);
             slots += start < end ? end - start : 0;
@@ -434,7 +439,7 @@ private:
             size_t const place = query(batch, kv_head, start + i);
             size_t const seen = in_.past_lengths[batch] + (start + i) / each + 1;
             queries.q[i] = queries_ + place * dim;
-            size_t const least = w_.window != 0 && seen > w_.window ? seen - w_.window : 0;
+            size_t const least = oldest_seen(seen);
             queries.firsts[i] = std::min(most, least > key ? least - key : 0);
             queries.counts[i] = std::min(most, seen > key ? seen - key : 0);
             if (queries.firsts[i] == queries.counts[i])
