@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from builders.decoder import DecoderLayer, RiverFormat
+from builders.decoder import BACKBONE_ONLY, DecoderLayer
 from builders.families import ModelConfig
 from builders.families.base import LayerSpec
 from builders.position_tables import layer_rotary, position_tables, query_scale
@@ -35,9 +35,8 @@ class CalibrationInputs:
 
     def advance(self, weights: LayerWeights) -> dict[str, Tensor]:
         """Run the next layer; returns the inputs of its four linears, float32 [rows, K]."""
-        river = RiverFormat(group_size=32, symmetric=True, scaled=frozenset())
         spec = next(self.remaining)
-        layer = DecoderLayer(self.config, spec, river)
+        layer = DecoderLayer(self.config, spec, BACKBONE_ONLY)
         layer.assign_backbone(weights)
         inputs: dict[str, Tensor] = {}
         for name, linear in layer.linears().items():

@@ -40,6 +40,10 @@ class RiverFormat:
     scaled: frozenset[str]  # the linears (qkv, o, gate_up, down) with a pre_scale
 
 
+# Of layers whose river is not asked for.
+BACKBONE_ONLY = RiverFormat(group_size=32, symmetric=True, scaled=frozenset())
+
+
 class RiverLinear(nn.Module):
     """A linear layer with two banks: backbone [N, K] and 4-bit river."""
 

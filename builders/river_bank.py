@@ -93,10 +93,8 @@ def _tuned(
     check_memory(source)
     rivers: list[dict[str, RiverWeight]] = []
     layers = source.config.num_layers
-    start, calibration = (
-        quantiser.start(),
-        CalibrationInputs(source.config, shared.embedding, calibration_ids[:TEXTS]),
-    )
+    start = quantiser.start()
+    calibration = CalibrationInputs(source.config, shared.embedding, calibration_ids[:TEXTS])
     for index in range(layers):
         progress("quantising before tuning", index, layers)
         weights = source.layer(index)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from builders.calibration_inputs import run_layer
-from builders.decoder import DecoderLayer, RiverFormat
+from builders.decoder import BACKBONE_ONLY, DecoderLayer, RiverFormat
 from builders.position_tables import position_tables
 from builders.quantisers.base import RiverWeight
 from builders.river_bank import format_of
@@ -26,8 +26,6 @@ from builders.source import ModelSource
 from builders.weights import LayerWeights
 from river_trt.progress import Progress
 
-# Of layers whose river is not asked for.
-BACKBONE_ONLY = RiverFormat(group_size=32, symmetric=True, scaled=frozenset())
 WINDOW = 4  # positions
 
 

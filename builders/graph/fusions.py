@@ -24,7 +24,7 @@ def pack_qkv(program: Program) -> Program:
     return replace(program, operations=replaced(program.operations, fused))
 
 
-def pack_head_norms(program: Program, norm_type: str = "RMSNormalization") -> Program:
+def pack_head_norms(program: Program) -> Program:
     """qkv -- Split -- q, k, v; q, k -- norm of each head -- Attention   becomes   qkv -- Attention
 
     whose attributes `q_norm` and `k_norm` are the names of the norms' weights.
@@ -40,7 +40,7 @@ def pack_head_norms(program: Program, norm_type: str = "RMSNormalization") -> Pr
         norms = [producers[join.inputs[0]] for join in joins]
         heads = [producers[norm.inputs[0]] for norm in norms]
         split = producers[heads[0].inputs[0]]
-        assert [norm.op_type for norm in norms] == [norm_type] * 2 and split.op_type == "Split"
+        assert {norm.op_type for norm in norms} == {"RMSNormalization"} and split.op_type == "Split"
         assert split.outputs == (heads[0].inputs[0], heads[1].inputs[0], attention.inputs[2])
         fused |= {id(operation): None for operation in (split, *joins, *norms, *heads)}
         fused[id(attention)] = replace(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from builders.decoder import DecoderLayer, RiverFormat
+from builders.decoder import BACKBONE_ONLY, DecoderLayer
 from builders.layouts.modules import MODULES
 from builders.position_tables import layer_rotary, position_tables, query_scale
 from builders.source import ModelSource
@@ -67,7 +67,7 @@ class Backbone:
         self.layers: list[DecoderLayer] = []
         self.linears: list[dict[str, WatchedLinear]] = []
         for index, spec in enumerate(config.layers):
-            layer = DecoderLayer(config, spec, RiverFormat(32, True, frozenset()))
+            layer = DecoderLayer(config, spec, BACKBONE_ONLY)
             layer.assign_backbone(source.layer(index))
             watched = {
                 name: WatchedLinear(module.weight, module.bias, self.dtype)
