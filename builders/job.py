@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 import river_trt
 from builders.calibration_text import CalibrationText, read_calibration
 from builders.checkpoints.text_files import eos_union
@@ -68,6 +70,11 @@ class BuildJob:
         if self.calibration_text is not None:
             raise RiverError(f"{quantiser.name} looks at no text; leave the calibration text out")
         return None
+
+    def text_for_layers(self) -> Tensor:
+        """Of quantisers that read none: what is pushed through the layers, [texts, tokens]."""
+        tokenizer = self.directory / TOKENIZER_FILE
+        return read_calibration(tokenizer, self.source.config, None).token_ids
 
     def write_manifest(
         self,

@@ -22,10 +22,14 @@ from river_trt.spec import ExitPolicy, GateKind, ModelShape
 FOREIGN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 MOST_NUMBER = 10**300  # of a float; more would be no number, or infinite
 # Rises with every change of the manifest's keys (tests/river_trt/manifest_keys.json has them all).
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Older schemas that are read, and what their engines have of the keys that came later. Of schema 1
 # nobody can tell the model's special tokens and sampling.
-ADDED: dict[int, dict[str, Any]] = {2: {"policies": []}}
+_ONE_HEAD: dict[str, Any] = {
+    "precision": {"river_head_bits": None},
+    "bytes_per_layer": {"river_head": None, "both_heads": None},
+}
+ADDED: dict[int, dict[str, Any]] = {2: {"policies": []} | _ONE_HEAD, 3: _ONE_HEAD}
 EXACT = "exact"  # the policy that every engine has: full depth
 Kernels = Literal["native", "onnxruntime"]
 TensorRTMode = Literal["plugin", "portable"]
@@ -69,6 +73,7 @@ class PrecisionInfo:
     lm_head_bits: int
     kv_cache: str
     river_activation: RiverInputs
+    river_head_bits: int | None = None  # of rare tokens, where a token left; None: one head
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +141,35 @@ class DraftInfo:
 
 @dataclass(frozen=True, slots=True)
 class ByteCounts:
-    """Weight bytes one token reads when the part runs: per layer of a bank, and shared parts."""
+    """Weight bytes one token reads when the part runs: per layer of a bank, and shared parts.
+
+    river_head: in place of lm_head, of a step all of whose tokens left the backbone; both_heads: of
+    one where some did. None where the head has no river.
+    """
 
     backbone_layer: int
     river_layer: int
     lm_head: int
     embedding: int
+    river_head: int | None = None
+    both_heads: int | None = None
 
-    def per_token(self, backbone_layers: float, num_layers: int) -> float:
-        """Weight bytes of one decode step whose backbone ran in that many layers."""
+    def per_token(
+        self, backbone_layers: float, num_layers: int, left: float | None = None
+    ) -> float:
+        """Weight bytes of one decode step whose backbone ran in that many layers, in the mean.
+
+        left: the share of steps whose token left the backbone; None: the least that fits, as the
+        first layer always runs.
+        """
         river_layers = num_layers - backbone_layers
         layers = backbone_layers * self.backbone_layer + river_layers * self.river_layer
-        return layers + self.lm_head + self.embedding
+        if self.river_head is None:
+            head: float = self.lm_head
+        else:
+            share = river_layers / max(1, num_layers - 1) if left is None else left
+            head = self.lm_head + share * (self.river_head - self.lm_head)
+        return layers + head + self.embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +304,20 @@ class Manifest:
                 f"{min(ADDED)} is the earliest read here; {REBUILD}"
             )
         if type(version) is int and version in ADDED:
-            data = ADDED[version] | data | {"schema_version": SCHEMA_VERSION}
+            data = _with_added(data, ADDED[version]) | {"schema_version": SCHEMA_VERSION}
         manifest: Manifest = _decode(cls, data, "")
         return manifest
+
+
+def _with_added(data: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """The data, with keys that came later where it has none of theirs."""
+    found = dict(data)
+    for key, value in added.items():
+        if key not in found:
+            found[key] = value
+        elif isinstance(value, dict) and isinstance(found[key], dict):
+            found[key] = value | found[key]
+    return found
 
 
 def _reject_constant(name: str) -> float:

@@ -50,7 +50,15 @@ def check_limits(manifest: "Manifest") -> None:
         _check("model.bos_token_id", model.bos_token_id, 0, model.shape.vocab_size - 1)
     _check("model.num_parameters", model.num_parameters, 0, MOST_BYTES)
     for part, size in dataclasses.asdict(manifest.bytes_per_layer).items():
-        _check(f"bytes_per_layer.{part}", size, 0, MOST_BYTES)
+        if size is not None:
+            _check(f"bytes_per_layer.{part}", size, 0, MOST_BYTES)
+    counts = manifest.bytes_per_layer
+    parts = (manifest.precision.river_head_bits, counts.river_head, counts.both_heads)
+    if 0 < parts.count(None) < len(parts):
+        raise EngineError(
+            "manifest.json: precision.river_head_bits, bytes_per_layer.river_head and "
+            f"bytes_per_layer.both_heads go together; {REBUILD}"
+        )
     for name, info in manifest.files.items():
         _check(f"files.{name}.size", info.size, 0, MOST_BYTES)
     for key, policy in manifest.stored_policies().items():

@@ -41,7 +41,7 @@ def compile_program(directory: Path) -> Path:
     """As the library is compiled."""
     compiler = os.environ.get("CXX", "c++")
     objects = []
-    for source in [PROGRAM, *SOURCES.glob("kernels*.cc"), SOURCES / "block.cc"]:
+    for source in [PROGRAM, *SOURCES.glob("kernels*.cc"), SOURCES / "one_linear.cc"]:
         objects.append(directory / f"{source.stem}.o")
         own = X86_FILE_FLAGS.get(source.name, ()) if platform.machine() == "x86_64" else ()
         command = [compiler, *FLAGS, "-std=c++17", f"-I{SOURCES}", *own, "-c", source]

@@ -168,7 +168,7 @@ ENGINES: dict[str, tuple[Damage, str]] = {
         "model.data is missing from {engine}; copy it again or rebuild the engine",
     ),
     "newer schema": (
-        edit_json("manifest.json", schema_version=4, of_the_future=True),
+        edit_json("manifest.json", schema_version=5, of_the_future=True),
         "the engine is newer than this river-trt: it has manifest schema 4, and 3 is the latest "
         "read here; "
         f"upgrade with {this_build().upgrade()}",

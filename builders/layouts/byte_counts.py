@@ -1,8 +1,10 @@
 """What one token reads of each part, from the sizes of an engine's weights by name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from builders.job import Banks
+from builders.layouts.panels import RIVER_HEAD
 from river_trt.manifest import ByteCounts
 
 # A weight is called <path>.<part>; a layout's own suffix (qweight_panels) says how it is stored.
@@ -42,6 +44,12 @@ def byte_counts(
         or sizes[embedding],
         embedding=sizes[embedding] // vocab_size,
     )
+
+
+def with_river_head(counts: ByteCounts, sizes: Mapping[str, int], frequent: int) -> ByteCounts:
+    """The counts of an engine whose head has a river; frequent: bytes of the head that it reads."""
+    own = sum(size for name, size in sizes.items() if name.startswith(RIVER_HEAD))
+    return replace(counts, river_head=frequent + own, both_heads=counts.lm_head + own)
 
 
 def _bank(name: str) -> str:

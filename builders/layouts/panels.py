@@ -11,6 +11,8 @@ from builders.quantisers.integer import IntegerWeight, quantise_integer
 from builders.weights import LayerWeights
 from river_trt.weight_panels import panel_rows, quantised_panels, stack_panels
 
+RIVER_HEAD = "river_head"
+
 
 def panel_layer_tensors(
     layer: int,
@@ -61,3 +63,11 @@ def panel_head_tensors(head: IntegerWeight) -> dict[str, np.ndarray]:
         head.codes.numpy(), head.scales.numpy(), head.zero_points.numpy(), head.bits
     )
     return {f"lm_head.{part}": value for part, value in parts.items()}
+
+
+def panel_river_head_tensors(rare: RiverWeight) -> dict[str, np.ndarray]:
+    """An LM head's river, of the rare tokens."""
+    assert rare.zero_points is not None and rare.pre_scale is not None
+    parts = quantised_panels(rare.codes().numpy(), rare.scales.numpy(), rare.zero_points.numpy(), 4)
+    parts["pre_scale"] = rare.pre_scale.numpy()
+    return {f"{RIVER_HEAD}.{part}": value for part, value in parts.items()}

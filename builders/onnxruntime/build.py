@@ -1,13 +1,18 @@
 """A River engine for ONNX Runtime: trace, lower, then fill the weights file layer by layer."""
 
+from dataclasses import replace
 from importlib.metadata import version
 
 import torch
 
-from builders.job import BuildJob
-from builders.layouts.byte_counts import byte_counts
+from builders.job import Banks, BuildJob
+from builders.layouts.byte_counts import byte_counts, with_river_head
 from builders.layouts.modules import BackboneFormat
-from builders.layouts.panels import panel_head_tensors, panel_layer_tensors
+from builders.layouts.panels import (
+    panel_head_tensors,
+    panel_layer_tensors,
+    panel_river_head_tensors,
+)
 from builders.layouts.weights_file import WeightsWriter
 from builders.onnxruntime.emit import ACCURACY_LEVELS
 from builders.onnxruntime.layer_tensors import (
@@ -19,6 +24,7 @@ from builders.onnxruntime.lm_head import HeadPrecision
 from builders.onnxruntime.lowering import LoweringOptions, lower
 from builders.onnxruntime.native import choose_kernels, lower_native
 from builders.onnxruntime.options import OnnxRuntimeOptions
+from builders.onnxruntime.river_head import HeadInputs, frequent_tokens, quantise_rare
 from builders.position_tables import position_tables
 from builders.quantisers.integer import quantise_integer
 from builders.recipes import Recipe
@@ -33,6 +39,7 @@ from river_trt.native_library import ABI_VERSION, native_library
 
 ENGINE_FILE = "model.onnx"
 BACKBONE_NAMES = {8: "int8", 16: "float16", 32: "float32"}
+FULL_BITS = 8  # of a head that has a river
 HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention with rotary embeddings takes no other head_dim
 
 
@@ -68,8 +75,14 @@ def build_engine(job: BuildJob) -> Manifest:
     river = river_format(config, quantiser, recipe.group_size, recipe.symmetric)
     shared = source.shared()
     head = _head_precision(source, recipe, shared, asked_for.lm_head_bits)
+    if asked.river_head_bits is not None:
+        _check_river_head(native, head, job.banks)
+        head = replace(head, frequent=frequent_tokens(config.vocab_size))
     job.write_tokenizer()
     calibration = job.read_calibration(quantiser)
+    watch, head_inputs = job.watch, None
+    if head.frequent:
+        watch = head_inputs = HeadInputs(job.text_for_layers(), job.watch)
 
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)
@@ -87,13 +100,17 @@ def build_engine(job: BuildJob) -> Manifest:
             quantiser,
             shared,
             calibration.token_ids if calibration else None,
-            job.watch,
+            watch,
             job.progress,
         )
         for index, layer in enumerate(banks):
             tensors = panel_layer_tensors if native else layer_tensors
             weights.write_planned(tensors(index, layer.weights, layer.river, backbone))
             job.progress("quantising", index + 1, config.num_layers)
+        if head_inputs is not None:
+            rows = head_inputs.rows(config, shared)
+            rare = quantise_rare(shared.lm_head, rows, head.frequent, recipe.group_size)
+            weights.write_planned(panel_river_head_tensors(rare))
 
     backend = BackendInfo(
         "onnxruntime",
@@ -102,9 +119,33 @@ def build_engine(job: BuildJob) -> Manifest:
         kernels="native" if native else "onnxruntime",
         kernels_abi=ABI_VERSION if native else None,
     )
-    precision = PrecisionInfo(BACKBONE_NAMES[backbone.bits], head.bits, kv_cache, activation)
+    precision = PrecisionInfo(
+        BACKBONE_NAMES[backbone.bits], head.bits, kv_cache, activation, asked.river_head_bits
+    )
     counts = byte_counts(layout.sizes, config.num_layers, config.vocab_size, job.banks)
+    if head.frequent:
+        frequent = counts.lm_head * head.frequent // config.vocab_size
+        counts = with_river_head(counts, layout.sizes, frequent)
     return job.write_manifest(backend, precision, calibration, counts, ENGINE_FILE)
+
+
+def _check_river_head(native: bool, head: HeadPrecision, banks: Banks) -> None:
+    """RiverError where no token could use the head's river."""
+    if not native:
+        raise RiverError(
+            "--river-head-bits needs the native kernels; ONNX Runtime's own have one head for both "
+            "banks: leave it out"
+        )
+    if banks != "both":
+        raise RiverError(
+            f"--river-head-bits is for tokens that leave the backbone, and --banks {banks} has "
+            "one bank alone: leave one of the two out"
+        )
+    if head.bits != FULL_BITS:
+        raise RiverError(
+            f"--river-head-bits goes with an LM head of {FULL_BITS} bits, which it is read beside, "
+            f"not with one of {head.bits}: add --lm-head-bits {FULL_BITS}"
+        )
 
 
 def _check_head_dim(source: ModelSource) -> None:

@@ -33,6 +33,7 @@ class HeadPrecision:
     head_dtype: torch.dtype  # of a 16- or 32-bit head
     tied: bool  # the checkpoint's head is its embedding
     accuracy_level: int
+    frequent: int = 0  # tokens that a head with a river reads whole; 0: it has none
 
     @property
     def is_embedding(self) -> bool:

@@ -15,6 +15,7 @@ from builders.graph.fusions import pack_head_norms, pack_qkv
 from builders.graph.linear import Linear, is_linear
 from builders.graph.program import Operation, read_program
 from builders.graph.regions import LayerRegions, find_regions
+from builders.layouts.panels import RIVER_HEAD
 from builders.layouts.weights_file import WeightsLayout
 from builders.onnxruntime.lm_head import emit_embedding, emit_final_norm, emit_lm_head
 from builders.onnxruntime.lowering import LoweringOptions, RuntimeLowering
@@ -94,9 +95,13 @@ class _NativeLowering(RuntimeLowering):
         x, weight = emit_final_norm(self.graph, self.regions.epilogue, self.emitter)
         vocab, hidden = self.program.weight_shapes[weight]
         parts = self._quantised(weight, num_panels(vocab), hidden, head.group_size, head.bits)
+        inputs, attributes = [x, *[""] * 5, *parts, "", ""], {}
+        if head.frequent:
+            inputs += self._river_head(hidden, vocab - head.frequent)
+            attributes = {"frequent": head.frequent, "num_layers": self.num_layers}
         self.graph.add(
             "Head",
-            [x, *[""] * 5, *parts, "", ""],
+            inputs,
             ["logits"],
             domain=DOMAIN,
             hidden_size=hidden,
@@ -104,7 +109,20 @@ class _NativeLowering(RuntimeLowering):
             group_size=head.group_size,
             bits=head.bits,
             rounds=self._rounds(),
+            **attributes,
         )
+
+    def _river_head(self, hidden: int, rare: int) -> list[str]:
+        """Where the wanted positions left, and the head's river."""
+        wanted = self.graph.add(
+            "Gather", ["exit_layer", "logit_indices"], ["exit_layer.wanted"], axis=1
+        )
+        parts = self._quantised(RIVER_HEAD, num_panels(rare), hidden, self.options.group_size, 4)
+        return [
+            wanted,
+            *parts,
+            self.graph.weight(f"{RIVER_HEAD}.pre_scale", np.float32, (hidden,)),
+        ]
 
     def inputs(self) -> list[ValueInfoProto]:
         return [self._cached(value) for value in super().inputs()]

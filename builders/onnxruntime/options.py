@@ -48,6 +48,13 @@ class OnnxRuntimeOptions(BackendOptions):
         "float16; float32 with --exact or ONNX Runtime's own kernels)",
     )
     lm_head_bits: int | None = option(None, **LM_HEAD_BITS)
+    river_head_bits: int | None = option(
+        None,
+        choices=(4,),
+        help="of the LM head's rare tokens where a token has left the backbone: a river of the "
+        "head's own, which costs some thousandths of KL there and nothing at full depth "
+        "(default: both banks share one head)",
+    )
     exact: bool = option(
         False,
         switch=True,

@@ -16,6 +16,7 @@ from torch import Tensor
 from builders.quantisers.base import MAX_CODE, SYMMETRIC_ZERO, RiverWeight, to_groups
 
 ROWS = 64  # rounded as if they did not know each other
+ROWS_AT_ONCE = 4096  # of `round_rows`, in memory
 COLUMNS = 64  # whose feedback is added at once to the columns after them
 DAMPING = 0.03  # of each input's and output's own curvature: what the text has not shown
 
@@ -56,6 +57,27 @@ def round_by_curvature(
     return [
         _with_codes(river, found) for river, found in zip(rivers, torch.cat(codes, 1), strict=True)
     ]
+
+
+def round_rows(
+    weight: Tensor,  # [N, K], whose rows do not know each other
+    river: RiverWeight,
+    inputs: Tensor,  # [K, K]: curvature of what the linear is given
+    damping: float,
+) -> RiverWeight:
+    """The river with other codes, of one linear: GPTQ."""
+    steps, zeros = _columns(river.scales, river, len(inputs)), _zero_points(river)
+    zeros = _columns(zeros, river, len(inputs))
+    if river.pre_scale is not None:
+        steps = steps * river.pre_scale
+    order = inputs.diagonal().argsort(descending=True)
+    upper = _unit_upper(inputs[order][:, order], damping)[None]
+    codes = []
+    for first in range(0, len(weight), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        columns = [x[rows][:, order].T[None].contiguous() for x in (weight, steps, zeros)]
+        codes.append(_round_columns(columns[0], columns[1], columns[2], upper)[0].T)
+    return _with_codes(river, torch.cat(codes)[:, order.argsort()])
 
 
 def _in_order(xs: Iterable[Tensor], rows: slice, orders: list[Tensor]) -> Tensor:
@@ -101,9 +123,9 @@ def _round_columns(target: Tensor, step: Tensor, zero: Tensor, inputs: Tensor) -
     return codes
 
 
-def _unit_upper(curvature: Tensor) -> Tensor:
+def _unit_upper(curvature: Tensor, damping: float = DAMPING) -> Tensor:
     """U + I of (U + I) D (U + I)', damped until it can be factored."""
-    symmetric, damping = (curvature + curvature.T) / 2, DAMPING
+    symmetric = (curvature + curvature.T) / 2
     own = symmetric.diagonal()
     own = own.clamp_min(1e-6 * float(own.mean()) + torch.finfo(torch.float32).tiny)
     while True:

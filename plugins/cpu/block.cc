@@ -6,117 +6,15 @@
 #include <cstring>
 #include <memory>
 
+#include "prepared_rows.h"
+
 namespace river
 {
 namespace
 {
 
-constexpr size_t kRowChunk = 8;     // rows of a chunk where rows are worked on one by one
 constexpr size_t kPart = 2 * kKeys; // keys whose weighted values are added up on their own
 constexpr size_t kMaxBlocks = 16;   // of queries in a chunk of attention
-
-size_t chunks(size_t items, size_t each)
-{
-    return (items + each - 1) / each;
-}
-
-// A number of panels, even, that gives each thread some chunks: one held up holds up few.
-size_t chunk_panels(Linear const& linear, size_t rows, size_t threads)
-{
-    size_t const each = chunks(linear.panels * chunks(rows, kChunkRows), 6 * threads);
-    return std::min(each + each % 2, kMaxChunkPanels);
-}
-
-size_t linear_chunks(Linear const& linear, size_t rows, size_t each)
-{
-    return chunks(linear.panels, each) * chunks(rows, kChunkRows);
-}
-
-// Chunks of the same panels follow each other.
-LinearChunk linear_chunk(Linear const& linear, size_t rows, size_t each, size_t index)
-{
-    size_t const parts = chunks(rows, kChunkRows), first = index / parts * each;
-    return {first, std::min(each, linear.panels - first), index % parts * kChunkRows};
-}
-
-// Writes as many of the panels' values as the output has columns.
-void store(float const* values, LinearChunk const& chunk, size_t columns, float* out)
-{
-    size_t const start = chunk.first * kPanel;
-    size_t const end = std::min(columns, start + chunk.count * kPanel);
-    std::copy(values, values + (end - start), out + start);
-}
-
-// The rows of a linear in the form that their bank takes: scaled, rounded. One linear's at a time.
-class PreparedRows
-{
-public:
-    PreparedRows(Kernels const& kernels, bool rounds, size_t rows, size_t inputs, size_t group_size,
-        Scratch& scratch)
-        : kernels_(kernels)
-        , rounds_(rounds)
-        , groups_(chunks(inputs, group_size))
-        , width_(groups_ * group_size)
-        , codes_(scratch.codes(2 * rows * width_))
-        , scales_(scratch.floats(0, rows * groups_))
-        , sums_(scratch.floats(1, rows * groups_))
-        , fine_sums_(scratch.fine_sums(rows * groups_))
-        , scaled_(scratch.floats(2, rows * width_))
-    {
-    }
-
-    // Lists the rows of x [rows, inputs] by bank; what is in x does not matter yet.
-    void list(Linear const& linear, float const* x, std::vector<char> const& use_river,
-        LinearRows& lists) const
-    {
-        lists.clear();
-        lists.rounds = rounds_;
-        for (size_t row = 0; row < use_river.size(); ++row)
-        {
-            size_t const number = use_river[row] ? kRiver : kBackbone;
-            bool const scaled = linear.banks[number].pre_scale != nullptr;
-            LinearRows::OfBank& rows = lists.banks[number];
-            rows.numbers.push_back(row);
-            rows.floats.push_back(scaled ? scaled_ + row * width_ : x + row * linear.inputs);
-            int8_t const* codes = codes_ + 2 * row * width_;
-            float const* scales = scales_ + row * groups_;
-            rows.rounded.push_back({codes, scales, sums_ + row * groups_});
-            rows.fine.push_back({codes, scales, fine_sums_ + row * groups_});
-        }
-    }
-
-    // x: the row [inputs].
-    void prepare(Linear const& linear, bool use_river, float const* x, size_t row) const
-    {
-        size_t const number = use_river ? kRiver : kBackbone, inputs = linear.inputs;
-        Bank const& bank = linear.banks[number];
-        float* scaled = scaled_ + row * width_;
-        if (bank.pre_scale != nullptr)
-        {
-            for (size_t k = 0; k < inputs; ++k)
-                scaled[k] = x[k] * bank.pre_scale[k];
-            x = scaled;
-        }
-        if (!rounds_ || bank.dense.present())
-            return;
-        int8_t* codes = codes_ + 2 * row * width_;
-        float* scales = scales_ + row * groups_;
-        size_t const size = bank.quantised.group_size;
-        if (number == kBackbone)
-            kernels_.round_fine(x, inputs, size, codes, scales, fine_sums_ + row * groups_);
-        else
-            kernels_.round_row(x, inputs, size, codes, scales, sums_ + row * groups_);
-    }
-
-private:
-    Kernels const& kernels_;
-    bool const rounds_;
-    size_t const groups_, width_; // of the widest linear
-    int8_t* const codes_;
-    float *const scales_, *const sums_;
-    int32_t* const fine_sums_;
-    float* const scaled_;
-};
 
 class Block : public PhasedWork
 {
@@ -767,76 +665,6 @@ private:
     size_t num_steps_ = 0;
 };
 
-class OneLinear : public PhasedWork
-{
-public:
-    OneLinear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
-        float const* x, size_t rows, float* y, size_t threads, Scratch& scratch)
-        : kernels_(kernels)
-        , linear_(linear)
-        , x_(x)
-        , rows_(rows)
-        , y_(y)
-        , lists_(scratch.rows[0])
-        , prepared_(kernels, rounds, rows, linear.inputs, linear.group_size(), scratch)
-        , use_river_(scratch.use_river)
-        , each_(chunk_panels(linear, rows, threads))
-    {
-        if (use_river != nullptr)
-        {
-            use_river_.assign(use_river, use_river + rows);
-        }
-        else
-        {
-            use_river_.assign(rows, !linear.banks[kBackbone].present());
-        }
-        prepared_.list(linear, x, use_river_, lists_);
-        add_phase(chunks(rows, kRowChunk));
-        add_phase(linear_chunks(linear, rows, each_));
-    }
-
-    void chunk(size_t phase, size_t index) noexcept override
-    {
-        if (phase == 0)
-        {
-            for (size_t row = index * kRowChunk; row < std::min(rows_, (index + 1) * kRowChunk);
-                ++row)
-            {
-                prepared_.prepare(linear_, use_river_[row], x_ + row * linear_.inputs, row);
-            }
-            return;
-        }
-        LinearChunk const part = linear_chunk(linear_, rows_, each_, index);
-        apply(kernels_, linear_, lists_, part, [&](size_t row, float const* values)
-        { store(values, part, linear_.outputs, y_ + row * linear_.outputs); });
-    }
-
-    char const* name(size_t phase) const override
-    {
-        return phase == 0 ? "round_head" : "head";
-    }
-    int32_t layer(size_t) const override
-    {
-        return 0;
-    }
-    size_t bytes(size_t phase, size_t index) const override
-    {
-        return phase == 0 ? 0
-                          : linear_.read_bytes(lists_, linear_chunk(linear_, rows_, each_, index));
-    }
-
-private:
-    Kernels const& kernels_;
-    Linear const& linear_;
-    float const* const x_;
-    size_t const rows_;
-    float* const y_;
-    LinearRows& lists_;
-    PreparedRows const prepared_;
-    std::vector<char>& use_river_;
-    size_t const each_;
-};
-
 } // namespace
 
 void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs const& in,
@@ -845,15 +673,6 @@ void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs 
     if (in.batch * in.seq != 0)
         Block(kernels, weights, in, out, pool.threads, scratch)
             .run(pool, in.batch * in.seq <= kRowChunk);
-}
-
-void run_linear(Kernels const& kernels, Linear const& linear, bool rounds, bool const* use_river,
-    float const* x, size_t rows, float* y, Pool const& pool, Scratch& scratch)
-{
-    if (rows == 0)
-        return;
-    OneLinear(kernels, linear, rounds, use_river, x, rows, y, pool.threads, scratch)
-        .run(pool, rows <= kRowChunk);
 }
 
 } // namespace river

@@ -27,9 +27,13 @@ struct Bank
     // Copies the weights of so many panels.
     void take(WeightMemory& memory, size_t panels)
     {
-        size_t const grid = panels * quantised.groups() * kPanel;
+        if (!present())
+            return;
         memory.add(dense.single, panels * dense.inputs * kPanel);
         memory.add(dense.half, panels * dense.inputs * kPanel);
+        if (quantised.codes == nullptr)
+            return;
+        size_t const grid = panels * quantised.groups() * kPanel;
         memory.add(quantised.codes, panels * quantised.panel_bytes());
         memory.add(quantised.scales, grid);
         memory.add(quantised.zero_points, grid);

@@ -266,6 +266,23 @@ public:
         return linear;
     }
 
+    // A linear that has a river alone: the four parts of one, from input `first` on.
+    Linear river(std::string const& name, size_t first, size_t inputs, size_t outputs,
+        size_t panels, size_t group_size) const
+    {
+        Linear linear;
+        linear.inputs = inputs;
+        linear.outputs = outputs;
+        linear.panels = panels;
+        constexpr size_t kCodes = 5; // among a linear's parts
+        linear.banks[kRiver].quantised =
+            quantised(name, first - kCodes, kCodes, inputs, panels, group_size, 4);
+        linear.banks[kRiver].pre_scale = weight<float>(first + 3, name + ".pre_scale", {inputs});
+        if (!linear.banks[kRiver].present())
+            throw std::invalid_argument(name + " has no weight");
+        return linear;
+    }
+
 private:
     // Codes, scales and zero points are parts `from` .. from + 2 of the linear.
     QuantisedPanels quantised(std::string const& name, size_t first, size_t from, size_t inputs,

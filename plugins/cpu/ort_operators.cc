@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "block.h"
+#include "head.h"
 #include "ort_api.h"
 #include "ort_node.h"
 
@@ -24,6 +25,8 @@ Scratch& scratch()
     static thread_local Scratch scratch;
     return scratch;
 }
+
+constexpr int64_t kMostLayers = 65536;
 
 size_t panels_of(size_t columns)
 {
@@ -97,7 +100,7 @@ struct BlockOperator
         : api(api)
     {
         Node const node(api, info);
-        constexpr int64_t kMostLayers = 65536, kMostHeads = 65536;
+        constexpr int64_t kMostHeads = 65536;
         size_t const hidden = node.size("hidden_size");
         size_t const group = node.group_size();
         w.num_layers = static_cast<int32_t>(node.integer("num_layers", 1, kMostLayers));
@@ -258,10 +261,16 @@ struct BlockOperator
 struct HeadOperator
 {
     static constexpr char const* kName = "Head";
-    static constexpr size_t kInputs = 1 + kLinearParts, kOutputs = 1; // x, then a linear
+    // x, a linear, where each row left, then the river of rare tokens.
+    static constexpr size_t kExitLayer = 1 + kLinearParts, kRare = kExitLayer + 1;
+    static constexpr size_t kInputs = kRare + 4, kOutputs = 1;
 
     static int input_type(size_t index)
     {
+        if (index == kExitLayer)
+            return kInt32;
+        if (index >= kRare)
+            return type_of_part(index - kRare + 5); // the river among a linear's parts
         return index == 0 ? kFloat : type_of_part(index - 1);
     }
     static int input_need(size_t index)
@@ -281,20 +290,30 @@ struct HeadOperator
         : api(api)
     {
         Node const node(api, info);
-        size_t const vocab = node.size("vocab_size");
+        size_t const vocab = node.size("vocab_size"), hidden = node.size("hidden_size");
         int const bits = static_cast<int>(node.integer("bits", 4, 8));
         if (bits != 4 && bits != 8)
             throw std::invalid_argument("bits must be 4 or 8");
-        rounds = node.integer("rounds", 0, 1) != 0;
-        linear = node.linear(
-            "head", 1, node.size("hidden_size"), vocab, panels_of(vocab), node.group_size(), bits);
-        if (linear.banks[kBackbone].present() && linear.banks[kRiver].present())
+        head.rounds = node.integer("rounds", 0, 1) != 0;
+        size_t const group = node.group_size();
+        head.all = node.linear("head", 1, hidden, vocab, panels_of(vocab), group, bits);
+        if (head.all.banks[kBackbone].present() && head.all.banks[kRiver].present())
             throw std::invalid_argument("head has two banks, and nothing chooses between them");
         // Eight bits of weights deserve sixteen of their inputs, as in the backbone: rounding those
         // to eight costs four times what rounding the weights does.
-        if (bits == 8 && rounds)
-            std::swap(linear.banks[kBackbone], linear.banks[kRiver]);
-        linear.take(memory);
+        if (bits == 8 && head.rounds)
+            std::swap(head.all.banks[kBackbone], head.all.banks[kRiver]);
+        auto const frequent = node.integer_or_0("frequent", static_cast<int64_t>(vocab) - 1);
+        if (frequent != 0)
+        {
+            if (frequent % static_cast<int64_t>(kPanel) != 0)
+                throw std::invalid_argument("frequent must be a multiple of 16");
+            num_layers = static_cast<int32_t>(node.integer("num_layers", 1, kMostLayers));
+            head.frequent = static_cast<size_t>(frequent);
+            size_t const rest = vocab - head.frequent;
+            head.rare = node.river("rare", kRare, hidden, rest, panels_of(rest), group);
+        }
+        head.take(memory);
         memory.take();
     }
 
@@ -304,16 +323,19 @@ struct HeadOperator
         Shape const shape = call.shape(0, "x", 3);
         int64_t const batch = shape.sizes[0], seq = shape.sizes[1];
         float const* x =
-            call.data<float>(0, "x", {batch, seq, static_cast<int64_t>(linear.inputs)});
+            call.data<float>(0, "x", {batch, seq, static_cast<int64_t>(head.all.inputs)});
         float* y =
-            call.result<float>(0, "logits", {batch, seq, static_cast<int64_t>(linear.outputs)});
-        run_linear(kernels(), linear, rounds, nullptr, x, static_cast<size_t>(batch * seq), y,
+            call.result<float>(0, "logits", {batch, seq, static_cast<int64_t>(head.all.outputs)});
+        int32_t const* exit_layers = nullptr;
+        if (head.rare.present())
+            exit_layers = call.data<int32_t>(kExitLayer, "exit_layer", {batch, seq});
+        run_head(kernels(), head, exit_layers, num_layers, x, static_cast<size_t>(batch * seq), y,
             call.pool(), scratch());
     }
 
     OrtApi const* api;
-    Linear linear;
-    bool rounds;
+    Head head;
+    int32_t num_layers = 0;
     WeightMemory memory;
 };
 

@@ -21,7 +21,27 @@ def weight_bytes(
     backbone_reads = int((~use_river).any(axis=0).sum())
     rows, steps = exit_layers.shape
     layer_bytes = backbone_reads * counts.backbone_layer + river_reads * counts.river_layer
-    return int(layer_bytes + steps * (counts.lm_head + rows * counts.embedding))
+    return int(
+        layer_bytes
+        + _head_bytes(exit_layers < len(pinned), counts)
+        + steps * rows * counts.embedding
+    )
+
+
+def _head_bytes(
+    left: np.ndarray,  # [rows, steps] bool
+    counts: ByteCounts,
+) -> int:
+    """Of the LM head, that the steps read."""
+    steps = len(left[0])
+    if counts.river_head is None or counts.both_heads is None:
+        return steps * counts.lm_head
+    all_left, some_left = int(left.all(axis=0).sum()), int(left.any(axis=0).sum())
+    return (
+        all_left * counts.river_head
+        + (some_left - all_left) * counts.both_heads
+        + (steps - some_left) * counts.lm_head
+    )
 
 
 def prefill_operations(manifest: Manifest, prompt_tokens: int) -> float | None:

@@ -126,6 +126,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"groups of {river.group_size}, {zero_points}, {precision.river_activation} inputs",
         ),
         ("LM head", f"{precision.lm_head_bits} bits, {format_bytes(counts.lm_head)}"),
+        *_river_head(manifest),
         (
             "KV cache",
             f"{precision.kv_cache}, {format_bytes(cache_slot_bytes(manifest))} a token, "
@@ -208,6 +209,13 @@ def record_facts(record: LayerRecord | None) -> list[tuple[str, str]]:
         ("cache", f"{len(record.cache_slots)} tensors, {inside} updated inside a conditional"),
         ("weights", weights),
     ]
+
+
+def _river_head(manifest: Manifest) -> list[tuple[str, str]]:
+    bits, size = manifest.precision.river_head_bits, manifest.bytes_per_layer.river_head
+    if size is None:
+        return []
+    return [("river head", f"rare tokens in {bits} bits, {format_bytes(size)} with the frequent")]
 
 
 def bytes_per_token(manifest: Manifest) -> tuple[float, float]:

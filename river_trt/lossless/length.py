@@ -106,7 +106,7 @@ def best_length(acceptances: Sequence[float], cost: float, limit: int) -> tuple[
 def step_cost(counts: ByteCounts, pinned_layers: int, num_layers: int) -> float:
     """Of a draft step with that many backbone layers, in full-depth steps, by bytes read."""
     full_depth = counts.per_token(num_layers, num_layers)
-    return counts.per_token(pinned_layers, num_layers) / full_depth
+    return counts.per_token(pinned_layers, num_layers, left=1.0) / full_depth
 
 
 def estimate_speedup(speculation: Speculation) -> float:

@@ -61,9 +61,13 @@ def test_older_schema_says_both_numbers_and_rebuild_even_with_other_keys(manifes
         Manifest.from_json(json.dumps(data))
 
 
-def test_engines_of_schema_2_have_no_named_policies(manifest):
-    data = json.loads(manifest.to_json()) | {"schema_version": 2}
+def test_engines_of_older_schemas_have_what_came_later_as_none(manifest):
+    data = json.loads(manifest.to_json()) | {"schema_version": 3}
+    del data["precision"]["river_head_bits"]
+    del data["bytes_per_layer"]["river_head"], data["bytes_per_layer"]["both_heads"]
+    assert Manifest.from_json(json.dumps(data)) == manifest
     del data["policies"]
+    data["schema_version"] = 2
     assert Manifest.from_json(json.dumps(data)) == manifest
     with pytest.raises(EngineError, match=r"engine_file is missing"):
         Manifest.from_json(json.dumps({k: v for k, v in data.items() if k != "engine_file"}))
@@ -121,6 +125,7 @@ def test_another_set_of_keys_is_another_schema():
         ("model.bos_token_id", 2**40, "model.bos_token_id must be at most 259"),
         ("model.num_parameters", -1, "model.num_parameters must be at least 0"),
         ("bytes_per_layer.lm_head", 10**30, "bytes_per_layer.lm_head must be at most"),
+        ("bytes_per_layer.river_head", 5, "precision.river_head_bits, .*both_heads go together"),
         ("policy.tau", [1e60, 1, 1, 1], r"policy.tau\[0\] must fit float32, got 1e\+60"),
         ("policy.tau", [10**400, 1, 1, 1], r"policy.tau\[0\] must be float"),
         ("precision.kv_cache", "int3", "precision.kv_cache must be one of float32, float16"),

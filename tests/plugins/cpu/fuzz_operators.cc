@@ -46,6 +46,8 @@ enum Input
     kInputs
 };
 
+constexpr size_t kHeadExitLayer = 1 + kParts, kRare = kHeadExitLayer + 1, kHeadInputs = kRare + 4;
+
 using Random = std::mt19937_64;
 
 int64_t below(Random& random, int64_t bound)
@@ -227,13 +229,27 @@ Case make_head(Random& random)
 {
     Case made;
     made.head = true;
-    made.resize(1 + kParts, 1);
+    made.resize(kHeadInputs, 1);
     int64_t const hidden = 1 + below(random, 70), vocab = 1 + below(random, 90);
+    int64_t const batch = 1 + below(random, 3), seq = 1 + below(random, 12);
     int64_t const group = 32 * (1 + below(random, 4)), bits = random() % 2 ? 4 : 8;
     made.info.integers = {{"hidden_size", hidden}, {"vocab_size", vocab}, {"group_size", group},
         {"bits", bits}, {"rounds", below(random, 2)}};
-    made.put(0, kFloat, {1 + below(random, 3), 1 + below(random, 12), hidden}, false, random);
+    made.put(0, kFloat, {batch, seq, hidden}, false, random);
     put_codes(made, 6, (vocab + 15) / 16, hidden, group, bits, random);
+    if (vocab > 16 && random() % 2) // a river of its own
+    {
+        int64_t const frequent = 16 * (1 + below(random, (vocab - 1) / 16)), layers = 3;
+        made.info.integers["frequent"] = frequent;
+        made.info.integers["num_layers"] = layers;
+        made.put(kHeadExitLayer, kInt32, {batch, seq}, false, random);
+        for (int64_t i = 0; i < batch * seq; ++i)
+            made.context.inputs[kHeadExitLayer]->values<int32_t>()[i] =
+                static_cast<int32_t>(1 + below(random, layers));
+        put_codes(made, kRare, (vocab - frequent + 15) / 16, hidden, group, 4, random);
+        if (random() % 2)
+            made.put(kRare + 3, kFloat, {hidden}, true, random);
+    }
     return made;
 }
 
