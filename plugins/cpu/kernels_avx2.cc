@@ -6,25 +6,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention.h"
 #include "kernels.h"
-
-// Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
-#define RIVER_UNROLL _Pragma("GCC unroll 8")
+#include "registers_avx2.h"
 
 namespace river
 {
 namespace
 {
-
-inline __m256 load_8(float const* at)
-{
-    return _mm256_loadu_ps(at);
-}
-inline __m256 load_8(uint16_t const* at)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
-}
 
 // Rows x one panel: y = x * weight, on top of y where `add`. One chain of additions a column in
 // the order of k, whatever the number of rows: a row equals that row alone, to the bit.
@@ -178,6 +166,16 @@ inline void prefetch(void const* at)
     _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
 }
 
+// What is added here is added now: a compiler that adds products up first needs more registers than
+// there are.
+inline __attribute__((always_inline)) void in_turn(__m256i& a, __m256i& b)
+{
+    __m256i x = a, y = b;
+    asm volatile("" : "+x"(x), "+x"(y));
+    a = x;
+    b = y;
+}
+
 // 8 products of a 4-bit code and a rounded value fit 16 bits: 8 * 2 * 15 * 127 < 2^15.
 constexpr size_t kRun = 32;
 
@@ -216,6 +214,7 @@ void rounded_panel_4(QuantisedPanels const& weight, RoundedRow const* x, float* 
                     __m256i const high_16 = _mm256_maddubs_epi16(w_high, values);
                     run_low[r] = q == 0 ? low_16 : _mm256_add_epi16(run_low[r], low_16);
                     run_high[r] = q == 0 ? high_16 : _mm256_add_epi16(run_high[r], high_16);
+                    in_turn(run_low[r], run_high[r]);
                 }
             }
             RIVER_UNROLL
@@ -340,6 +339,7 @@ void centre_group(
     __m256i const first = _mm256_set1_epi16(255);
     for (size_t k = 0; k < size; k += 4, codes += 64, out += 64)
     {
+        prefetch(codes + kAhead);
         __m256i const low = load(codes), high = load(codes + 32);
         __m256i const of[4] = {_mm256_sub_epi16(_mm256_and_si256(low, first), zero_low),
             _mm256_sub_epi16(_mm256_and_si256(high, first), zero_high),
@@ -364,16 +364,6 @@ inline __m256i eight_zeros(uint8_t const* zero_points)
     if (zero_points == nullptr)
         return _mm256_set1_epi32(8);
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(zero_points)));
-}
-
-// What is added here is added now: a compiler that adds products up first needs more registers than
-// there are.
-inline __attribute__((always_inline)) void in_turn(__m256i& a, __m256i& b)
-{
-    __m256i x = a, y = b;
-    asm volatile("" : "+x"(x), "+x"(y));
-    a = x;
-    b = y;
 }
 
 // Group g of some rows. kCentred: of centre_group's weights, else of the codes as they are.
@@ -546,13 +536,6 @@ void widened(
     }
 }
 
-inline float sum_of(__m256 v)
-{
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
-
 void round_row(
     float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, float* sums)
 {
@@ -663,26 +646,6 @@ float dot(float const* a, float const* b, size_t size)
     return total;
 }
 
-// e^x for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], to a few units in the last
-// place (Cephes' coefficients).
-inline __m256 exp_8(__m256 x)
-{
-    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.3f)), _mm256_set1_ps(88.0f));
-    __m256 const n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-    for (float c :
-        {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    {
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
-    }
-    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    __m256i const exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
-}
-
 // out = gate sigmoid(z(gate)) up
 template <typename Z>
 void gated(float const* gate, float const* up, size_t size, float* out, Z&& z)
@@ -720,86 +683,21 @@ void gelu_mul(float const* gate, float const* up, size_t size, float* out)
     });
 }
 
-// Registers of 8 float32, for attention.h.
-struct Eight
-{
-    using Register = __m256;
-    static constexpr size_t kWidth = 8;
-    static constexpr size_t kScored = 3; // queries whose sums with four keys fit the registers
-    static constexpr size_t kWide = 2;   // registers of values, beside the sums of six queries
-
-    static Register zero()
-    {
-        return _mm256_setzero_ps();
-    }
-    static Register all(float value)
-    {
-        return _mm256_set1_ps(value);
-    }
-    static Register load(float const* at)
-    {
-        return _mm256_loadu_ps(at);
-    }
-    static Register load(uint16_t const* at)
-    {
-        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
-    }
-    static Register load(int8_t const* at)
-    {
-        __m128i const codes = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(at));
-        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
-    }
-    static void store(float* at, Register value)
-    {
-        _mm256_storeu_ps(at, value);
-    }
-    static Register multiply(Register a, Register b)
-    {
-        return _mm256_mul_ps(a, b);
-    }
-    static Register multiply_add(Register a, Register b, Register c)
-    {
-        return _mm256_fmadd_ps(a, b, c);
-    }
-    static void sum_four(Register const* of, float* sums)
-    {
-        __m256 const halves =
-            _mm256_hadd_ps(_mm256_hadd_ps(of[0], of[1]), _mm256_hadd_ps(of[2], of[3]));
-        _mm_storeu_ps(
-            sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
-    }
-    static float largest(float const* scores) // [kKeys]
-    {
-        __m256 most = _mm256_load_ps(scores);
-        for (size_t i = 8; i < kKeys; i += 8)
-            most = _mm256_max_ps(most, _mm256_load_ps(scores + i));
-        alignas(32) float parts[8];
-        _mm256_store_ps(parts, most);
-        return *std::max_element(parts, parts + 8);
-    }
-    // scores[i] = e^(scores[i] - largest), zero for -inf; their sum.
-    static float exponentials(float* scores, float largest)
-    {
-        __m256 sums = _mm256_setzero_ps();
-        for (size_t i = 0; i < kKeys; i += 8)
-        {
-            __m256 const score = _mm256_load_ps(scores + i);
-            __m256 const real = // exp_8 stops short of zero
-                _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_NEQ_UQ);
-            __m256 const weight =
-                _mm256_and_ps(exp_8(_mm256_sub_ps(score, _mm256_set1_ps(largest))), real);
-            _mm256_store_ps(scores + i, weight);
-            sums = _mm256_add_ps(sums, weight);
-        }
-        return sum_of(sums);
-    }
-};
-
 void attend(Queries& queries, CachedRows k, CachedRows v, size_t dim)
 {
     if (dim % Eight::kWidth != 0)
         return kPortable.attend(queries, k, v, dim);
     attend_with<Eight>(queries, k, v, dim);
+}
+
+void widen(CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys const& to)
+{
+    widen_with<Eight>(k, v, count, dim, to);
+}
+
+void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
+{
+    attend_widened_with<Eight>(queries, of, scaled, dim);
 }
 
 void narrow(float const* x, size_t size, uint16_t* out)
@@ -819,7 +717,7 @@ void narrow(float const* x, size_t size, uint16_t* out)
 } // namespace
 
 Kernels const kAvx2 = {"avx2", dense, rounded, fine, widened, round_row, round_fine, dot, silu_mul,
-    gelu_mul, attend, narrow};
+    gelu_mul, attend, narrow, kMaxRows, Eight::kWidth, widen, attend_widened};
 
 } // namespace river
 

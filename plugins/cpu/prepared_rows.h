@@ -55,7 +55,8 @@ public:
         , rounds_(rounds)
         , groups_(chunks(inputs, group_size))
         , width_(groups_ * group_size)
-        , codes_(scratch.codes(2 * rows * width_))
+        , stride_(line_stride(2 * width_))
+        , codes_(scratch.codes(rows * stride_))
         , scales_(scratch.floats(0, rows * groups_))
         , sums_(scratch.floats(1, rows * groups_))
         , fine_sums_(scratch.fine_sums(rows * groups_))
@@ -84,7 +85,7 @@ public:
         LinearRows::OfBank& rows = lists.banks[bank];
         rows.numbers.push_back(row);
         rows.floats.push_back(scaled ? scaled_ + place * width_ : x);
-        int8_t const* codes = codes_ + 2 * place * width_;
+        int8_t const* codes = codes_ + place * stride_;
         float const* scales = scales_ + place * groups_;
         rows.rounded.push_back({codes, scales, sums_ + place * groups_});
         rows.fine.push_back({codes, scales, fine_sums_ + place * groups_});
@@ -104,7 +105,7 @@ public:
         }
         if (!rounds_ || bank.dense.present())
             return;
-        int8_t* codes = codes_ + 2 * row * width_;
+        int8_t* codes = codes_ + row * stride_;
         float* scales = scales_ + row * groups_;
         size_t const size = bank.quantised.group_size;
         if (number == kBackbone)
@@ -114,9 +115,18 @@ public:
     }
 
 private:
+    // Bytes from one row's codes to the next one's: an odd number of cache lines, or a group of many
+    // rows falls into a few sets of the first cache.
+    static size_t line_stride(size_t bytes)
+    {
+        constexpr size_t kLine = 64;
+        return (chunks(bytes, kLine) | 1) * kLine;
+    }
+
     Kernels const& kernels_;
     bool const rounds_;
     size_t const groups_, width_; // of the widest linear
+    size_t const stride_;
     int8_t* const codes_;
     float *const scales_, *const sums_;
     int32_t* const fine_sums_;

@@ -19,28 +19,36 @@ X86 = platform.machine() == "x86_64"
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: g++")
 
 
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory) -> Path:
+    """Where units lie compiled: two of them take minutes under sanitizers."""
+    return tmp_path_factory.mktemp("objects")
+
+
 def run_program(
-    directory: Path, test: str, units: list[str], sanitizers: str, *arguments: str
+    objects: Path, test: str, units: list[str], sanitizers: str, *arguments: str
 ) -> str:
     """Compile a test with the sources it needs, as the library is compiled, and run it."""
     options = [*FLAGS, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
     options += [f"-I{SOURCES}", f"-I{PLUGINS / 'torch_cpu'}"]
     options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    objects = []
+    made = []
     for source in [HERE / test, *(SOURCES / unit for unit in units)]:
-        objects.append(str(directory / f"{source.name}.o"))
+        made.append(objects / f"{source.name}.{sanitizers}.o")
+        if made[-1].exists():
+            continue
         extra = X86_FILE_FLAGS.get(source.name, ()) if X86 else ()
-        command = ["c++", *options, *extra, "-c", str(source), "-o", objects[-1]]
+        command = ["c++", *options, *extra, "-c", str(source), "-o", str(made[-1])]
         subprocess.run(command, check=True)
-    program = directory / "program"
-    subprocess.run(["c++", *options, *objects, "-o", str(program)], check=True)
+    program = objects / f"{test}.{sanitizers}"
+    subprocess.run(["c++", *options, *map(str, made), "-o", str(program)], check=True)
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
-def test_kernels_equal_double_precision(tmp_path):
-    output = run_program(tmp_path, "test_kernels.cc", KERNELS, "address,undefined")
+def test_kernels_equal_double_precision(objects):
+    output = run_program(objects, "test_kernels.cc", KERNELS, "address,undefined")
     assert "tested: portable" in output
     flags = Path("/proc/cpuinfo").read_text() if X86 else ""
     for name, flag in (("avx2", " avx2 "), ("avx512 vnni", " avx512_vnni ")):
@@ -48,20 +56,20 @@ def test_kernels_equal_double_precision(tmp_path):
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_phases_run_in_order_and_are_shared_where_that_pays(tmp_path, sanitizers):
+def test_phases_run_in_order_and_are_shared_where_that_pays(objects, sanitizers):
     """With late and missing threads; the clock of what pays is the test's own."""
-    run_program(tmp_path, "test_parallel.cc", [], sanitizers)
+    run_program(objects, "test_parallel.cc", [], sanitizers)
 
 
-def test_shares_run_once_whatever_threads_and_callers_there_are(tmp_path):
-    run_program(tmp_path, "test_threads.cc", [], "thread")
+def test_shares_run_once_whatever_threads_and_callers_there_are(objects):
+    run_program(objects, "test_threads.cc", [], "thread")
 
 
-def test_crafted_nodes_are_refused_or_run(tmp_path):
+def test_crafted_nodes_are_refused_or_run(objects):
     """Attributes, shapes, types and values of a hostile graph."""
     units = [*KERNELS, "block.cc", "head.cc", "one_linear.cc", "ort_operators.cc"]
     count = 5000 * FACTOR
     arguments = (str(SEED), str(count))
-    output = run_program(tmp_path, "fuzz_operators.cc", units, "address,undefined", *arguments)
+    output = run_program(objects, "fuzz_operators.cc", units, "address,undefined", *arguments)
     report("nodes under ASan and UBSan", count, output.splitlines()[-1])
     assert f"nodes: {count}, ran: " in output
