@@ -169,7 +169,7 @@ ENGINES: dict[str, tuple[Damage, str]] = {
     ),
     "newer schema": (
         edit_json("manifest.json", schema_version=5, of_the_future=True),
-        "the engine is newer than this river-trt: it has manifest schema 4, and 3 is the latest "
+        "the engine is newer than this river-trt: it has manifest schema 5, and 4 is the latest "
         "read here; "
         f"upgrade with {this_build().upgrade()}",
     ),

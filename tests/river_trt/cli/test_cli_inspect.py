@@ -81,7 +81,7 @@ def test_bad_engines_are_one_line(directory, refused, tmp_path, command):
     assert "model.data is damaged" in message()
     (directory / "model.data").write_bytes(bytes(1000))
     rewrite_manifest(directory, lambda data: data.update(schema_version=5))
-    assert "manifest schema 4" in message()
+    assert "manifest schema 5" in message()
     rewrite_manifest(directory, lambda data: data.update(schema_version=2, speed=1))
     assert "unknown key speed" in message()
     (directory / "manifest.json").write_text(good)
