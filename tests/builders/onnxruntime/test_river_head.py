@@ -1,6 +1,7 @@
 """The LM head's river: rare tokens in 4 bits, and only for tokens that left the backbone."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from builders.river_bank import load_decoder, river_format
 from builders.source import ModelSource
 from river_trt import GenerationConfig
 from river_trt.benchmark.reads import weight_bytes
-from river_trt.cli import main
+from river_trt.cli.main import main
 from river_trt.errors import RiverError
 from river_trt.manifest import ByteCounts
 from tests.builders.tiny_engines import TINY, forced_exit, policy
@@ -31,6 +32,7 @@ GROUP, VOCAB, LAYERS, FREQUENT = 32, 112, 4, 16
 class Made:
     """An engine with a river head, and the reference with the head that each bank has."""
 
+    directory: Path
     engine: river_trt.Engine
     whole: torch.nn.Module
     with_rare: torch.nn.Module
@@ -71,7 +73,7 @@ def made(tmp_path_factory) -> Made:
         load_decoder(source, quantiser, river, IDS.shape[1], lm_head=weight)
         for weight in (head, rare)
     )
-    return Made(river_trt.load(directory / "engine"), whole, with_rare)
+    return Made(directory / "engine", river_trt.load(directory / "engine"), whole, with_rare)
 
 
 def middle_tau(made: Made) -> float:
@@ -177,5 +179,5 @@ def test_a_vocabulary_too_small_is_refused():
 
 
 def test_inspect_tells_of_it(made, capsys):
-    assert main(["inspect", str(made.engine.directory)]) == 0
+    assert main(["inspect", str(made.directory)]) == 0
     assert "rare tokens in 4 bits" in capsys.readouterr().out
