@@ -82,7 +82,7 @@ def build_engine(job: BuildJob) -> Manifest:
     calibration = job.read_calibration(quantiser)
     watch, head_inputs = job.watch, None
     if head.frequent:
-        watch = head_inputs = HeadInputs(job.text_for_layers(), job.watch)
+        watch = head_inputs = HeadInputs(None if calibration else job.text_for_layers(), job.watch)
 
     job.progress("tracing", 0, 1)
     model = to_onnx(trace(config, river, recipe.max_seq_len), config.num_layers)

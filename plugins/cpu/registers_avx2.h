@@ -71,11 +71,11 @@ struct Eight
     }
     static Register load(float const* at)
     {
-        return _mm256_loadu_ps(at);
+        return load_8(at);
     }
     static Register load(uint16_t const* at)
     {
-        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
+        return load_8(at);
     }
     static Register load(int8_t const* at)
     {

@@ -109,7 +109,7 @@ def test_each_token_has_the_head_of_its_bank(made, kind):
 def test_rows_of_a_step_do_not_know_each_other(made):
     mixed = policy(LAYERS, middle_tau(made))
     together, exits = made.engine.forward(IDS, mixed)
-    assert len(set((exits < LAYERS).all(axis=1))) or (exits < LAYERS).any()
+    assert 0 < (exits < LAYERS).mean() < 1
     for row in range(len(IDS)):
         alone, _ = made.engine.forward(IDS[row : row + 1], mixed)
         np.testing.assert_array_equal(alone[0], together[row])
