@@ -70,7 +70,8 @@ inline void score_keys(
 
 // Scores, of which those from `first` to `seen` count, to weights on the scale of the largest score so far. Returns what brings earlier sums to that scale.
 template <typename Vector>
-inline float weigh(float* scores, size_t first, size_t seen, float& largest, float& total)
+[[gnu::noinline]] float weigh(
+    float* scores, size_t first, size_t seen, float& largest, float& total)
 {
     if (seen <= first)
     {
@@ -89,8 +90,8 @@ inline float weigh(float* scores, size_t first, size_t seen, float& largest, flo
 
 // out[q][d] = out[q][d] * before[q] + sum_i weights[q][i] * v[i][d], for kWide registers of out.
 template <typename Vector, size_t kQueries, size_t kWide, typename Value>
-inline void add_weighted(float const (*weights)[kKeys], Value const* v, size_t keys, size_t dim,
-    float const* before, float* const* out, size_t at)
+[[gnu::noinline]] void add_weighted(float const (*weights)[kKeys], Value const* v, size_t keys,
+    size_t dim, float const* before, float* const* out, size_t at)
 {
     typename Vector::Register sums[kQueries][kWide];
 #pragma GCC unroll 8

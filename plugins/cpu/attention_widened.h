@@ -58,7 +58,7 @@ template <typename Vector, size_t kLanes>
 
 // scores[r][i] = q[r] . keys[i] for `keys` keys, and some behind them that do not count.
 template <typename Vector>
-void score_widened(
+[[gnu::noinline]] void score_widened(
     Queries const& queries, float const* keys, size_t count, size_t dim, float (*scores)[kKeys])
 {
     constexpr size_t kQueries = Vector::kTileQueries, kRegisters = Vector::kTileRegisters;
@@ -138,13 +138,11 @@ void add_widened(Queries& queries, size_t first, float const (*weights)[kKeys], 
     }
 }
 
-// Queries see all keys from the first on. dim: a multiple of the registers' width.
+// What a block's queries find, of their scores.
 template <typename Vector>
-void attend_widened_with(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
+void add_block(Queries& queries, WidenedKeys const& of, bool scaled, size_t count, size_t dim,
+    float (*weights)[kKeys])
 {
-    alignas(64) float weights[kMaxQueries + Vector::kTileQueries - 1][kKeys];
-    size_t const count = *std::max_element(queries.counts, queries.counts + queries.size);
-    score_widened<Vector>(queries, of.keys, count, dim, weights);
     float before[kMaxQueries];
     for (size_t r = 0; r < queries.size; ++r)
     {
@@ -159,6 +157,24 @@ void attend_widened_with(Queries& queries, WidenedKeys const& of, bool scaled, s
         return add_widened<Vector, kMaxQueries>(queries, 0, weights, before, of.values, count, dim);
     for (size_t r = 0; r < queries.size; ++r)
         add_widened<Vector, 1>(queries, r, weights, before, of.values, count, dim);
+}
+
+// Queries see all keys from the first on. dim: a multiple of the registers' width. All blocks find
+// their scores before one reads a value: keys and values together leave no room in the first cache.
+template <typename Vector>
+void attend_widened_with(
+    Queries* blocks, size_t size, WidenedKeys const& of, bool scaled, size_t dim)
+{
+    alignas(64) float weights[kMaxBlocks][kMaxQueries + Vector::kTileQueries - 1][kKeys];
+    size_t counts[kMaxBlocks];
+    for (size_t b = 0; b < size; ++b)
+    {
+        Queries const& queries = blocks[b];
+        counts[b] = *std::max_element(queries.counts, queries.counts + queries.size);
+        score_widened<Vector>(queries, of.keys, counts[b], dim, weights[b]);
+    }
+    for (size_t b = 0; b < size; ++b)
+        add_block<Vector>(blocks[b], of, scaled, counts[b], dim, weights[b]);
 }
 
 } // namespace river

@@ -14,7 +14,6 @@ namespace
 {
 
 constexpr size_t kPart = 2 * kKeys; // keys whose weighted values are added up on their own
-constexpr size_t kMaxBlocks = 16;   // of queries in a chunk of attention
 
 class Block : public PhasedWork
 {
@@ -399,32 +398,29 @@ private:
         };
         size_t const all = seen(first + count - 1);
         Queries blocks[kMaxBlocks];
+        size_t seeing = 0; // the first block that sees keys from `key` on
         for (size_t key = 0; key < all; key += kKeys)
         {
             size_t const kept = key < kPart ? 0 : 1, at = cache_at(batch, kv_head, key);
             kernels_.widen(in_.k_cache.from(at), in_.v_cache.from(at), std::min(kKeys, all - key),
                 dim, widened);
-            for (size_t b = 0; b < count; ++b)
+            while (seen(first + seeing) <= key)
+                ++seeing;
+            for (size_t b = seeing; b < count; ++b)
+            {
+                look_from(blocks[b], batch, kv_head, first + b, key, kKeys, kept);
+                if (key % kPart == 0)
+                    begin(blocks[b], dim);
+            }
+            kernels_.attend_widened(
+                blocks + seeing, count - seeing, widened, in_.k_cache.codes != nullptr, dim);
+            for (size_t b = seeing; b < count; ++b)
             {
                 size_t const block = first + b;
-                if (seen(block) <= key)
-                    continue;
-                Queries& queries = blocks[b];
-                look_from(queries, batch, kv_head, block, key, kKeys, kept);
-                if (key % kPart == 0)
-                {
-                    for (size_t i = 0; i < queries.size; ++i)
-                    {
-                        std::fill(queries.out[i], queries.out[i] + dim, 0.0f);
-                        queries.largest[i] = -INFINITY;
-                        queries.total[i] = 0.0f;
-                    }
-                }
-                kernels_.attend_widened(queries, widened, in_.k_cache.codes != nullptr, dim);
                 if ((key + kKeys) % kPart != 0 && key + kKeys < seen(block))
                     continue;
-                keep_found(queries, batch, kv_head, block, kept);
-                for (size_t i = 0; kept == 1 && i < queries.size; ++i)
+                keep_found(blocks[b], batch, kv_head, block, kept);
+                for (size_t i = 0; kept == 1 && i < blocks[b].size; ++i)
                     merge(query(batch, kv_head, block * together_ + i), 1);
             }
         }
@@ -432,6 +428,17 @@ private:
         {
             for (size_t i = 0; i < blocks[b].size; ++i)
                 finish(query(batch, kv_head, (first + b) * together_ + i));
+        }
+    }
+
+    // Queries that have found nothing yet.
+    static void begin(Queries& queries, size_t dim)
+    {
+        for (size_t i = 0; i < queries.size; ++i)
+        {
+            std::fill(queries.out[i], queries.out[i] + dim, 0.0f);
+            queries.largest[i] = -INFINITY;
+            queries.total[i] = 0.0f;
         }
     }
 

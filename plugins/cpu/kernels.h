@@ -114,6 +114,7 @@ constexpr int kMostFine = 127 << 8;
 constexpr float kGelu = 1.5957691216057308f, kGeluCubic = 0.044715f;
 
 constexpr size_t kMaxQueries = 6; // that share one read of a key
+constexpr size_t kMaxBlocks = 16; // of queries that share keys widened once
 
 // Queries that look at the same keys, and what they found.
 struct Queries
@@ -181,14 +182,14 @@ struct Kernels
     void (*narrow)(float const* x, size_t size, uint16_t* out);
     size_t most_rounded = kMaxRows;
 
-    // The same as `attend` for many queries of a prompt, in steps of kKeys keys, the first of which
+    // The same as `attend` for many blocks of queries of a prompt, in steps of kKeys keys, the first of which
     // finds zeros and -inf; each adds to what the queries found. For heads whose size is a multiple
     // of widened_multiple; where that is 0 there is none.
     size_t widened_multiple = 0;
     void (*widen)(
         CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys const& to) = nullptr;
-    void (*attend_widened)(
-        Queries& queries, WidenedKeys const& of, bool scaled, size_t dim) = nullptr;
+    void (*attend_widened)(Queries* blocks, size_t size, WidenedKeys const& of, bool scaled,
+        size_t dim) = nullptr; // size: at most kMaxBlocks
 };
 
 extern Kernels const kPortable;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "fine_avx2.h"
 #include "registers_avx2.h"
 
 namespace river
@@ -130,18 +131,6 @@ void dense(DensePanels const& weight, size_t panels, float const* const* x, size
     dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
-inline __m256i load(void const* at)
-{
-    return _mm256_loadu_si256(static_cast<__m256i const*>(at));
-}
-
-inline __m256i four_codes(int8_t const* at)
-{
-    int32_t value;
-    __builtin_memcpy(&value, at, 4);
-    return _mm256_set1_epi32(value);
-}
-
 // y += (dots - zero_point * sum) * row scale * weight scale, for 8 columns of one group.
 inline __m256 add_group(
     __m256 y, __m256i dots, uint8_t const* zero_points, float const* scales, float sum, float scale)
@@ -156,24 +145,6 @@ inline __m256 add_group(
     __m256 const centred = _mm256_fnmadd_ps(zero, _mm256_set1_ps(sum), _mm256_cvtepi32_ps(dots));
     __m256 const scaled = _mm256_mul_ps(centred, _mm256_set1_ps(scale));
     return _mm256_fmadd_ps(scaled, _mm256_loadu_ps(scales), y);
-}
-
-// Hardware fetches ahead within a page only, and a panel is little more than a page.
-constexpr size_t kAhead = 2048;
-
-inline void prefetch(void const* at)
-{
-    _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
-}
-
-// What is added here is added now: a compiler that adds products up first needs more registers than
-// there are.
-inline __attribute__((always_inline)) void in_turn(__m256i& a, __m256i& b)
-{
-    __m256i x = a, y = b;
-    asm volatile("" : "+x"(x), "+x"(y));
-    a = x;
-    b = y;
 }
 
 // 8 products of a 4-bit code and a rounded value fit 16 bits: 8 * 2 * 15 * 127 < 2^15.
@@ -209,7 +180,7 @@ void rounded_panel_4(QuantisedPanels const& weight, RoundedRow const* x, float* 
                 RIVER_UNROLL
                 for (size_t r = 0; r < kRows; ++r)
                 {
-                    __m256i const values = four_codes(x[r].codes + start + 4 * q);
+                    __m256i const values = four_bytes(x[r].codes + start + 4 * q);
                     __m256i const low_16 = _mm256_maddubs_epi16(w_low, values);
                     __m256i const high_16 = _mm256_maddubs_epi16(w_high, values);
                     run_low[r] = q == 0 ? low_16 : _mm256_add_epi16(run_low[r], low_16);
@@ -273,7 +244,7 @@ void rounded_panel_8(QuantisedPanels const& weight, RoundedRow const* x, float* 
             RIVER_UNROLL
             for (size_t r = 0; r < kRows; ++r)
             {
-                __m256i const values = four_codes(x[r].codes + k);
+                __m256i const values = four_bytes(x[r].codes + k);
                 __m256i const low_16 =
                     _mm256_maddubs_epi16(abs_low, _mm256_sign_epi8(values, w_low));
                 __m256i const high_16 =
@@ -322,178 +293,6 @@ void rounded(
         }
         if (row < rows)
             rounded_panel<1>(panel, x + row, y + (row * panels + p) * kPanel, 0);
-    }
-}
-
-// Two inputs of a fine row, for eight columns.
-inline __m256i two_codes(int8_t const* at)
-{
-    return four_codes(at);
-}
-
-// One group of 8-bit codes less their zero points, for rows that share it: of each four inputs,
-// 16 bits each, the first and third of columns 0..7 and of 8..15, then the second and fourth.
-void centre_group(
-    uint8_t const* codes, size_t size, __m256i zero_low, __m256i zero_high, int16_t* out)
-{
-    __m256i const first = _mm256_set1_epi16(255);
-    for (size_t k = 0; k < size; k += 4, codes += 64, out += 64)
-    {
-        prefetch(codes + kAhead);
-        __m256i const low = load(codes), high = load(codes + 32);
-        __m256i const of[4] = {_mm256_sub_epi16(_mm256_and_si256(low, first), zero_low),
-            _mm256_sub_epi16(_mm256_and_si256(high, first), zero_high),
-            _mm256_sub_epi16(_mm256_srli_epi16(low, 8), zero_low),
-            _mm256_sub_epi16(_mm256_srli_epi16(high, 8), zero_high)};
-        RIVER_UNROLL
-        for (size_t i = 0; i < 4; ++i)
-            _mm256_store_si256(reinterpret_cast<__m256i*>(out + 16 * i), of[i]);
-    }
-}
-
-// y += dots * row scale * weight scale for 8 columns, on top of y where `add`.
-inline void add_fine(__m256i dots, float scale, __m256 scales, bool add, float* y)
-{
-    __m256 const scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots), _mm256_set1_ps(scale));
-    __m256 const before = add ? _mm256_loadu_ps(y) : _mm256_setzero_ps();
-    _mm256_storeu_ps(y, _mm256_fmadd_ps(scaled, scales, before));
-}
-
-inline __m256i eight_zeros(uint8_t const* zero_points)
-{
-    if (zero_points == nullptr)
-        return _mm256_set1_epi32(8);
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(zero_points)));
-}
-
-// Group g of some rows. kCentred: of centre_group's weights, else of the codes as they are.
-template <size_t kRows, bool kCentred>
-void fine_group(QuantisedPanels const& weight, void const* codes, size_t g, FineRow const* x,
-    float* y, size_t y_stride)
-{
-    size_t const size = weight.group_size;
-    __m256i const first = _mm256_set1_epi16(255);
-    __m256i low[kRows], high[kRows];
-    int8_t const* values[kRows];
-    RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r)
-    {
-        low[r] = high[r] = _mm256_setzero_si256();
-        values[r] = x[r].codes + 2 * g * size;
-    }
-    auto const* at = static_cast<uint8_t const*>(codes);
-    if (kCentred)
-    {
-        for (size_t k = 0; k < size; k += 2, at += 64)
-        {
-            __m256i const w_low = load(at), w_high = load(at + 32);
-            RIVER_UNROLL
-            for (size_t r = 0; r < kRows; ++r)
-            {
-                __m256i const two = two_codes(values[r] + 2 * k);
-                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two));
-                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two));
-                in_turn(low[r], high[r]);
-            }
-        }
-    }
-    else
-    {
-        for (size_t k = 0; k < size; k += 4, at += 64)
-        {
-            prefetch(at + kAhead);
-            __m256i w_low = _mm256_and_si256(load(at), first);
-            __m256i w_high = _mm256_and_si256(load(at + 32), first);
-            RIVER_UNROLL
-            for (size_t r = 0; r < kRows; ++r)
-            {
-                __m256i const two = two_codes(values[r] + 2 * k);
-                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two));
-                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two));
-                in_turn(low[r], high[r]);
-            }
-            w_low = _mm256_srli_epi16(load(at), 8);
-            w_high = _mm256_srli_epi16(load(at + 32), 8);
-            RIVER_UNROLL
-            for (size_t r = 0; r < kRows; ++r)
-            {
-                __m256i const two = two_codes(values[r] + 2 * k + 4);
-                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(w_low, two));
-                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(w_high, two));
-                in_turn(low[r], high[r]);
-            }
-        }
-    }
-    __m256 const scales_low = _mm256_loadu_ps(weight.scales + g * kPanel);
-    __m256 const scales_high = _mm256_loadu_ps(weight.scales + g * kPanel + 8);
-    if (!kCentred)
-    {
-        uint8_t const* zeros = weight.zero_points ? weight.zero_points + g * kPanel : nullptr;
-        __m256i const zero_low = eight_zeros(zeros);
-        __m256i const zero_high = eight_zeros(zeros ? zeros + 8 : nullptr);
-        RIVER_UNROLL
-        for (size_t r = 0; r < kRows; ++r)
-        {
-            __m256i const sum = _mm256_set1_epi32(x[r].sums[g]);
-            low[r] = _mm256_sub_epi32(low[r], _mm256_mullo_epi32(zero_low, sum));
-            high[r] = _mm256_sub_epi32(high[r], _mm256_mullo_epi32(zero_high, sum));
-        }
-    }
-    RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r)
-    {
-        add_fine(low[r], x[r].scales[g], scales_low, g > 0, y + r * y_stride);
-        add_fine(high[r], x[r].scales[g], scales_high, g > 0, y + r * y_stride + 8);
-    }
-}
-
-template <bool kCentred>
-void fine_rows(QuantisedPanels const& weight, void const* codes, size_t g, FineRow const* x,
-    size_t rows, float* y, size_t y_stride)
-{
-    switch (rows)
-    {
-    case 1:
-        return fine_group<1, kCentred>(weight, codes, g, x, y, y_stride);
-    case 2:
-        return fine_group<2, kCentred>(weight, codes, g, x, y, y_stride);
-    case 3:
-        return fine_group<3, kCentred>(weight, codes, g, x, y, y_stride);
-    case 4:
-        return fine_group<4, kCentred>(weight, codes, g, x, y, y_stride);
-    case 5:
-        return fine_group<5, kCentred>(weight, codes, g, x, y, y_stride);
-    default:
-        return fine_group<6, kCentred>(weight, codes, g, x, y, y_stride);
-    }
-}
-
-void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
-{
-    size_t const groups = weight.groups(), size = weight.group_size, y_stride = panels * kPanel;
-    alignas(32) int16_t centred[kMaxGroup * kPanel];
-    for (size_t p = 0; p < panels; ++p)
-    {
-        QuantisedPanels const panel = weight.from(p);
-        uint8_t const* codes = panel.codes;
-        for (size_t g = 0; g < groups; ++g, codes += size * kPanel)
-        {
-            if (rows <= kMaxRows)
-            {
-                fine_rows<false>(panel, codes, g, x, rows, y + p * kPanel, y_stride);
-                continue;
-            }
-            uint8_t const* zeros = panel.zero_points ? panel.zero_points + g * kPanel : nullptr;
-            __m256i const zero_low = eight_zeros(zeros);
-            __m256i const zero_high = eight_zeros(zeros ? zeros + 8 : nullptr);
-            centre_group(codes, size, _mm256_or_si256(zero_low, _mm256_slli_epi32(zero_low, 16)),
-                _mm256_or_si256(zero_high, _mm256_slli_epi32(zero_high, 16)), centred);
-            for (size_t row = 0; row < rows; row += kMaxRows)
-            {
-                fine_rows<true>(panel, centred, g, x + row, std::min(kMaxRows, rows - row),
-                    y + row * y_stride + p * kPanel, y_stride);
-            }
-        }
     }
 }
 
@@ -582,49 +381,6 @@ void round_row(
     }
 }
 
-// Codes as 16 bits; of each four inputs the first, the third, the second and the fourth.
-void round_fine(
-    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, int32_t* sums)
-{
-    __m256 const sign = _mm256_set1_ps(-0.0f);
-    alignas(32) float padded[kMaxGroup];
-    for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g)
-    {
-        float const* in = x + start;
-        if (inputs - start < group_size)
-        {
-            std::fill(std::copy(in, x + inputs, padded), padded + group_size, 0.0f);
-            in = padded;
-        }
-        __m256 largest_8 = _mm256_setzero_ps();
-        for (size_t k = 0; k < group_size; k += 8)
-            largest_8 = _mm256_max_ps(largest_8, _mm256_andnot_ps(sign, _mm256_loadu_ps(in + k)));
-        alignas(32) float parts[8];
-        _mm256_store_ps(parts, largest_8);
-        float const largest = *std::max_element(parts, parts + 8);
-        __m256 const inverse = _mm256_set1_ps(largest > 0.0f ? kMostFine / largest : 0.0f);
-        __m256i const order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0,
-            15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
-        __m256i sum = _mm256_setzero_si256();
-        for (size_t k = 0; k < group_size; k += 16)
-        {
-            __m256i const a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + k), inverse));
-            __m256i const b =
-                _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + k + 8), inverse));
-            __m256i const words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 2 * (start + k)),
-                _mm256_shuffle_epi8(words, order));
-        }
-        alignas(32) int32_t sum_parts[8];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(sum_parts), sum);
-        sums[g] = 0;
-        for (int32_t part : sum_parts)
-            sums[g] += part;
-        scales[g] = largest / kMostFine;
-    }
-}
-
 float dot(float const* a, float const* b, size_t size)
 {
     __m256 sums[4] = {
@@ -695,9 +451,9 @@ void widen(CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys con
     widen_with<Eight>(k, v, count, dim, to);
 }
 
-void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
+void attend_widened(Queries* blocks, size_t size, WidenedKeys const& of, bool scaled, size_t dim)
 {
-    attend_widened_with<Eight>(queries, of, scaled, dim);
+    attend_widened_with<Eight>(blocks, size, of, scaled, dim);
 }
 
 void narrow(float const* x, size_t size, uint16_t* out)

@@ -744,9 +744,9 @@ void widen(CachedRows k, CachedRows v, size_t count, size_t dim, WidenedKeys con
     widen_with<Sixteen>(k, v, count, dim, to);
 }
 
-void attend_widened(Queries& queries, WidenedKeys const& of, bool scaled, size_t dim)
+void attend_widened(Queries* blocks, size_t size, WidenedKeys const& of, bool scaled, size_t dim)
 {
-    attend_widened_with<Sixteen>(queries, of, scaled, dim);
+    attend_widened_with<Sixteen>(blocks, size, of, scaled, dim);
 }
 
 } // namespace

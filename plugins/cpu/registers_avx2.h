@@ -25,6 +25,36 @@ inline __m256 load_8(uint16_t const* at)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
 }
 
+inline __m256i load(void const* at)
+{
+    return _mm256_loadu_si256(static_cast<__m256i const*>(at));
+}
+
+inline __m256i four_bytes(int8_t const* at)
+{
+    int32_t value;
+    __builtin_memcpy(&value, at, 4);
+    return _mm256_set1_epi32(value);
+}
+
+// Hardware fetches ahead within a page only, and a panel is little more than a page.
+constexpr size_t kAhead = 2048;
+
+inline void prefetch(void const* at)
+{
+    _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
+}
+
+// What is added here is added now: a compiler that adds products up first needs more registers than
+// there are.
+inline __attribute__((always_inline)) void in_turn(__m256i& a, __m256i& b)
+{
+    __m256i x = a, y = b;
+    asm volatile("" : "+x"(x), "+x"(y));
+    a = x;
+    b = y;
+}
+
 inline float sum_of(__m256 v)
 {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

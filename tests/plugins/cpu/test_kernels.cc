@@ -582,36 +582,47 @@ void test_widened(Kernels const& kernels, size_t dim, size_t count, Held held, f
     size_t const width = held == Held::kCodes ? cached_width<int8_t>(dim) : dim;
     std::vector<float> buffer(WidenedKeys::floats(dim), NAN);
     WidenedKeys const widened = WidenedKeys::in(buffer.data(), dim);
-    for (size_t size = 1; size <= kMaxQueries; ++size)
+    constexpr size_t kBlocks = kMaxQueries; // of 1, 2 and so on queries
+    Queries blocks[kBlocks], by_attend[kBlocks];
+    std::vector<float> out[kBlocks], wanted[kBlocks];
+    for (size_t b = 0; b < kBlocks; ++b)
     {
-        std::vector<float> out(size * dim, 0.0f), wanted(size * dim, NAN);
-        Queries queries, by_attend;
-        queries.size = by_attend.size = size;
+        size_t const size = blocks[b].size = by_attend[b].size = b + 1;
+        out[b].assign(size * dim, 0.0f);
+        wanted[b].assign(size * dim, NAN);
         for (size_t r = 0; r < size; ++r)
         {
-            queries.q[r] = by_attend.q[r] = q.data() + r * dim;
-            by_attend.counts[r] = count > 2 * r ? count - 2 * r : 0;
-            queries.out[r] = out.data() + r * dim;
-            by_attend.out[r] = wanted.data() + r * dim;
-            queries.largest[r] = -INFINITY;
-            queries.total[r] = 0.0f;
+            size_t const missed = 2 * r + 3 * b;
+            blocks[b].q[r] = by_attend[b].q[r] = q.data() + (r + b) % kMaxQueries * dim;
+            by_attend[b].counts[r] = count > missed ? count - missed : 0;
+            blocks[b].out[r] = out[b].data() + r * dim;
+            by_attend[b].out[r] = wanted[b].data() + r * dim;
+            blocks[b].largest[r] = -INFINITY;
+            blocks[b].total[r] = 0.0f;
         }
-        kernels.attend(by_attend, k.rows(), v.rows(), dim);
-        for (size_t key = 0; key < count; key += kKeys)
+        kernels.attend(by_attend[b], k.rows(), v.rows(), dim);
+    }
+    for (size_t key = 0; key < count; key += kKeys)
+    {
+        for (size_t b = 0; b < kBlocks; ++b)
         {
-            for (size_t r = 0; r < size; ++r)
+            for (size_t r = 0; r < blocks[b].size; ++r)
             {
-                size_t const seen = by_attend.counts[r];
-                queries.counts[r] = std::min(kKeys, seen > key ? seen - key : 0);
+                size_t const seen = by_attend[b].counts[r];
+                blocks[b].counts[r] = std::min(kKeys, seen > key ? seen - key : 0);
             }
-            kernels.widen(k.rows().from(key * width), v.rows().from(key * width),
-                std::min(kKeys, count - key), dim, widened);
-            kernels.attend_widened(queries, widened, held == Held::kCodes, dim);
         }
-        expect(std::equal(queries.total, queries.total + size, by_attend.total)
-                && std::equal(queries.largest, queries.largest + size, by_attend.largest),
+        kernels.widen(k.rows().from(key * width), v.rows().from(key * width),
+            std::min(kKeys, count - key), dim, widened);
+        kernels.attend_widened(blocks, kBlocks, widened, held == Held::kCodes, dim);
+    }
+    for (size_t b = 0; b < kBlocks; ++b)
+    {
+        size_t const size = blocks[b].size;
+        expect(std::equal(blocks[b].total, blocks[b].total + size, by_attend[b].total)
+                && std::equal(blocks[b].largest, blocks[b].largest + size, by_attend[b].largest),
             "attend_widened: other weights than attend's");
-        expect(out == wanted, "attend_widened: other values than attend's");
+        expect(out[b] == wanted[b], "attend_widened: other values than attend's");
     }
 }
 
