@@ -16,7 +16,7 @@ from river_trt.progress import Progress
 
 TOKENS_AT_ONCE = 1280
 SKIP = 8  # first positions of a text, whose surprise does not count
-POSITIONS_AT_ONCE = 32  # whose distributions are in memory
+POSITIONS_AT_ONCE = 128  # whose distributions are in memory
 
 
 class _Sums:

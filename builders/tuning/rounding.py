@@ -18,7 +18,7 @@ from builders.quantisers.base import MAX_CODE, SYMMETRIC_ZERO, RiverWeight, to_g
 ROWS = 64  # rounded as if they did not know each other
 ROWS_AT_ONCE = 4096  # of `round_rows`, in memory
 COLUMNS = 64  # whose feedback is added at once to the columns after them
-DAMPING = 0.03  # of each input's and output's own curvature: what the text has not shown
+DAMPING = 0.5  # of each input's and output's own curvature: what the text has not shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)

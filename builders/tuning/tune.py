@@ -16,7 +16,7 @@ from builders.memory import available_memory
 from builders.quantisers.base import RiverWeight
 from builders.source import ModelSource
 from builders.tuning.backbone import Backbone
-from builders.tuning.curvature import TOKENS_AT_ONCE, measure_curvature
+from builders.tuning.curvature import POSITIONS_AT_ONCE, TOKENS_AT_ONCE, measure_curvature
 from builders.tuning.rounding import round_by_curvature
 from builders.tuning.writing import BEGINNING, write_texts
 from builders.weights import SharedWeights
@@ -27,6 +27,7 @@ TEXTS, TOKENS = 320, 160  # that the model writes
 LAYERS_AT_ONCE = 8  # rounded
 BYTES_A_WEIGHT = 7  # backbone in float32 and for the products, river
 ARRAYS_OF_A_LINEAR = 8  # while it is rounded
+ARRAYS_OF_A_DISTRIBUTION = 3  # logits, their logarithms, gradients
 
 
 @torch.no_grad()
@@ -80,6 +81,7 @@ def bytes_needed(config: ModelConfig, num_parameters: int) -> int:
     a_cache = config.num_layers * 2 * config.num_kv_heads * config.head_dim
     writing = 4 * TEXTS * TOKENS * a_cache
     reading = 4 * TOKENS_AT_ONCE * config.num_layers * 3 * widths
+    reading += 4 * POSITIONS_AT_ONCE * config.vocab_size * ARRAYS_OF_A_DISTRIBUTION
     n, k = max(shapes.values(), key=lambda shape: shape[0] * shape[1])
     rounding = 4 * LAYERS_AT_ONCE * (ARRAYS_OF_A_LINEAR * n * k + n * n // 2 + k * k)
     curvature = 4 * config.num_layers * squares

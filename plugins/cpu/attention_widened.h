@@ -49,7 +49,7 @@ template <typename Vector, size_t kLanes>
 #pragma GCC unroll 8
         for (size_t i = 0; i < kQueries * kRegisters; ++i)
             sums[i] = Vector::zero();
-#pragma GCC unroll 4
+#pragma GCC unroll 2
         for (size_t d = Vector::lane(first); d < dim; d += Vector::kWidth)
             products(d, [](Register& sum, Register value, Register key)
             { sum = Vector::multiply_add(value, key, sum); });

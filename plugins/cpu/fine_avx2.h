@@ -277,9 +277,7 @@ void round_fine(
         __m256 largest_8 = _mm256_setzero_ps();
         for (size_t k = 0; k < group_size; k += 8)
             largest_8 = _mm256_max_ps(largest_8, _mm256_andnot_ps(sign, _mm256_loadu_ps(in + k)));
-        alignas(32) float parts[8];
-        _mm256_store_ps(parts, largest_8);
-        float const largest = *std::max_element(parts, parts + 8);
+        float const largest = largest_of(largest_8);
         __m256 const inverse = _mm256_set1_ps(largest > 0.0f ? kMostFine / largest : 0.0f);
         __m256i const order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0,
             15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
@@ -294,11 +292,7 @@ void round_fine(
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 2 * (start + k)),
                 _mm256_shuffle_epi8(words, order));
         }
-        alignas(32) int32_t sum_parts[8];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(sum_parts), sum);
-        sums[g] = 0;
-        for (int32_t part : sum_parts)
-            sums[g] += part;
+        sums[g] = sum_of(sum);
         scales[g] = largest / kMostFine;
     }
 }

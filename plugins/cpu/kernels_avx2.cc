@@ -349,13 +349,10 @@ void round_row(
         {
             largest_8 = _mm256_max_ps(largest_8, _mm256_andnot_ps(sign, _mm256_loadu_ps(in + k)));
         }
-        alignas(32) float parts[8];
-        _mm256_store_ps(parts, largest_8);
-        float largest = *std::max_element(parts, parts + 8);
+        float largest = largest_of(largest_8);
         for (size_t k = whole; k < count; ++k)
             largest = std::max(largest, std::fabs(in[k]));
         float const inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        uint32_t sum = 0; // wraps where x is not finite
         __m256i sum_8 = _mm256_setzero_si256();
         for (size_t k = 0; k < whole; k += 8)
         {
@@ -366,10 +363,7 @@ void round_row(
                 _mm256_castsi256_si128(rounded_8), _mm256_extracti128_si256(rounded_8, 1));
             _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_packs_epi16(words, words));
         }
-        alignas(32) uint32_t sum_parts[8];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(sum_parts), sum_8);
-        for (uint32_t part : sum_parts)
-            sum += part;
+        auto sum = static_cast<uint32_t>(sum_of(sum_8)); // wraps where x is not finite
         for (size_t k = whole; k < count; ++k)
         {
             out[k] = static_cast<int8_t>(std::lrintf(in[k] * inverse));

@@ -62,6 +62,21 @@ inline float sum_of(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
+inline float largest_of(__m256 v)
+{
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
+// Wraps around.
+inline int32_t sum_of(__m256i v)
+{
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
 // e^x for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], to a few units in the last
 // place (Cephes' coefficients).
 inline __m256 exp_8(__m256 x)
@@ -177,9 +192,7 @@ struct Eight
         __m256 most = _mm256_load_ps(scores);
         for (size_t i = 8; i < kKeys; i += 8)
             most = _mm256_max_ps(most, _mm256_load_ps(scores + i));
-        alignas(32) float parts[8];
-        _mm256_store_ps(parts, most);
-        return *std::max_element(parts, parts + 8);
+        return largest_of(most);
     }
     // scores[i] = e^(scores[i] - largest), zero for -inf; their sum.
     static float exponentials(float* scores, float largest)

@@ -29,7 +29,7 @@ def run_program(
     objects: Path, test: str, units: list[str], sanitizers: str, *arguments: str
 ) -> str:
     """Compile a test with the sources it needs, as the library is compiled, and run it."""
-    options = [*FLAGS, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+    options = [*FLAGS, "-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-Werror"]
     options += [f"-I{SOURCES}", f"-I{PLUGINS / 'torch_cpu'}"]
     options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     made = []
