@@ -91,7 +91,7 @@ int main(int, char** argv)
                  rounds = std::strtoul(argv[6], nullptr, 10);
     std::vector<Kernels const*> tables = {&kernels()};
 #if defined(__x86_64__)
-    if (&kernels() == &amx_kernels() && &amx_kernels() != &kAvx512)
+    if (has_amx() && &kernels() == &amx_kernels())
         tables.push_back(&kAvx512);
     if (&kernels() != &kPortable && &kernels() != &kAvx2)
         tables.push_back(&kAvx2);
