@@ -52,7 +52,7 @@ public:
 
     char const* name(size_t phase) const override
     {
-        return phase == 0 ? "round_head" : "head";
+        return phase == 0 ? "round" : "linear";
     }
     int32_t layer(size_t) const override
     {
