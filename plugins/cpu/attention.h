@@ -7,6 +7,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "kernel_loops.h"
 #include "kernels.h"
 
 namespace river
@@ -88,6 +89,8 @@ template <typename Vector>
     return before;
 }
 
+// Not inlined, nor are `weigh` and `score_widened`: beside a caller's values GCC 12 keeps a sum in
+// memory, and every addition waits for it.
 // out[q][d] = out[q][d] * before[q] + sum_i weights[q][i] * v[i][d], for kWide registers of out.
 template <typename Vector, size_t kQueries, size_t kWide, typename Value>
 [[gnu::noinline]] void add_weighted(float const (*weights)[kKeys], Value const* v, size_t keys,
@@ -214,21 +217,8 @@ void attend_queries(Queries& queries, Value const* k, Value const* v, size_t dim
 template <typename Vector, typename Value>
 void attend_values(Queries& queries, Value const* k, Value const* v, size_t dim)
 {
-    switch (queries.size)
-    {
-    case 1:
-        return attend_queries<Vector, 1>(queries, k, v, dim);
-    case 2:
-        return attend_queries<Vector, 2>(queries, k, v, dim);
-    case 3:
-        return attend_queries<Vector, 3>(queries, k, v, dim);
-    case 4:
-        return attend_queries<Vector, 4>(queries, k, v, dim);
-    case 5:
-        return attend_queries<Vector, 5>(queries, k, v, dim);
-    default:
-        return attend_queries<Vector, 6>(queries, k, v, dim);
-    }
+    static_assert(kMaxQueries == kMaxRows);
+    with_rows(queries.size, [&](auto count) { attend_queries<Vector, count>(queries, k, v, dim); });
 }
 
 // dim: a multiple of the registers' width.

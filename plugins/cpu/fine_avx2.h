@@ -4,8 +4,8 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <type_traits>
 
+#include "kernel_loops.h"
 #include "kernels.h"
 #include "registers_avx2.h"
 
@@ -193,27 +193,6 @@ void fine_few(QuantisedPanels const& weight, FineRow const* x, float* y, size_t 
                 k + 2, low, high);
         }
         scale_fine(weight, g, x, false, low, high, y, y_stride);
-    }
-}
-
-// Calls with the number of rows as a constant: call(std::integral_constant<size_t, rows>).
-template <typename Call>
-inline void with_rows(size_t rows, Call&& call)
-{
-    switch (rows)
-    {
-    case 1:
-        return call(std::integral_constant<size_t, 1>());
-    case 2:
-        return call(std::integral_constant<size_t, 2>());
-    case 3:
-        return call(std::integral_constant<size_t, 3>());
-    case 4:
-        return call(std::integral_constant<size_t, 4>());
-    case 5:
-        return call(std::integral_constant<size_t, 5>());
-    default:
-        return call(std::integral_constant<size_t, kMaxRows>());
     }
 }
 

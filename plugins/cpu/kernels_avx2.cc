@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 #include "fine_avx2.h"
+#include "kernel_loops.h"
 #include "registers_avx2.h"
 
 namespace river
@@ -74,21 +75,7 @@ template <typename Value>
 void dense_rows(Value const* weight, size_t inputs, float const* const* x, size_t rows, bool add,
     float* y, size_t y_stride)
 {
-    switch (rows)
-    {
-    case 1:
-        return dense_panel<1>(weight, inputs, x, add, y, y_stride);
-    case 2:
-        return dense_panel<2>(weight, inputs, x, add, y, y_stride);
-    case 3:
-        return dense_panel<3>(weight, inputs, x, add, y, y_stride);
-    case 4:
-        return dense_panel<4>(weight, inputs, x, add, y, y_stride);
-    case 5:
-        return dense_panel<5>(weight, inputs, x, add, y, y_stride);
-    default:
-        return dense_panel<6>(weight, inputs, x, add, y, y_stride);
-    }
+    with_rows(rows, [&](auto count) { dense_panel<count>(weight, inputs, x, add, y, y_stride); });
 }
 
 constexpr size_t kPart = 256;

@@ -17,6 +17,7 @@
 #include <cmath>
 
 #include "attention_widened.h"
+#include "kernel_loops.h"
 #include "kernels.h"
 
 // Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
@@ -92,21 +93,8 @@ template <size_t kPanels, typename Value>
 void dense_rows(Value const* weight, size_t stride, size_t inputs, float const* const* x,
     size_t rows, bool add, float* y, size_t y_stride)
 {
-    switch (rows)
-    {
-    case 1:
-        return dense_tile<1, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 2:
-        return dense_tile<2, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 3:
-        return dense_tile<3, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 4:
-        return dense_tile<4, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    case 5:
-        return dense_tile<5, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    default:
-        return dense_tile<6, kPanels>(weight, stride, inputs, x, add, y, y_stride);
-    }
+    with_rows(rows, [&](auto count)
+    { dense_tile<count, kPanels>(weight, stride, inputs, x, add, y, y_stride); });
 }
 
 constexpr size_t kPart = 256;
@@ -175,14 +163,6 @@ inline __m512i four_values(int8_t const* at)
     int32_t value;
     __builtin_memcpy(&value, at, 4);
     return _mm512_set1_epi32(value);
-}
-
-// Hardware fetches ahead within a page only, and a panel is little more than a page.
-constexpr size_t kAhead = 2048;
-
-inline void prefetch(void const* at)
-{
-    _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
 }
 
 // A sum stays in its register; GCC 12 copies it there and back.
@@ -282,21 +262,8 @@ template <int kBits, size_t kPanels>
 void rounded_rows(
     QuantisedPanels const* weight, RoundedRow const* x, size_t rows, float* y, size_t y_stride)
 {
-    switch (rows)
-    {
-    case 1:
-        return rounded_tile<kBits, 1, kPanels>(weight, x, y, y_stride);
-    case 2:
-        return rounded_tile<kBits, 2, kPanels>(weight, x, y, y_stride);
-    case 3:
-        return rounded_tile<kBits, 3, kPanels>(weight, x, y, y_stride);
-    case 4:
-        return rounded_tile<kBits, 4, kPanels>(weight, x, y, y_stride);
-    case 5:
-        return rounded_tile<kBits, 5, kPanels>(weight, x, y, y_stride);
-    default:
-        return rounded_tile<kBits, 6, kPanels>(weight, x, y, y_stride);
-    }
+    with_rows(
+        rows, [&](auto count) { rounded_tile<kBits, count, kPanels>(weight, x, y, y_stride); });
 }
 
 template <int kBits>
@@ -452,21 +419,7 @@ template <size_t kPanels>
 void fine_rows(
     QuantisedPanels const* weight, FineRow const* x, size_t rows, float* y, size_t y_stride)
 {
-    switch (rows)
-    {
-    case 1:
-        return fine_tile<1, kPanels>(weight, x, y, y_stride);
-    case 2:
-        return fine_tile<2, kPanels>(weight, x, y, y_stride);
-    case 3:
-        return fine_tile<3, kPanels>(weight, x, y, y_stride);
-    case 4:
-        return fine_tile<4, kPanels>(weight, x, y, y_stride);
-    case 5:
-        return fine_tile<5, kPanels>(weight, x, y, y_stride);
-    default:
-        return fine_tile<6, kPanels>(weight, x, y, y_stride);
-    }
+    with_rows(rows, [&](auto count) { fine_tile<count, kPanels>(weight, x, y, y_stride); });
 }
 
 void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)

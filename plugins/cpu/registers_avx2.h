@@ -37,14 +37,6 @@ inline __m256i four_bytes(int8_t const* at)
     return _mm256_set1_epi32(value);
 }
 
-// Hardware fetches ahead within a page only, and a panel is little more than a page.
-constexpr size_t kAhead = 2048;
-
-inline void prefetch(void const* at)
-{
-    _mm_prefetch(static_cast<char const*>(at), _MM_HINT_T0);
-}
-
 // What is added here is added now: a compiler that adds products up first needs more registers than
 // there are.
 inline __attribute__((always_inline)) void in_turn(__m256i& a, __m256i& b)
