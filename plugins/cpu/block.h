@@ -90,6 +90,10 @@ public:
     {
         return reserve(fine_sums_, count);
     }
+    uint8_t* low_bytes(size_t count)
+    {
+        return reserve(low_bytes_, count);
+    }
     enum Of
     {
         kO,
@@ -114,6 +118,7 @@ private:
     std::vector<float> floats_[12];
     std::vector<int8_t> codes_;
     std::vector<int32_t> fine_sums_;
+    std::vector<uint8_t> low_bytes_;
 };
 
 void run_block(Kernels const& kernels, BlockWeights const& weights, BlockInputs const& in,

@@ -240,8 +240,8 @@ void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t
 }
 
 // Codes as 16 bits; of each four inputs the first, the third, the second and the fourth.
-void round_fine(
-    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, int32_t* sums)
+void round_fine(float const* x, size_t inputs, size_t group_size, float, int8_t* codes,
+    float* scales, int32_t* sums, uint8_t*)
 {
     __m256 const sign = _mm256_set1_ps(-0.0f);
     alignas(32) float padded[kMaxGroup];

@@ -99,14 +99,15 @@ inline float scale_of(Value const* slot, size_t head_dim)
     return scale;
 }
 
-// A row rounded to 16 bits a group: x[k] ~ codes[k] * scales[g]. Codes reach from -kMostFine to
-// kMostFine, so that both their bytes and a group's integer products with 8-bit weights have room.
+// A row rounded to 16 bits a group, or to 8 where the group's inputs are no larger than others: codes
+// from -kMostFine to kMostFine, so that both their bytes and a group's integer products with 8-bit
+// weights have room. All is as the table that made it likes.
 struct FineRow
 {
-    int8_t const*
-        codes; // two bytes an input [groups * group_size], as the table that made them likes
+    int8_t const* codes; // two bytes an input [groups * group_size]
     float const* scales; // [groups]
-    int32_t const* sums; // [groups]: of the codes, likewise
+    int32_t const* sums; // [groups]: of the codes
+    uint8_t const* low;  // [groups]: whether the group has more than 8 bits
 };
 constexpr int kMostFine = 127 << 8;
 
@@ -168,9 +169,10 @@ struct Kernels
     // Rounds a row [inputs] into codes, scales and sums as above.
     void (*round_row)(float const* x, size_t inputs, size_t group_size, int8_t* codes,
         float* scales, float* sums);
-    // Rounds a row for this table's `fine`.
-    void (*round_fine)(float const* x, size_t inputs, size_t group_size, int8_t* codes,
-        float* scales, int32_t* sums);
+    // Rounds a row for this table's `fine`: a group to 8 bits, if that is faster, where no input is
+    // larger than `coarse` times the row's root mean square.
+    void (*round_fine)(float const* x, size_t inputs, size_t group_size, float coarse,
+        int8_t* codes, float* scales, int32_t* sums, uint8_t* low);
     float (*dot)(float const* a, float const* b, size_t size);
     // out[i] = silu(gate[i]) * up[i]
     void (*silu_mul)(float const* gate, float const* up, size_t size, float* out);
@@ -198,6 +200,10 @@ extern Kernels const kAvx2;
 extern Kernels const kAvx512;
 
 Kernels const& amx_kernels();
+
+// What AVX-512's `fine` adds for the low bytes of many rows.
+void add_low_bytes(
+    QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y);
 
 // Whether this processor has AMX, and the system lets this process use it.
 bool has_amx();

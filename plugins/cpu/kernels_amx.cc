@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fine_sums_avx512.h"
 #include "kernels.h"
 
 #define RIVER_AMX __attribute__((target("amx-tile,amx-int8")))
@@ -30,15 +31,14 @@ namespace
 constexpr size_t kRows = 16;            // of a tile
 constexpr size_t kPartBytes = 20 << 10; // of rows that panels take turns with: of the first cache
 
-// Tiles 0..2: the products [rows, columns], the rows' codes and the panel's, of 64 inputs. 3 and 4:
-// products and codes of fine rows' low bytes.
+// Tiles 0..2: the products [rows, columns], the rows' codes and the panel's, of 64 inputs.
 struct alignas(64) TileShapes
 {
     uint8_t palette = 1;
     uint8_t start_row = 0;
     uint8_t reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64};
-    uint8_t rows[16] = {kRows, kRows, 16, kRows, kRows};
+    uint16_t bytes[16] = {64, 64, 64};
+    uint8_t rows[16] = {kRows, kRows, 16};
 };
 
 // 64 inputs of 16 columns, a byte each, of 4-bit codes.
@@ -122,66 +122,48 @@ RIVER_AMX void rounded_tile(QuantisedPanels const& weight, RowTile<RoundedRow> c
         _mm512_storeu_ps(y + r * y_stride, sums[r]);
 }
 
-// As that of kernels_avx512.cc.
-inline __m512i fine_zeros(uint8_t const* zero_points)
-{
-    __m512i zero = _mm512_set1_epi32(8);
-    if (zero_points != nullptr)
-        zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(zero_points)));
-    return _mm512_or_si512(_mm512_slli_epi32(zero, 7), _mm512_slli_epi32(zero, 16));
-}
-
-// A group's products with the high bytes of 16 fine rows, and with the low ones, which lie `width`
-// bytes behind.
-RIVER_AMX inline void multiply_fine(uint8_t const* weight, int8_t const* x, size_t width,
-    size_t stride, size_t size, int32_t (*products)[kRows][kPanel])
+// A group's products with the high bytes of 16 fine rows.
+RIVER_AMX inline void multiply_group(uint8_t const* weight, int8_t const* x, size_t stride,
+    size_t size, int32_t (&products)[kRows][kPanel])
 {
     _tile_zero(0);
-    _tile_zero(3);
     for (size_t k = 0; k < size; k += 64)
     {
         _tile_loadd(2, weight + k * kPanel, 64);
         _tile_loadd(1, x + k, static_cast<int>(stride));
-        _tile_loadd(4, x + width + k, static_cast<int>(stride));
         _tile_dpbsud(0, 1, 2);
-        _tile_dpbsud(3, 4, 2);
     }
-    _tile_stored(0, products[0], 64);
-    _tile_stored(3, products[1], 64);
+    _tile_stored(0, products, 64);
 }
 
-// As rounded_tile, for fine rows; groups first .. end, on top of y where `first` is not 0.
-RIVER_AMX void fine_tile(QuantisedPanels const& weight, RowTile<FineRow> const& x, size_t first,
+// As rounded_tile, for the high bytes of fine rows; groups first .. end, on top of y where `first` is
+// not 0.
+RIVER_AMX void high_tile(QuantisedPanels const& weight, RowTile<FineRow> const& x, size_t first,
     size_t end, float* y, size_t y_stride)
 {
-    size_t const size = weight.group_size, width = weight.groups() * size;
+    size_t const size = weight.group_size;
     __m512 sums[kRows];
 #pragma GCC unroll 16
     for (size_t r = 0; r < kRows; ++r)
         sums[r] = first != 0 ? _mm512_loadu_ps(y + r * y_stride) : _mm512_setzero_ps();
-    alignas(64) int32_t products[2][2][kRows][kPanel];
-    multiply_fine(weight.codes + first * size * kPanel, x.codes + first * size, width, x.stride,
-        size, products[first % 2]);
+    alignas(64) int32_t products[2][kRows][kPanel];
+    multiply_group(weight.codes + first * size * kPanel, x.codes + first * size, x.stride, size,
+        products[first % 2]);
     for (size_t g = first; g < end; ++g)
     {
         if (g + 1 < end)
         { // on its way while this group's products are added
-            multiply_fine(weight.codes + (g + 1) * size * kPanel, x.codes + (g + 1) * size, width,
+            multiply_group(weight.codes + (g + 1) * size * kPanel, x.codes + (g + 1) * size,
                 x.stride, size, products[(g + 1) % 2]);
         }
         auto const& whole = products[g % 2];
-        __m512i const zero =
-            fine_zeros(weight.zero_points ? weight.zero_points + g * kPanel : nullptr);
+        __m512i const zero = fine_zeros<false>(weight, g);
         __m512 const scales = _mm512_loadu_ps(weight.scales + g * kPanel);
 #pragma GCC unroll 16
         for (size_t r = 0; r < kRows; ++r)
-        { // as fine_tile of kernels_avx512.cc
-            __m512i dots = _mm512_slli_epi32(_mm512_load_si512(whole[0][r]), 8);
-            dots = _mm512_add_epi32(dots, _mm512_load_si512(whole[1][r]));
-            dots = _mm512_dpwssd_epi32(dots, zero, _mm512_set1_epi32(x.groups[g].sums[r]));
-            __m512 const scaled =
-                _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(x.groups[g].scales[r]));
-            sums[r] = _mm512_fmadd_ps(scaled, scales, sums[r]);
+        {
+            sums[r] = add_scaled(_mm512_load_si512(whole[r]), zero, x.groups[g].sums[r],
+                x.groups[g].scales[r], scales, sums[r]);
         }
     }
 #pragma GCC unroll 16
@@ -202,11 +184,12 @@ size_t stride_of(Row const* x)
     return stride > 0 ? static_cast<size_t>(stride) : 0;
 }
 
-// Sixteen rows by `tile`, where their codes let it; the others by AVX-512's `few`.
+// Sixteen rows by `tile`, where their codes let it, and then by `after`; the others by AVX-512's `few`.
 template <typename Row>
 RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const* x, size_t rows,
     float* y,
     void (*tile)(QuantisedPanels const&, RowTile<Row> const&, size_t, size_t, float*, size_t),
+    void (*after)(QuantisedPanels const&, size_t, Row const*, size_t, float*),
     void (*few)(QuantisedPanels const&, size_t, Row const*, size_t, float*))
 {
     thread_local std::vector<typename RowTile<Row>::Group> groups;
@@ -247,6 +230,8 @@ RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const*
             for (size_t p = 0; p < panels; ++p)
                 tile(weight.from(p), tile_rows, first, end, values + p * kPanel, panels * kPanel);
         }
+        if (after != nullptr)
+            after(weight, panels, x + row, kRows, values);
         row += kRows;
     }
     if (configured)
@@ -256,12 +241,12 @@ RIVER_AMX void in_tiles(QuantisedPanels const& weight, size_t panels, Row const*
 void rounded(
     QuantisedPanels const& weight, size_t panels, RoundedRow const* x, size_t rows, float* y)
 {
-    in_tiles(weight, panels, x, rows, y, rounded_tile, kAvx512.rounded);
+    in_tiles<RoundedRow>(weight, panels, x, rows, y, rounded_tile, nullptr, kAvx512.rounded);
 }
 
 void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
 {
-    in_tiles(weight, panels, x, rows, y, fine_tile, kAvx512.fine);
+    in_tiles(weight, panels, x, rows, y, high_tile, add_low_bytes, kAvx512.fine);
 }
 
 } // namespace

@@ -17,11 +17,9 @@
 #include <cmath>
 
 #include "attention_widened.h"
+#include "fine_avx512.h"
 #include "kernel_loops.h"
 #include "kernels.h"
-
-// Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
-#define RIVER_UNROLL _Pragma("GCC unroll 16")
 
 namespace river
 {
@@ -158,20 +156,6 @@ inline __m512i four_inputs(uint8_t const* codes)
     return _mm512_and_si512(both, _mm512_set1_epi8(15));
 }
 
-inline __m512i four_values(int8_t const* at)
-{
-    int32_t value;
-    __builtin_memcpy(&value, at, 4);
-    return _mm512_set1_epi32(value);
-}
-
-// A sum stays in its register; GCC 12 copies it there and back.
-inline __m512i in_place(__m512i sum)
-{
-    asm("" : "+v"(sum));
-    return sum;
-}
-
 template <int kBits, size_t kRows, size_t kPanels>
 void rounded_tile(QuantisedPanels const* weight, RoundedRow const* x, float* y, size_t y_stride)
 {
@@ -292,231 +276,6 @@ void rounded(
     if (weight.bits == 4)
         return rounded_panels<4>(weight, panels, x, rows, y);
     rounded_panels<8>(weight, panels, x, rows, y);
-}
-
-// A fine row's codes are two planes: code = 256 * high + low, a byte each. Its sums are those of the
-// planes as fine_zeros multiplies them, 16 bits each: -2 * of high, then -of low.
-inline __m512i fine_zeros(uint8_t const* zero_points)
-{
-    __m512i zero = _mm512_set1_epi32(8);
-    if (zero_points != nullptr)
-        zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(zero_points)));
-    return _mm512_or_si512(_mm512_slli_epi32(zero, 7), _mm512_slli_epi32(zero, 16));
-}
-
-// Four inputs' products of one plane of a tile's rows, on top of dots.
-template <size_t kRows, size_t kPanels>
-inline void add_four(
-    __m512i const (&w)[kPanels], FineRow const* x, size_t at, __m512i (&dots)[kRows * kPanels])
-{
-    RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r)
-    {
-        __m512i const values = four_values(x[r].codes + at);
-        RIVER_UNROLL
-        for (size_t p = 0; p < kPanels; ++p)
-            dots[r * kPanels + p] =
-                in_place(_mm512_dpbusd_epi32(dots[r * kPanels + p], w[p], values));
-    }
-}
-
-template <size_t kRows, size_t kPanels>
-void fine_tile(QuantisedPanels const* weight, FineRow const* x, float* y, size_t y_stride)
-{
-    // Sums of whole numbers, in any order: of both planes at once and in two chains where a tile is
-    // small and waits for itself, of one plane after the other where registers are short.
-    constexpr size_t kTile = kRows * kPanels;
-    constexpr bool kTogether = kTile <= 6, kTwice = kTile < 4;
-    size_t const groups = weight->groups(), size = weight->group_size, width = groups * size;
-    __m512 sums[kTile];
-    RIVER_UNROLL
-    for (size_t i = 0; i < kTile; ++i)
-        sums[i] = _mm512_setzero_ps();
-    for (size_t g = 0; g < groups; ++g)
-    {
-        __m512i dots[kTile], low[kTile], more[kTile], more_low[kTile];
-        RIVER_UNROLL
-        for (size_t i = 0; i < kTile; ++i)
-            dots[i] = low[i] = more[i] = more_low[i] = _mm512_setzero_si512();
-        uint8_t const* codes[kPanels];
-        RIVER_UNROLL
-        for (size_t p = 0; p < kPanels; ++p)
-            codes[p] = weight[p].codes + g * size * kPanel;
-        auto const load_four = [&](__m512i(&w)[kPanels], size_t four)
-        {
-            RIVER_UNROLL
-            for (size_t p = 0; p < kPanels; ++p)
-                w[p] = _mm512_loadu_si512(codes[p] + 16 * four);
-        };
-        size_t const start = g * size;
-        for (size_t k = 0; k < size; k += 8)
-        {
-            __m512i w[kPanels];
-            RIVER_UNROLL
-            for (size_t p = 0; p < kPanels; ++p)
-            {
-                prefetch(codes[p] + 16 * k + kAhead);
-                prefetch(codes[p] + 16 * k + 64 + kAhead);
-            }
-            load_four(w, k);
-            add_four<kRows, kPanels>(w, x, start + k, dots);
-            if constexpr (kTogether)
-                add_four<kRows, kPanels>(w, x, start + k + width, low);
-            load_four(w, k + 4);
-            add_four<kRows, kPanels>(w, x, start + k + 4, kTwice ? more : dots);
-            if constexpr (kTogether)
-                add_four<kRows, kPanels>(w, x, start + k + 4 + width, kTwice ? more_low : low);
-        }
-        RIVER_UNROLL
-        for (size_t i = 0; i < kTile; ++i)
-        {
-            if constexpr (kTwice)
-            {
-                dots[i] = _mm512_add_epi32(dots[i], more[i]);
-                low[i] = _mm512_add_epi32(low[i], more_low[i]);
-            }
-            dots[i] = _mm512_slli_epi32(dots[i], 8);
-            if constexpr (kTogether)
-                dots[i] = _mm512_add_epi32(dots[i], low[i]);
-        }
-        if constexpr (!kTogether)
-        {
-            for (size_t k = 0; k < size; k += 4)
-            {
-                __m512i w[kPanels];
-                load_four(w, k);
-                add_four<kRows, kPanels>(w, x, start + k + width, dots);
-            }
-        }
-        RIVER_UNROLL
-        for (size_t p = 0; p < kPanels; ++p)
-        {
-            uint8_t const* zeros = weight[p].zero_points;
-            __m512i const zero = fine_zeros(zeros ? zeros + g * kPanel : nullptr);
-            __m512 const scales = _mm512_loadu_ps(weight[p].scales + g * kPanel);
-            RIVER_UNROLL
-            for (size_t r = 0; r < kRows; ++r)
-            {
-                size_t const i = r * kPanels + p;
-                __m512i const whole =
-                    _mm512_dpwssd_epi32(dots[i], zero, _mm512_set1_epi32(x[r].sums[g]));
-                __m512 const scaled =
-                    _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(x[r].scales[g]));
-                sums[i] = _mm512_fmadd_ps(scaled, scales, sums[i]);
-            }
-        }
-    }
-    RIVER_UNROLL
-    for (size_t r = 0; r < kRows; ++r)
-    {
-        RIVER_UNROLL
-        for (size_t p = 0; p < kPanels; ++p)
-            _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
-    }
-}
-
-template <size_t kPanels>
-void fine_rows(
-    QuantisedPanels const* weight, FineRow const* x, size_t rows, float* y, size_t y_stride)
-{
-    with_rows(rows, [&](auto count) { fine_tile<count, kPanels>(weight, x, y, y_stride); });
-}
-
-void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
-{
-    for (size_t row = 0; row < rows; row += kMaxRows)
-    {
-        size_t const block = std::min(kMaxRows, rows - row);
-        float* out = y + row * panels * kPanel;
-        size_t p = 0;
-        if (block > 1)
-        { // few rows read one stream of memory
-            for (; p + 2 <= panels; p += 2)
-            {
-                QuantisedPanels const two[2] = {weight.from(p), weight.from(p + 1)};
-                fine_rows<2>(two, x + row, block, out + p * kPanel, panels * kPanel);
-            }
-        }
-        for (; p < panels; ++p)
-        {
-            QuantisedPanels const one = weight.from(p);
-            fine_rows<1>(&one, x + row, block, out + p * kPanel, panels * kPanel);
-        }
-    }
-}
-
-// 64 inputs' codes, as round_fine makes them; adds up their bytes in fours.
-inline void round_64(float const* x, __m512 inverse, int8_t* high_codes, int8_t* low_codes,
-    __m512i& high_sum, __m512i& low_sum)
-{
-    __m512i codes[4];
-    RIVER_UNROLL
-    for (size_t i = 0; i < 4; ++i)
-        codes[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse));
-    __m512i const a = _mm512_packs_epi32(codes[0], codes[1]);
-    __m512i const b = _mm512_packs_epi32(codes[2], codes[3]);
-    auto const high = [](__m512i of)
-    {
-        return _mm512_srai_epi16(_mm512_add_epi16(of, _mm512_set1_epi16(128)), 8);
-    };
-    auto const low = [](__m512i of)
-    {
-        return _mm512_and_si512(of, _mm512_set1_epi16(255));
-    };
-    // Packed within parts of 128 bits: fours of inputs lie as a matrix transposed.
-    __m512i const order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i const ones = _mm512_set1_epi8(1);
-    __m512i const highs = _mm512_packs_epi16(high(a), high(b));
-    __m512i const lows = _mm512_packus_epi16(low(a), low(b));
-    high_sum = _mm512_dpbusd_epi32(high_sum, ones, highs);
-    low_sum = _mm512_dpbusd_epi32(low_sum, ones, lows);
-    _mm512_storeu_si512(high_codes, _mm512_permutexvar_epi32(order, highs));
-    _mm512_storeu_si512(low_codes, _mm512_permutexvar_epi32(order, lows));
-}
-
-void round_fine(
-    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, int32_t* sums)
-{
-    size_t const width = (inputs + group_size - 1) / group_size * group_size;
-    for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g)
-    {
-        size_t const count = std::min(group_size, inputs - start);
-        auto const values = [&](size_t k)
-        {
-            size_t const left = count > k ? count - k : 0;
-            __mmask16 const some = left < 16 ? static_cast<__mmask16>((1u << left) - 1) : 0xffff;
-            return _mm512_maskz_loadu_ps(some, x + start + k);
-        };
-        __m512 largest_16 = _mm512_setzero_ps();
-        for (size_t k = 0; k < group_size; k += 16)
-            largest_16 = _mm512_max_ps(largest_16, _mm512_abs_ps(values(k)));
-        float const largest = _mm512_reduce_max_ps(largest_16);
-        __m512 const inverse = _mm512_set1_ps(largest > 0.0f ? kMostFine / largest : 0.0f);
-        __m512i high_sum = _mm512_setzero_si512(), low_sum = high_sum;
-        bool const whole = count == group_size && group_size % 64 == 0;
-        for (size_t k = 0; whole && k < group_size; k += 64)
-        {
-            int8_t* out = codes + start + k;
-            round_64(x + start + k, inverse, out, out + width, high_sum, low_sum);
-        }
-        for (size_t k = 0; !whole && k < group_size; k += 16)
-        {
-            __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(values(k), inverse));
-            code = _mm512_max_epi32(code, _mm512_set1_epi32(-32768)); // where x is not finite
-            __m512i const high =
-                _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(128)), 8);
-            __m512i const low = _mm512_sub_epi32(code, _mm512_slli_epi32(high, 8));
-            high_sum = _mm512_add_epi32(high_sum, high);
-            low_sum = _mm512_add_epi32(low_sum, low);
-            int8_t* out = codes + start + k;
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(high));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + width), _mm512_cvtepi32_epi8(low));
-        }
-        auto const highs = static_cast<uint32_t>(-2 * _mm512_reduce_add_epi32(high_sum));
-        auto const lows = static_cast<uint32_t>(-_mm512_reduce_add_epi32(low_sum));
-        sums[g] = static_cast<int32_t>(lows << 16 | (highs & 0xffff));
-        scales[g] = largest / kMostFine;
-    }
 }
 
 // e^x for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], to a few units in the last
@@ -703,6 +462,12 @@ void attend_widened(Queries* blocks, size_t size, WidenedKeys const& of, bool sc
 }
 
 } // namespace
+
+void add_low_bytes(
+    QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
+{
+    add_low(weight, panels, x, rows, y);
+}
 
 Kernels const kAvx512 = {"avx512 vnni", dense, rounded, fine, kAvx2.widened, kAvx2.round_row,
     round_fine, kAvx2.dot, silu_mul, kAvx2.gelu_mul, attend, kAvx2.narrow, kMaxRows,

@@ -204,8 +204,8 @@ void round_row(
     }
 }
 
-void round_fine(
-    float const* x, size_t inputs, size_t group_size, int8_t* codes, float* scales, int32_t* sums)
+void round_fine(float const* x, size_t inputs, size_t group_size, float, int8_t* codes,
+    float* scales, int32_t* sums, uint8_t*)
 {
     for (size_t start = 0, g = 0; start < inputs; start += group_size, ++g)
     {

@@ -11,6 +11,10 @@
 namespace river
 {
 
+// Up to so many times a row's root mean square, 8 bits do for a group of a backbone's inputs. What that
+// costs and saves: docs/native-kernels.md.
+constexpr float kCoarse = 5.0f;
+
 constexpr size_t kRowChunk = 8; // rows of a chunk where rows are worked on one by one
 
 inline size_t chunks(size_t items, size_t each)
@@ -60,6 +64,7 @@ public:
         , scales_(scratch.floats(0, rows * groups_))
         , sums_(scratch.floats(1, rows * groups_))
         , fine_sums_(scratch.fine_sums(rows * groups_))
+        , low_bytes_(scratch.low_bytes(rows * groups_))
         , scaled_(scratch.floats(2, rows * width_))
     {
     }
@@ -88,7 +93,8 @@ public:
         int8_t const* codes = codes_ + place * stride_;
         float const* scales = scales_ + place * groups_;
         rows.rounded.push_back({codes, scales, sums_ + place * groups_});
-        rows.fine.push_back({codes, scales, fine_sums_ + place * groups_});
+        rows.fine.push_back(
+            {codes, scales, fine_sums_ + place * groups_, low_bytes_ + place * groups_});
     }
 
     // x: the row [inputs].
@@ -109,7 +115,8 @@ public:
         float* scales = scales_ + row * groups_;
         size_t const size = bank.quantised.group_size;
         if (number == kBackbone)
-            kernels_.round_fine(x, inputs, size, codes, scales, fine_sums_ + row * groups_);
+            kernels_.round_fine(x, inputs, size, kCoarse, codes, scales, fine_sums_ + row * groups_,
+                low_bytes_ + row * groups_);
         else
             kernels_.round_row(x, inputs, size, codes, scales, sums_ + row * groups_);
     }
@@ -130,6 +137,7 @@ private:
     int8_t* const codes_;
     float *const scales_, *const sums_;
     int32_t* const fine_sums_;
+    uint8_t* const low_bytes_;
     float* const scaled_;
 };
 

@@ -33,7 +33,8 @@ def run_program(
     options += [f"-I{SOURCES}", f"-I{PLUGINS / 'torch_cpu'}"]
     options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     made = []
-    for source in [HERE / test, *(SOURCES / unit for unit in units)]:
+    own = {unit for unit in units if (HERE / unit).exists()}
+    for source in [HERE / test, *((HERE if unit in own else SOURCES) / unit for unit in units)]:
         made.append(objects / f"{source.name}.{sanitizers}.o")
         if made[-1].exists():
             continue
@@ -48,11 +49,14 @@ def run_program(
 
 
 def test_kernels_equal_double_precision(objects):
-    output = run_program(objects, "test_kernels.cc", KERNELS, "address,undefined")
+    units = [*KERNELS, *(["emulated_amx.cc"] if X86 else [])]
+    output = run_program(objects, "test_kernels.cc", units, "address,undefined")
     assert "tested: portable" in output
     flags = Path("/proc/cpuinfo").read_text() if X86 else ""
     for name, flag in (("avx2", " avx2 "), ("avx512 vnni", " avx512_vnni ")):
         assert (f"tested: {name}\n" in output) == (flag in flags)
+    tiles = " avx512_vnni " in flags and " amx_int8 " not in flags
+    assert ("tested: tiles in software\n" in output) == tiles
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])

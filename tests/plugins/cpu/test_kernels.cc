@@ -12,6 +12,11 @@
 
 using namespace river;
 
+namespace river
+{
+Kernels const& emulated_amx_kernels();
+} // namespace river
+
 namespace
 {
 
@@ -123,29 +128,33 @@ struct Rounded
     }
 };
 
-// Rows of a table's own rounding to 16 bits, `gap` rows of nothing behind the first.
+// Rows of a table's own rounding to 16 bits, or 8, `gap` rows of nothing behind the first.
 struct Fine
 {
     std::vector<int8_t> codes;
     std::vector<float> scales;
     std::vector<int32_t> sums;
+    std::vector<uint8_t> low;
     std::vector<FineRow> rows;
 
     Fine(Kernels const& kernels, std::vector<float> const& x, size_t inputs, size_t group_size,
-        size_t gap = 0)
+        float coarse, size_t gap = 0)
     {
         size_t const count = x.size() / inputs, groups = (inputs + group_size - 1) / group_size;
         size_t const width = 2 * groups * group_size;
         codes.assign((count + gap) * width, 99);
         scales.resize(count * groups);
         sums.resize(count * groups);
+        low.assign(count * groups, 1);
         for (size_t r = 0; r < count; ++r)
         {
             int8_t* at = codes.data() + (r + (r > 0 ? gap : 0)) * width;
             float* scale = scales.data() + r * groups;
             int32_t* sum = sums.data() + r * groups;
-            kernels.round_fine(x.data() + r * inputs, inputs, group_size, at, scale, sum);
-            rows.push_back({at, scale, sum});
+            uint8_t* some = low.data() + r * groups;
+            kernels.round_fine(
+                x.data() + r * inputs, inputs, group_size, coarse, at, scale, sum, some);
+            rows.push_back({at, scale, sum, some});
         }
     }
 };
@@ -306,8 +315,8 @@ void test_quantised(Kernels const& kernels)
     }
 }
 
-void test_fine(
-    Kernels const& kernels, size_t group_size, size_t inputs, bool symmetric, bool extreme)
+void test_fine(Kernels const& kernels, size_t group_size, size_t inputs, bool symmetric,
+    bool extreme, float coarse)
 {
     constexpr size_t kRows = 40, kPanels = 3;
     Quantised const weight(inputs, kPanels, group_size, 8, symmetric, extreme);
@@ -318,7 +327,9 @@ void test_fine(
         std::fill(x.begin() + inputs, x.begin() + 2 * inputs, -3.0f);
         std::fill(x.begin() + 2 * inputs, x.begin() + 3 * inputs, 0.0f);
     }
-    Fine const fine(kernels, x, inputs, group_size);
+    for (size_t r = 3; r < kRows; r += 2) // an input that is larger than the others of its row
+        x[r * inputs + r % inputs] = 20.0f;
+    Fine const fine(kernels, x, inputs, group_size, coarse);
     std::vector<float> alone(kPanels * kPanel);
     for (size_t rows :
         {size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{5}, size_t{6}, size_t{7}, kRows})
@@ -330,6 +341,10 @@ void test_fine(
             kernels.fine(weight.view(), kPanels, &fine.rows[r], 1, alone.data());
             float const* row = y.data() + r * alone.size();
             expect(std::equal(alone.begin(), alone.end(), row), "fine: a row alone differs");
+            double squares = 0.0;
+            for (size_t k = 0; k < inputs; ++k)
+                squares += double{x[r * inputs + k]} * x[r * inputs + k];
+            double const most = coarse * std::sqrt(squares / inputs);
             for (size_t n = 0; rows == kRows && n < alone.size(); ++n)
             { // each input is off by half a unit of its group at most
                 double exact = 0.0, size = 0.0, off = 0.0;
@@ -345,7 +360,9 @@ void test_fine(
                         largest = std::max(largest, std::abs(of));
                         weights += std::abs(value);
                     }
-                    off += 0.5001 * largest / kMostFine * weights;
+                    bool const low = fine.rows[r].low[g];
+                    expect(low || largest <= 1.0001 * most, "fine: 8 bits of a large input");
+                    off += 0.5001 * largest / (low ? kMostFine : 127) * weights;
                 }
                 expect(std::abs(row[n] - exact) <= off + 1e-6 * size, "fine: wrong sum");
             }
@@ -362,18 +379,25 @@ void test_fine(Kernels const& kernels)
             for (bool symmetric : {false, true})
             {
                 for (bool extreme : {false, true})
-                    test_fine(kernels, group_size, inputs, symmetric, extreme);
+                {
+                    for (float coarse : {0.0f, 2.5f, 100.0f})
+                        test_fine(kernels, group_size, inputs, symmetric, extreme, coarse);
+                }
             }
         }
     }
     // What is not finite is not hidden, and nothing overflows on the way.
     for (float bad : {INFINITY, -INFINITY, NAN})
     {
-        Quantised const weight(128, 1, 128, 8, false, true);
-        std::vector<float> x(128, bad), y(kPanel);
-        Fine const fine(kernels, x, 128, 128);
-        kernels.fine(weight.view(), 1, fine.rows.data(), 1, y.data());
-        expect(std::isnan(bad) || !std::isfinite(y[0]), "fine: an infinite input gave a number");
+        for (float coarse : {0.0f, 5.0f})
+        {
+            Quantised const weight(128, 1, 128, 8, false, true);
+            std::vector<float> x(128, bad), y(kPanel);
+            Fine const fine(kernels, x, 128, 128, coarse);
+            kernels.fine(weight.view(), 1, fine.rows.data(), 1, y.data());
+            expect(
+                std::isnan(bad) || !std::isfinite(y[0]), "fine: an infinite input gave a number");
+        }
     }
 }
 
@@ -699,7 +723,7 @@ void test_tiles(Kernels const& many, Kernels const& few)
         auto const x = normals(50 * inputs);
         for (size_t gap : {0, 1})
         {
-            Fine const fine(few, x, inputs, group_size, gap);
+            Fine const fine(few, x, inputs, group_size, 2.5f, gap);
             std::vector<float> y(50 * panels * kPanel, NAN), wanted(50 * panels * kPanel);
             many.fine(weight.view(), panels, fine.rows.data(), 50, y.data());
             few.fine(weight.view(), panels, fine.rows.data(), 50, wanted.data());
@@ -735,6 +759,11 @@ int main()
     {
         test_all(kAvx512);
         test_tiles(amx_kernels(), kAvx512);
+    }
+    if (&kernels() == &kAvx512)
+    {
+        test_tiles(emulated_amx_kernels(), kAvx512);
+        std::printf("tested: tiles in software\n");
     }
     if (&kernels() != &kPortable && &kernels() != &kAvx2)
         test_all(kAvx2);
