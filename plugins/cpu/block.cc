@@ -27,6 +27,7 @@ public:
         , rows_(in.batch * in.seq)
         , scratch_(scratch)
         , use_river_(scratch.use_river)
+        , wanted_(scratch.wanted)
         , prepared_(kernels, weights.rounds, rows_,
               std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), w_.group_size, scratch)
         , attended_(in.attended)
@@ -36,14 +37,16 @@ public:
         , projected_(scratch.floats(11, w_.out_norm || w_.down_norm ? rows_ * w_.hidden : 0))
     {
         use_river_.resize(rows_);
+        choose_rows();
         if (w_.o.present())
         {
             if (in_.attended == nullptr)
                 plan_attention(threads);
             choose_banks(w_.layer, w_.o, in_.exit_layer);
-            prepared_.list(w_.o, attended_, use_river_, lists(Scratch::kO));
-            prepared_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp));
-            prepared_.list(w_.down, active_, use_river_, lists(Scratch::kDown));
+            char const* const wanted = wanted_.data();
+            prepared_.list(w_.o, attended_, use_river_, lists(Scratch::kO), wanted);
+            prepared_.list(w_.gate_up, normed_, use_river_, lists(Scratch::kGateUp), wanted);
+            prepared_.list(w_.down, active_, use_river_, lists(Scratch::kDown), wanted);
             step("merge", &Block::prepare_o, rows_, kRowChunk);
             step_linear("o", &Block::run_o, w_.o, Scratch::kO, threads);
             step("norm_mlp", &Block::norm_mlp, rows_, kRowChunk);
@@ -129,6 +132,17 @@ private:
     LinearRows& lists(Scratch::Of linear) const
     {
         return scratch_.rows[linear];
+    }
+
+    // Those whose h_out somebody reads.
+    void choose_rows()
+    {
+        wanted_.assign(rows_, in_.wanted == nullptr);
+        for (size_t batch = 0; batch < in_.batch; ++batch)
+        {
+            for (size_t i = 0; in_.wanted != nullptr && i < in_.num_wanted; ++i)
+                wanted_[batch * in_.seq + static_cast<size_t>(in_.wanted[i])] = 1;
+        }
     }
 
     void choose_banks(int32_t layer, Linear const& linear, int32_t const* exit_layer)
@@ -257,6 +271,8 @@ private:
             size_t const part = item % split_, block = item / split_ % blocks_;
             size_t const pair = item / split_ / blocks_;
             size_t const kv_head = pair % w_.num_kv_heads, batch = pair / w_.num_kv_heads;
+            if (!wants(batch, block))
+                continue;
             if (split_ > 1)
             {
                 attend_part(batch, kv_head, block, part, part);
@@ -277,6 +293,17 @@ private:
             for (size_t i = block * together_; i < end; ++i)
                 finish(query(batch, kv_head, i));
         }
+    }
+
+    // Whether a block has queries of a row that is read.
+    bool wants(size_t batch, size_t block) const
+    {
+        size_t const each = w_.num_heads / w_.num_kv_heads;
+        size_t const end = std::min(in_.seq * each, (block + 1) * together_);
+        auto const rows = wanted_.begin() + static_cast<ptrdiff_t>(batch * in_.seq);
+        auto const first = static_cast<ptrdiff_t>(block * together_ / each);
+        auto const last = static_cast<ptrdiff_t>((end - 1) / each);
+        return std::find(rows + first, rows + last + 1, 1) != rows + last + 1;
     }
 
     // The first key that a query sees whose own is number `count`, from 1.
@@ -374,9 +401,14 @@ private:
         for (size_t item = first; item < first + count;)
         {
             size_t const pair = item / blocks_, block = item % blocks_;
-            size_t const blocks = std::min(first + count - item, blocks_ - block);
-            attend_blocks(pair / w_.num_kv_heads, pair % w_.num_kv_heads, block, blocks);
-            item += blocks;
+            size_t const batch = pair / w_.num_kv_heads;
+            size_t const most = std::min(first + count - item, blocks_ - block);
+            size_t blocks = 0; // that follow each other
+            while (blocks < most && wants(batch, block + blocks))
+                ++blocks;
+            if (blocks != 0)
+                attend_blocks(batch, pair % w_.num_kv_heads, block, blocks);
+            item += std::max<size_t>(1, blocks);
         }
     }
 
@@ -467,10 +499,12 @@ private:
 
     void prepare_o(size_t first, size_t count)
     {
-        if (in_.attended == nullptr && split_ > 1)
+        bool const merges = in_.attended == nullptr && split_ > 1;
+        for (size_t row = first; merges && row < first + count; ++row)
         {
-            for (size_t at = first * w_.num_heads; at < (first + count) * w_.num_heads; ++at)
+            for (size_t head = 0; wanted_[row] && head < w_.num_heads; ++head)
             {
+                size_t const at = row * w_.num_heads + head;
                 for (size_t part = 1; part < split_; ++part)
                     merge(at, part);
                 finish(at);
@@ -487,7 +521,8 @@ private:
     {
         for (size_t row = first; row < first + count; ++row)
         {
-            prepared_.prepare(linear, use_river_[row] != 0, x + row * linear.inputs, row);
+            if (wanted_[row])
+                prepared_.prepare(linear, use_river_[row] != 0, x + row * linear.inputs, row);
         }
     }
 
@@ -544,6 +579,8 @@ private:
     {
         for (size_t row = first; row < first + count; ++row)
         {
+            if (!wanted_[row])
+                continue;
             add_normed(w_.out_norm, in_.h_in, row);
             norm(out_.h_out + row * w_.hidden, w_.post_norm, w_.hidden, normed_ + row * w_.hidden);
         }
@@ -569,6 +606,8 @@ private:
     {
         for (size_t row = first; row < first + count; ++row)
         {
+            if (!wanted_[row])
+                continue;
             add_normed(w_.down_norm, out_.h_out, row);
             scores_[row] = cosine(row);
         }
@@ -659,7 +698,7 @@ private:
     BlockOutputs const& out_;
     size_t const rows_;
     Scratch& scratch_;
-    std::vector<char>& use_river_;
+    std::vector<char>&use_river_, &wanted_; // of each row
     PreparedRows const prepared_;
     float const* attended_;
     float *const normed_, *const active_, *const scores_, *const projected_;

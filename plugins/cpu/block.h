@@ -64,6 +64,9 @@ struct BlockInputs
     bool use_directions;
     float const* directions; // [L, hidden]
     int32_t gate_scope;      // 0 token, 1 sequence, 2 batch
+    // [num_wanted]: the positions of each sequence whose h_out is read; null: all.
+    int64_t const* wanted;
+    size_t num_wanted;
 };
 
 struct BlockOutputs
@@ -103,6 +106,7 @@ public:
     };
     LinearRows rows[4];
     std::vector<char> use_river;
+    std::vector<char> wanted;
 
 private:
     static constexpr size_t kLine = 64;

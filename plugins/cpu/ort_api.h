@@ -68,7 +68,7 @@ namespace river::ort
 
 constexpr uint32_t kApiVersion = 17;           // the first with KernelContext_ParallelFor
 constexpr int kFail = 1, kInvalidArgument = 2; // OrtErrorCode
-constexpr int kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kBool = 9,
+constexpr int kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kBool = 9,
               kFloat16 = 10;                // ONNXTensorElementDataType
 constexpr int kRequired = 0, kOptional = 1; // of an input or output
 

@@ -67,6 +67,8 @@ inline constexpr int kTypeOf<int8_t> = kInt8;
 template <>
 inline constexpr int kTypeOf<int32_t> = kInt32;
 template <>
+inline constexpr int kTypeOf<int64_t> = kInt64;
+template <>
 inline constexpr int kTypeOf<bool> = kBool;
 
 // The type and shape of a tensor. A rank beyond kMostRank is kept as a number only.
@@ -147,6 +149,16 @@ public:
         , info_(info)
     {
         check(input_count(api_, info_, &inputs_));
+    }
+
+    // An input left out has an empty name.
+    bool given(size_t index) const
+    {
+        if (index >= inputs_)
+            return false;
+        size_t size = 0;
+        check(input_name(api_, info_, index, nullptr, &size));
+        return size > 1;
     }
 
     int64_t integer(char const* name, int64_t least, int64_t most) const
@@ -303,16 +315,6 @@ private:
         if (found.zero_points != nullptr && found.codes == nullptr)
             throw std::invalid_argument(part(2) + " needs codes");
         return found;
-    }
-
-    // An input left out has an empty name.
-    bool given(size_t index) const
-    {
-        if (index >= inputs_)
-            return false;
-        size_t size = 0;
-        check(input_name(api_, info_, index, nullptr, &size));
-        return size > 1;
     }
 
     OrtApi const* api_;

@@ -66,6 +66,7 @@ struct BlockOperator
         kKNorm,
         kOutNorm,
         kDownNorm,
+        kLogitIndices,
         kInputs
     };
     static constexpr size_t kOutputs = 5; // h_out, exit_layer, qkv, caches
@@ -76,6 +77,8 @@ struct BlockOperator
             return kInt32;
         if (index == kPinned || index == kUseDirections)
             return kBool;
+        if (index == kLogitIndices)
+            return kInt64;
         if (index == kKCache || index == kVCache)
             return kTypeOf<Cached>;
         bool const linear = index >= kO && index < kPostNorm;
@@ -110,6 +113,9 @@ struct BlockOperator
         w.rounds = node.integer("rounds", 0, 1) != 0;
         w.group_size = group;
         w.num_heads = node.size("num_heads", 0, w.layer > 0 ? kMostHeads : 0);
+        selects = node.given(kLogitIndices);
+        if (selects && w.layer != w.num_layers)
+            throw std::invalid_argument("a block before the last one has logit_indices");
         if (w.num_heads != 0)
         {
             w.num_kv_heads = node.size("num_kv_heads", 1, kMostHeads);
@@ -199,6 +205,8 @@ struct BlockOperator
                     kAttended, "attended", {batch, seq, static_cast<int64_t>(w.o.inputs)});
             out.h_out = call.result<float>(0, "h_out", {batch, seq, hidden});
         }
+        if (selects)
+            wanted_rows(call, seq, in);
         out.exit_layer = call.result<int32_t>(1, "exit_layer", {batch, seq});
         if (w.qkv.present())
         {
@@ -206,6 +214,19 @@ struct BlockOperator
                 call.result<float>(2, "qkv", {batch, seq, static_cast<int64_t>(w.qkv.outputs)});
         }
         run_block(kernels(), w, in, out, call.pool(), scratch());
+    }
+
+    // The positions whose h_out the head reads.
+    static void wanted_rows(Call const& call, int64_t seq, BlockInputs& in)
+    {
+        in.num_wanted = static_cast<size_t>(call.shape(kLogitIndices, "logit_indices", 1).sizes[0]);
+        in.wanted = call.data<int64_t>(
+            kLogitIndices, "logit_indices", {static_cast<int64_t>(in.num_wanted)});
+        for (size_t i = 0; i < in.num_wanted; ++i)
+        {
+            if (in.wanted[i] < 0 || in.wanted[i] >= seq)
+                throw std::invalid_argument("logit_indices is " + std::to_string(in.wanted[i]));
+        }
     }
 
     void attention_inputs(Call const& call, BlockInputs& in) const
@@ -255,6 +276,8 @@ struct BlockOperator
     OrtApi const* api;
     BlockWeights w;
     size_t positions = 0;
+    bool selects =
+        false; // the last block, where engines built since then name the rows that are read
     WeightMemory memory;
 };
 

@@ -69,14 +69,16 @@ public:
     {
     }
 
-    // Lists the rows of x [rows, inputs] by bank; what is in x does not matter yet.
+    // Lists the rows of x [rows, inputs] by bank, those that are wanted; what is in x does not matter yet.
     void list(Linear const& linear, float const* x, std::vector<char> const& use_river,
-        LinearRows& lists) const
+        LinearRows& lists, char const* wanted = nullptr) const
     {
         lists.clear();
         lists.rounds = rounds_;
         for (size_t row = 0; row < use_river.size(); ++row)
         {
+            if (wanted != nullptr && !wanted[row])
+                continue;
             size_t const number = use_river[row] ? kRiver : kBackbone;
             add(linear, number, x + row * linear.inputs, row, row, lists);
         }

@@ -43,6 +43,7 @@ enum Input
     kKNorm,
     kOutNorm,
     kDownNorm,
+    kLogitIndices,
     kInputs
 };
 
@@ -186,6 +187,13 @@ Case make_block(Random& random)
                 made.put(i, kFloat, {hidden}, true, random);
         if (random() % 2)
             made.info.integers["gelu"] = below(random, 2);
+        if (layer == layers && random() % 2)
+        {
+            int64_t const wanted = below(random, seq + 2);
+            made.put(kLogitIndices, kInt64, {wanted}, false, random);
+            for (int64_t i = 0; i < wanted; ++i)
+                made.context.inputs[kLogitIndices]->values<int64_t>()[i] = below(random, seq);
+        }
     }
     if (attends)
     {
@@ -348,6 +356,11 @@ void spoil(Case& made, Random& random)
                 inputs[i]->values<int32_t>()[random() % inputs[i]->count()] =
                     static_cast<int32_t>(wild());
             }
+        }
+        if (kLogitIndices < inputs.size() && inputs[kLogitIndices] != nullptr
+            && inputs[kLogitIndices]->type == kInt64 && inputs[kLogitIndices]->count() > 0)
+        {
+            inputs[kLogitIndices]->values<int64_t>()[0] = wild();
         }
         for (size_t i : {kHIn, kTau, kKCache})
         {
