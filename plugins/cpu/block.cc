@@ -28,7 +28,7 @@ public:
         , scratch_(scratch)
         , use_river_(scratch.use_river)
         , wanted_(scratch.wanted)
-        , prepared_(kernels, weights.rounds, rows_,
+        , prepared_(kernels, weights.rounds, kCoarse, rows_,
               std::max({w_.o.inputs, w_.hidden, w_.intermediate()}), w_.group_size, scratch)
         , attended_(in.attended)
         , normed_(scratch.floats(3, rows_ * w_.hidden))

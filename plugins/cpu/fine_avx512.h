@@ -1,7 +1,7 @@
 // Products of fine rows and 8-bit codes with AVX-512 VNNI: included by the file compiled for it.
 //
 // A fine row's codes are two planes: code = 256 * high + low, a byte each. y is the sum over the groups
-// of the high bytes' products, and that of the low ones' where a group has low bytes: few have.
+// of the high bytes' products; then those of the low ones are added, of the few groups that have them.
 #pragma once
 
 #include <immintrin.h>
@@ -36,27 +36,23 @@ inline __m512i in_place(__m512i sum)
     return sum;
 }
 
-// Of a tile's rows and panels: whole numbers, in any order.
-template <size_t kTile>
-using Dots = __m512i[kTile];
-
-// A group's products with the planes that start at `high` and, in a tile of both, at `low` of each row.
-template <size_t kRows, size_t kPanels, bool kBoth>
-inline void multiply_group(QuantisedPanels const* weight, size_t g, int8_t const* const* high,
-    size_t low, bool ahead, Dots<kRows * kPanels>& dots, Dots<kRows * kPanels>& low_dots)
+// A group's products of some rows' codes and some panels: whole numbers, in two chains where a tile is
+// small and waits for itself.
+template <size_t kRows, size_t kPanels>
+inline void multiply_group(QuantisedPanels const* weight, size_t g, int8_t const* const* x,
+    bool ahead, __m512i (&dots)[kRows * kPanels])
 {
-    // In two chains where a tile is small and waits for itself.
     constexpr size_t kTile = kRows * kPanels, kChains = kTile < 4 ? 2 : 1;
     size_t const size = weight->group_size;
-    __m512i sums[2][kTile * kChains];
+    __m512i sums[kTile * kChains];
     RIVER_UNROLL
     for (size_t i = 0; i < kTile * kChains; ++i)
-        sums[0][i] = sums[1][i] = _mm512_setzero_si512();
+        sums[i] = _mm512_setzero_si512();
     uint8_t const* codes[kPanels];
     RIVER_UNROLL
     for (size_t p = 0; p < kPanels; ++p)
         codes[p] = weight[p].codes + g * size * kPanel;
-    for (size_t k = 0; k < size; k += 8)
+    for (size_t k = g * size; k < (g + 1) * size; k += 8)
     {
         RIVER_UNROLL
         for (size_t half = 0; half < 2; ++half)
@@ -72,36 +68,28 @@ inline void multiply_group(QuantisedPanels const* weight, size_t g, int8_t const
             }
             size_t const chain = half % kChains * kTile;
             RIVER_UNROLL
-            for (size_t plane = 0; plane < (kBoth ? 2 : 1); ++plane)
+            for (size_t r = 0; r < kRows; ++r)
             {
+                __m512i const values = four_values(x[r] + k + 4 * half);
                 RIVER_UNROLL
-                for (size_t r = 0; r < kRows; ++r)
+                for (size_t p = 0; p < kPanels; ++p)
                 {
-                    int8_t const* const at = high[r] + plane * low + g * size + k + 4 * half;
-                    __m512i const values = four_values(at);
-                    RIVER_UNROLL
-                    for (size_t p = 0; p < kPanels; ++p)
-                    {
-                        __m512i& to = sums[plane][chain + r * kPanels + p];
-                        to = in_place(_mm512_dpbusd_epi32(to, w[p], values));
-                    }
+                    __m512i& to = sums[chain + r * kPanels + p];
+                    to = in_place(_mm512_dpbusd_epi32(to, w[p], values));
                 }
             }
         }
     }
     RIVER_UNROLL
     for (size_t i = 0; i < kTile; ++i)
-    {
-        size_t const other = (kChains - 1) * kTile + i;
-        dots[i] = kChains == 2 ? _mm512_add_epi32(sums[0][i], sums[0][other]) : sums[0][i];
-        low_dots[i] = kChains == 2 ? _mm512_add_epi32(sums[1][i], sums[1][other]) : sums[1][i];
-    }
+        dots[i] =
+            kChains == 2 ? _mm512_add_epi32(sums[i], sums[kTile * (kChains - 1) + i]) : sums[i];
 }
 
 // Adds a group's products, scaled, to a tile's sums.
 template <size_t kRows, size_t kPanels, bool kLow>
 inline void add_group(QuantisedPanels const* weight, size_t g, FineRow const* const* x,
-    Dots<kRows * kPanels> const& dots, __m512 (&sums)[kRows * kPanels])
+    __m512i const (&dots)[kRows * kPanels], __m512 (&sums)[kRows * kPanels])
 {
     RIVER_UNROLL
     for (size_t p = 0; p < kPanels; ++p)
@@ -118,39 +106,26 @@ inline void add_group(QuantisedPanels const* weight, size_t g, FineRow const* co
     }
 }
 
-// y = the sum of the high bytes' products, and in a tile of both that of the low ones'.
-template <size_t kRows, size_t kPanels, bool kBoth>
-void fine_tile(QuantisedPanels const* weight, FineRow const* x, float* y, size_t y_stride)
+// y = the sum of the high bytes' products.
+template <size_t kRows, size_t kPanels>
+void high_tile(QuantisedPanels const* weight, FineRow const* x, float* y, size_t y_stride)
 {
-    constexpr size_t kTile = kRows * kPanels;
-    size_t const width = weight->groups() * weight->group_size;
-    __m512 sums[kTile], low_sums[kTile];
+    __m512 sums[kRows * kPanels];
     RIVER_UNROLL
-    for (size_t i = 0; i < kTile; ++i)
-        sums[i] = low_sums[i] = _mm512_setzero_ps();
+    for (size_t i = 0; i < kRows * kPanels; ++i)
+        sums[i] = _mm512_setzero_ps();
     FineRow const* rows[kRows];
-    int8_t const* high[kRows];
+    int8_t const* codes[kRows];
     RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r)
     {
         rows[r] = x + r;
-        high[r] = x[r].codes;
+        codes[r] = x[r].codes;
     }
     for (size_t g = 0; g < weight->groups(); ++g)
     {
-        uint8_t some = 0; // rows with low bytes; those of the others are zero
-        for (size_t r = 0; kBoth && r < kRows; ++r)
-            some |= x[r].low[g];
-        Dots<kTile> dots, low_dots;
-        if (some)
-        {
-            multiply_group<kRows, kPanels, kBoth>(weight, g, high, width, true, dots, low_dots);
-            add_group<kRows, kPanels, true>(weight, g, rows, low_dots, low_sums);
-        }
-        else
-        {
-            multiply_group<kRows, kPanels, false>(weight, g, high, 0, true, dots, low_dots);
-        }
+        __m512i dots[kRows * kPanels];
+        multiply_group<kRows, kPanels>(weight, g, codes, true, dots);
         add_group<kRows, kPanels, false>(weight, g, rows, dots, sums);
     }
     RIVER_UNROLL
@@ -158,73 +133,59 @@ void fine_tile(QuantisedPanels const* weight, FineRow const* x, float* y, size_t
     {
         RIVER_UNROLL
         for (size_t p = 0; p < kPanels; ++p)
-        {
-            size_t const i = r * kPanels + p;
-            _mm512_storeu_ps(y + r * y_stride + p * kPanel,
-                kBoth ? _mm512_add_ps(sums[i], low_sums[i]) : sums[i]);
-        }
+            _mm512_storeu_ps(y + r * y_stride + p * kPanel, sums[r * kPanels + p]);
     }
 }
 
-// Adds the products of one group's low bytes, of these rows, to y.
+// Adds the products of a group's low bytes to y, of panels from `first` on.
 template <size_t kRows, size_t kPanels>
-void low_tile(QuantisedPanels const* weight, size_t g, FineRow const* const* x, float* const* y)
+inline void low_tile(QuantisedPanels const& weight, size_t first, size_t g, FineRow const* const* x,
+    int8_t const* const* codes, float* const* y)
 {
-    size_t const width = weight->groups() * weight->group_size;
-    int8_t const* low[kRows];
+    QuantisedPanels panels[kPanels];
+    RIVER_UNROLL
+    for (size_t p = 0; p < kPanels; ++p)
+        panels[p] = weight.from(first + p);
+    __m512i dots[kRows * kPanels];
+    multiply_group<kRows, kPanels>(panels, g, codes, false, dots);
     __m512 sums[kRows * kPanels];
     RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r)
     {
-        low[r] = x[r]->codes + width;
         RIVER_UNROLL
         for (size_t p = 0; p < kPanels; ++p)
-            sums[r * kPanels + p] = _mm512_loadu_ps(y[r] + p * kPanel);
+            sums[r * kPanels + p] = _mm512_loadu_ps(y[r] + (first + p) * kPanel);
     }
-    Dots<kRows * kPanels> dots, none;
-    multiply_group<kRows, kPanels, false>(weight, g, low, 0, false, dots, none);
-    add_group<kRows, kPanels, true>(weight, g, x, dots, sums);
+    add_group<kRows, kPanels, true>(panels, g, x, dots, sums);
     RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r)
     {
         RIVER_UNROLL
         for (size_t p = 0; p < kPanels; ++p)
-            _mm512_storeu_ps(y[r] + p * kPanel, sums[r * kPanels + p]);
+            _mm512_storeu_ps(y[r] + (first + p) * kPanel, sums[r * kPanels + p]);
     }
 }
 
-// The products of a group's low bytes, of `count` rows of this number, onto low [rows, panels * 16].
-void add_group_low(QuantisedPanels const& weight, size_t panels, size_t g, FineRow const* x,
-    uint32_t const* numbers, size_t count, float* low)
+template <size_t kRows>
+void low_rows(QuantisedPanels const& weight, size_t panels, size_t g, FineRow const* const* x,
+    float* const* y)
 {
-    FineRow const* rows[kMaxRows];
-    for (size_t r = 0; r < count; ++r)
-        rows[r] = x + numbers[r];
-    auto const add = [&](auto together, size_t first)
-    {
-        QuantisedPanels of[together];
-        float* at[kMaxRows];
-        for (size_t p = 0; p < together; ++p)
-            of[p] = weight.from(first + p);
-        for (size_t r = 0; r < count; ++r)
-            at[r] = low + (numbers[r] * panels + first) * kPanel;
-        with_rows(count, [&](auto all) { low_tile<all, together>(of, g, rows, at); });
-    };
+    int8_t const* codes[kRows];
+    for (size_t r = 0; r < kRows; ++r)
+        codes[r] = x[r]->codes + weight.groups() * weight.group_size;
     size_t p = 0;
     for (; p + 2 <= panels; p += 2)
-        add(std::integral_constant<size_t, 2>(), p);
+        low_tile<kRows, 2>(weight, p, g, x, codes, y);
     if (p < panels)
-        add(std::integral_constant<size_t, 1>(), p);
+        low_tile<kRows, 1>(weight, p, g, x, codes, y);
 }
 
-// Adds the sums of the low bytes' products to y [rows, panels * 16].
+// Adds the products of the low bytes to y [rows, panels * 16], a group after the other.
 void add_low(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
 {
-    thread_local std::vector<float> low;
-    thread_local std::vector<uint32_t> numbers,
-        counts; // of the rows that have low bytes: [groups, rows], [groups]
+    // The rows that have low bytes: [groups, rows], and how many [groups].
+    thread_local std::vector<uint32_t> numbers, counts;
     size_t const groups = weight.groups();
-    low.assign(rows * panels * kPanel, 0.0f);
     numbers.resize(groups * rows + 1);
     counts.assign(groups, 0);
     for (uint32_t row = 0; row < rows; ++row)
@@ -237,46 +198,51 @@ void add_low(QuantisedPanels const& weight, size_t panels, FineRow const* x, siz
     }
     for (size_t g = 0; g < groups; ++g)
     {
-        for (size_t i = 0; i < counts[g]; i += kMaxRows)
+        for (size_t start = 0; start < counts[g]; start += kMaxRows)
         {
-            add_group_low(weight, panels, g, x, &numbers[g * rows + i],
-                std::min<size_t>(kMaxRows, counts[g] - i), low.data());
+            FineRow const* some[kMaxRows];
+            float* to[kMaxRows];
+            size_t const count = std::min<size_t>(kMaxRows, counts[g] - start);
+            for (size_t r = 0; r < count; ++r)
+            {
+                size_t const row = numbers[g * rows + start + r];
+                some[r] = x + row;
+                to[r] = y + row * panels * kPanel;
+            }
+            with_rows(count, [&](auto all) { low_rows<all>(weight, panels, g, some, to); });
         }
     }
-    for (size_t i = 0; i < low.size(); ++i)
-        y[i] += low[i];
 }
 
-constexpr size_t kFew = 3; // rows whose planes are multiplied together
-
 template <size_t kPanels>
-void fine_rows(
+void high_rows(
     QuantisedPanels const* weight, FineRow const* x, size_t rows, float* y, size_t y_stride)
 {
-    with_rows(rows,
-        [&](auto count) { fine_tile<count, kPanels, (count <= kFew)>(weight, x, y, y_stride); });
+    with_rows(rows, [&](auto count) { high_tile<count, kPanels>(weight, x, y, y_stride); });
 }
 
 void fine(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
 {
-    size_t const each = rows > 1 ? 2 : 1; // few rows read one stream of memory
-    for (size_t p = 0; p < panels; p += each)
+    for (size_t row = 0; row < rows; row += kMaxRows)
     {
-        for (size_t row = 0; row < rows; row += kMaxRows)
+        size_t const block = std::min(kMaxRows, rows - row);
+        float* out = y + row * panels * kPanel;
+        size_t p = 0;
+        if (block > 1)
+        { // few rows read one stream of memory
+            for (; p + 2 <= panels; p += 2)
+            {
+                QuantisedPanels const two[2] = {weight.from(p), weight.from(p + 1)};
+                high_rows<2>(two, x + row, block, out + p * kPanel, panels * kPanel);
+            }
+        }
+        for (; p < panels; ++p)
         {
-            size_t const block = std::min(kMaxRows, rows - row);
-            float* out = y + (row * panels + p) * kPanel;
-            QuantisedPanels const two[2] = {weight.from(p), weight.from(p + 1)};
-            if (each == 2 && p + 1 < panels)
-                fine_rows<2>(two, x + row, block, out, panels * kPanel);
-            else
-                fine_rows<1>(two, x + row, block, out, panels * kPanel);
+            QuantisedPanels const one = weight.from(p);
+            high_rows<1>(&one, x + row, block, out + p * kPanel, panels * kPanel);
         }
     }
-    size_t const rest = rows % kMaxRows;
-    size_t const many = rows - (rest <= kFew ? rest : 0);
-    if (many != 0)
-        add_low(weight, panels, x, many, y);
+    add_low(weight, panels, x, rows, y);
 }
 
 // Inputs start .. start + 16 of a row; zeros behind its end.
@@ -288,7 +254,7 @@ inline __m512 load_row(float const* x, size_t start, size_t inputs)
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << left) - 1), x + start);
 }
 
-// A group's codes, of both planes or in the high one, with zeros in the low one; the planes' sums.
+// A group's codes, in both planes or in the high one; the planes' sums.
 template <bool kBoth>
 inline int32_t round_group(float const* x, size_t start, size_t size, size_t inputs, float inverse,
     int8_t* high_codes, int8_t* low_codes)
@@ -298,17 +264,17 @@ inline int32_t round_group(float const* x, size_t start, size_t size, size_t inp
     {
         __m512i code =
             _mm512_cvtps_epi32(_mm512_mul_ps(load_row(x, k, inputs), _mm512_set1_ps(inverse)));
-        __m512i high = _mm512_max_epi32(code, _mm512_set1_epi32(-128)), low = low_sum;
+        __m512i high = _mm512_max_epi32(code, _mm512_set1_epi32(-128));
         if constexpr (kBoth)
         { // saturates where x is not finite
             code = _mm512_max_epi32(code, _mm512_set1_epi32(-32768));
             high = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(128)), 8);
-            low = _mm512_sub_epi32(code, _mm512_slli_epi32(high, 8));
+            __m512i const low = _mm512_sub_epi32(code, _mm512_slli_epi32(high, 8));
             low_sum = _mm512_add_epi32(low_sum, low);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(low_codes + k), _mm512_cvtepi32_epi8(low));
         }
         high_sum = _mm512_add_epi32(high_sum, high);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(high_codes + k), _mm512_cvtepi32_epi8(high));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(low_codes + k), _mm512_cvtepi32_epi8(low));
     }
     int32_t const low = kBoth ? _mm512_reduce_add_epi32(low_sum) : 0;
     return fine_sums(_mm512_reduce_add_epi32(high_sum), low);

@@ -11,9 +11,9 @@
 namespace river
 {
 
-// Up to so many times a row's root mean square, 8 bits do for a group of a backbone's inputs. What that
-// costs and saves: docs/native-kernels.md.
-constexpr float kCoarse = 5.0f;
+// Where 8 bits do for a group of a backbone's inputs, in times of the row's root mean square: of layers,
+// whose prompts they make faster, and of heads, which cost little. docs/native-kernels.md has figures.
+constexpr float kCoarse = 8.0f, kCoarseHead = 3.0f;
 
 constexpr size_t kRowChunk = 8; // rows of a chunk where rows are worked on one by one
 
@@ -53,10 +53,12 @@ inline void store(float const* values, LinearChunk const& chunk, size_t columns,
 class PreparedRows
 {
 public:
-    PreparedRows(Kernels const& kernels, bool rounds, size_t rows, size_t inputs, size_t group_size,
-        Scratch& scratch)
+    // coarse: see Kernels::round_fine, of a backbone's rows.
+    PreparedRows(Kernels const& kernels, bool rounds, float coarse, size_t rows, size_t inputs,
+        size_t group_size, Scratch& scratch)
         : kernels_(kernels)
         , rounds_(rounds)
+        , coarse_(coarse)
         , groups_(chunks(inputs, group_size))
         , width_(groups_ * group_size)
         , stride_(line_stride(2 * width_))
@@ -117,7 +119,7 @@ public:
         float* scales = scales_ + row * groups_;
         size_t const size = bank.quantised.group_size;
         if (number == kBackbone)
-            kernels_.round_fine(x, inputs, size, kCoarse, codes, scales, fine_sums_ + row * groups_,
+            kernels_.round_fine(x, inputs, size, coarse_, codes, scales, fine_sums_ + row * groups_,
                 low_bytes_ + row * groups_);
         else
             kernels_.round_row(x, inputs, size, codes, scales, sums_ + row * groups_);
@@ -134,6 +136,7 @@ private:
 
     Kernels const& kernels_;
     bool const rounds_;
+    float const coarse_;
     size_t const groups_, width_; // of the widest linear
     size_t const stride_;
     int8_t* const codes_;
