@@ -19,7 +19,7 @@ public:
         , logits_(logits)
         , rows_(rows)
         , left_(scratch.use_river)
-        , prepared_(kernels, head.rounds, kCoarseHead, 2 * rows, head.all.inputs,
+        , prepared_(kernels, head.rounds, 0.0f, 2 * rows, head.all.inputs,
               std::min(head.all.group_size(), head.rare.group_size()), scratch)
         , every_(scratch.rows[0])
         , stayed_(scratch.rows[1])

@@ -11,9 +11,9 @@
 namespace river
 {
 
-// Where 8 bits do for a group of a backbone's inputs, in times of the row's root mean square: of layers,
-// whose prompts they make faster, and of heads, which cost little. docs/native-kernels.md has figures.
-constexpr float kCoarse = 8.0f, kCoarseHead = 3.0f;
+// Up to so many times a row's root mean square, 8 bits do for a group of a backbone's inputs in a layer.
+// What that costs and saves: docs/decisions/default-precision.md.
+constexpr float kCoarse = 8.0f;
 
 constexpr size_t kRowChunk = 8; // rows of a chunk where rows are worked on one by one
 
@@ -53,7 +53,7 @@ inline void store(float const* values, LinearChunk const& chunk, size_t columns,
 class PreparedRows
 {
 public:
-    // coarse: see Kernels::round_fine, of a backbone's rows.
+    // coarse: see Kernels::round_fine; 0: a backbone's rows have 16 bits.
     PreparedRows(Kernels const& kernels, bool rounds, float coarse, size_t rows, size_t inputs,
         size_t group_size, Scratch& scratch)
         : kernels_(kernels)

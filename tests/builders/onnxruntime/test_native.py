@@ -78,3 +78,6 @@ def test_steps_of_any_length_give_the_same_bits(tmp_path, family):
         step = Step.whole(ids[:, start : start + 7], full, past_length=start)
         found = engine.stepper.session.step(step).logits
         np.testing.assert_array_equal(found, logits[:, start : start + 7])
+    for wanted in ([39], [0, 22]):  # the last layer leaves the other rows out
+        some, _ = engine.forward(ids, full, logit_indices=np.array(wanted))
+        np.testing.assert_array_equal(some, logits[:, wanted])
