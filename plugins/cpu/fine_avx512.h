@@ -180,32 +180,42 @@ void low_rows(QuantisedPanels const& weight, size_t panels, size_t g, FineRow co
         low_tile<kRows, 1>(weight, p, g, x, codes, y);
 }
 
+// A type of this file: a vector of any other would leave functions with this file's instructions to all
+// others.
+struct LowRow
+{
+    uint32_t number;
+};
+
 // Adds the products of the low bytes to y [rows, panels * 16], a group after the other.
 void add_low(QuantisedPanels const& weight, size_t panels, FineRow const* x, size_t rows, float* y)
 {
-    // The rows that have low bytes: [groups, rows], and how many [groups].
-    thread_local std::vector<uint32_t> numbers, counts;
-    size_t const groups = weight.groups();
-    numbers.resize(groups * rows + 1);
-    counts.assign(groups, 0);
+    // The rows that have low bytes: of each group how many, and then which.
+    thread_local std::vector<LowRow> found;
+    size_t const groups = weight.groups(), stride = rows + 2;
+    found.resize(groups * stride);
+    for (size_t g = 0; g < groups; ++g)
+        found[g * stride].number = 0;
     for (uint32_t row = 0; row < rows; ++row)
     {
         for (size_t g = 0; g < groups; ++g)
         {
-            numbers[g * rows + counts[g]] = row;
-            counts[g] += x[row].low[g] != 0;
+            LowRow* const of = &found[g * stride];
+            of[1 + of->number].number = row; // for good where the row has low bytes
+            of->number += x[row].low[g] != 0;
         }
     }
     for (size_t g = 0; g < groups; ++g)
     {
-        for (size_t start = 0; start < counts[g]; start += kMaxRows)
+        LowRow const* const of = &found[g * stride];
+        for (size_t start = 0; start < of->number; start += kMaxRows)
         {
             FineRow const* some[kMaxRows];
             float* to[kMaxRows];
-            size_t const count = std::min<size_t>(kMaxRows, counts[g] - start);
+            size_t const count = std::min<size_t>(kMaxRows, of->number - start);
             for (size_t r = 0; r < count; ++r)
             {
-                size_t const row = numbers[g * rows + start + r];
+                size_t const row = of[1 + start + r].number;
                 some[r] = x + row;
                 to[r] = y + row * panels * kPanel;
             }

@@ -59,6 +59,17 @@ def test_kernels_equal_double_precision(objects):
     assert ("tested: tiles in software\n" in output) == tiles
 
 
+@pytest.mark.skipif(not X86, reason="units of instruction sets are x86's")
+@pytest.mark.parametrize("unit", X86_FILE_FLAGS)
+def test_a_unit_of_an_instruction_set_shares_no_function(tmp_path, unit):
+    """A weak one may stand for all units', on processors that lack the instructions."""
+    compiled = tmp_path / "unit.o"
+    flags = [*FLAGS, "-std=c++17", f"-I{SOURCES}", *X86_FILE_FLAGS[unit]]
+    subprocess.run(["c++", *flags, "-c", str(SOURCES / unit), "-o", str(compiled)], check=True)
+    listed = subprocess.run(["nm", "-C", str(compiled)], capture_output=True, text=True, check=True)
+    assert not [line for line in listed.stdout.splitlines() if " W " in line]
+
+
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_phases_run_in_order_and_are_shared_where_that_pays(objects, sanitizers):
     """With late and missing threads; the clock of what pays is the test's own."""
