@@ -15,6 +15,7 @@ KERNELS = ["kernels.cc", *(f"kernels_{isa}.cc" for isa in ("portable", "avx2", "
 PLUGINS = HERE.parents[2] / "plugins"
 SOURCES = PLUGINS / "cpu"
 X86 = platform.machine() == "x86_64"
+EMULATED = {"emulated_amx.cc": X86_FILE_FLAGS["kernels_amx.cc"]}
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: g++")
 
@@ -38,7 +39,7 @@ def run_program(
         made.append(objects / f"{source.name}.{sanitizers}.o")
         if made[-1].exists():
             continue
-        extra = X86_FILE_FLAGS.get(source.name, ()) if X86 else ()
+        extra = (X86_FILE_FLAGS | EMULATED).get(source.name, ()) if X86 else ()
         command = ["c++", *options, *extra, "-c", str(source), "-o", str(made[-1])]
         subprocess.run(command, check=True)
     program = objects / f"{test}.{sanitizers}"
@@ -49,7 +50,7 @@ def run_program(
 
 
 def test_kernels_equal_double_precision(objects):
-    units = [*KERNELS, *(["emulated_amx.cc"] if X86 else [])]
+    units = [*KERNELS, *(EMULATED if X86 else ())]
     output = run_program(objects, "test_kernels.cc", units, "address,undefined")
     assert "tested: portable" in output
     flags = Path("/proc/cpuinfo").read_text() if X86 else ""
