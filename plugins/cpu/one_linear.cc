@@ -17,7 +17,7 @@ public:
         , rows_(rows)
         , y_(y)
         , lists_(scratch.rows[0])
-        , prepared_(kernels, rounds, 0.0f, rows, linear.inputs, linear.group_size(), scratch)
+        , prepared_(kernels, rounds, kCoarse, rows, linear.inputs, linear.group_size(), scratch)
         , use_river_(scratch.use_river)
         , each_(chunk_panels(linear, rows, threads))
     {
