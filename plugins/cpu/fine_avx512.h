@@ -11,80 +11,14 @@
 #include <vector>
 
 #include "fine_sums_avx512.h"
+#include "group_products_avx512.h"
 #include "kernel_loops.h"
 #include "kernels.h"
-
-// Loops over an array of registers: unrolled early, or the compiler keeps the array in memory.
-#define RIVER_UNROLL _Pragma("GCC unroll 16")
 
 namespace river
 {
 namespace
 {
-
-inline __m512i four_values(int8_t const* at)
-{
-    int32_t value;
-    __builtin_memcpy(&value, at, 4);
-    return _mm512_set1_epi32(value);
-}
-
-// A sum stays in its register; GCC 12 copies it there and back.
-inline __m512i in_place(__m512i sum)
-{
-    asm("" : "+v"(sum));
-    return sum;
-}
-
-// A group's products of some rows' codes and some panels: whole numbers, in two chains where a tile is
-// small and waits for itself.
-template <size_t kRows, size_t kPanels>
-inline void multiply_group(QuantisedPanels const* weight, size_t g, int8_t const* const* x,
-    bool ahead, __m512i (&dots)[kRows * kPanels])
-{
-    constexpr size_t kTile = kRows * kPanels, kChains = kTile < 4 ? 2 : 1;
-    size_t const size = weight->group_size;
-    __m512i sums[kTile * kChains];
-    RIVER_UNROLL
-    for (size_t i = 0; i < kTile * kChains; ++i)
-        sums[i] = _mm512_setzero_si512();
-    uint8_t const* codes[kPanels];
-    RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p)
-        codes[p] = weight[p].codes + g * size * kPanel;
-    for (size_t k = g * size; k < (g + 1) * size; k += 8)
-    {
-        RIVER_UNROLL
-        for (size_t half = 0; half < 2; ++half)
-        {
-            __m512i w[kPanels];
-            RIVER_UNROLL
-            for (size_t p = 0; p < kPanels; ++p)
-            {
-                if (ahead)
-                    prefetch(codes[p] + kAhead);
-                w[p] = _mm512_loadu_si512(codes[p]);
-                codes[p] += 4 * kPanel;
-            }
-            size_t const chain = half % kChains * kTile;
-            RIVER_UNROLL
-            for (size_t r = 0; r < kRows; ++r)
-            {
-                __m512i const values = four_values(x[r] + k + 4 * half);
-                RIVER_UNROLL
-                for (size_t p = 0; p < kPanels; ++p)
-                {
-                    __m512i& to = sums[chain + r * kPanels + p];
-                    to = in_place(_mm512_dpbusd_epi32(to, w[p], values));
-                }
-            }
-        }
-    }
-    RIVER_UNROLL
-    for (size_t i = 0; i < kTile; ++i)
-        dots[i] =
-            kChains == 2 ? _mm512_add_epi32(sums[i], sums[kTile * (kChains - 1) + i]) : sums[i];
-}
 
 // Adds a group's products, scaled, to a tile's sums.
 template <size_t kRows, size_t kPanels, bool kLow>
@@ -125,7 +59,7 @@ void high_tile(QuantisedPanels const* weight, FineRow const* x, float* y, size_t
     for (size_t g = 0; g < weight->groups(); ++g)
     {
         __m512i dots[kRows * kPanels];
-        multiply_group<kRows, kPanels>(weight, g, codes, true, dots);
+        multiply_group<8, kRows, kPanels>(weight, g, codes, true, dots);
         add_group<kRows, kPanels, false>(weight, g, rows, dots, sums);
     }
     RIVER_UNROLL
@@ -147,7 +81,7 @@ inline void low_tile(QuantisedPanels const& weight, size_t first, size_t g, Fine
     for (size_t p = 0; p < kPanels; ++p)
         panels[p] = weight.from(first + p);
     __m512i dots[kRows * kPanels];
-    multiply_group<kRows, kPanels>(panels, g, codes, false, dots);
+    multiply_group<8, kRows, kPanels>(panels, g, codes, false, dots);
     __m512 sums[kRows * kPanels];
     RIVER_UNROLL
     for (size_t r = 0; r < kRows; ++r)

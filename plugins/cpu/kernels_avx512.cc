@@ -18,6 +18,7 @@
 
 #include "attention_widened.h"
 #include "fine_avx512.h"
+#include "group_products_avx512.h"
 #include "kernel_loops.h"
 #include "kernels.h"
 
@@ -144,67 +145,22 @@ void dense(DensePanels const& weight, size_t panels, float const* const* x, size
     dense_values(weight.single, weight.inputs, panels, x, rows, y);
 }
 
-// Four inputs of 16 columns, a byte each.
-template <int kBits>
-inline __m512i four_inputs(uint8_t const* codes)
-{
-    if constexpr (kBits == 8)
-        return _mm512_loadu_si512(codes);
-    __m256i const bytes = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(codes));
-    __m512i const both =
-        _mm512_inserti64x4(_mm512_castsi256_si512(bytes), _mm256_srli_epi16(bytes, 4), 1);
-    return _mm512_and_si512(both, _mm512_set1_epi8(15));
-}
-
 template <int kBits, size_t kRows, size_t kPanels>
 void rounded_tile(QuantisedPanels const* weight, RoundedRow const* x, float* y, size_t y_stride)
 {
-    constexpr size_t kBytes = 8 * kBits; // of four inputs
-    // Two chains where there are few; of whole numbers, so their order does not matter.
-    constexpr size_t kTile = kRows * kPanels, kChains = kTile < 4 ? 2 : 1;
-    size_t const groups = weight->groups(), size = weight->group_size;
+    constexpr size_t kTile = kRows * kPanels;
     __m512 sums[kTile];
     RIVER_UNROLL
     for (size_t i = 0; i < kTile; ++i)
         sums[i] = _mm512_setzero_ps();
-    uint8_t const* codes[kPanels];
+    int8_t const* codes[kRows];
     RIVER_UNROLL
-    for (size_t p = 0; p < kPanels; ++p)
-        codes[p] = weight[p].codes;
-    for (size_t g = 0; g < groups; ++g)
+    for (size_t r = 0; r < kRows; ++r)
+        codes[r] = x[r].codes;
+    for (size_t g = 0; g < weight->groups(); ++g)
     {
-        __m512i dots[kTile * kChains];
-        RIVER_UNROLL
-        for (size_t i = 0; i < kTile * kChains; ++i)
-            dots[i] = _mm512_setzero_si512();
-        for (size_t k = g * size; k < (g + 1) * size; k += 8)
-        {
-            RIVER_UNROLL
-            for (size_t half = 0; half < 2; ++half)
-            {
-                __m512i w[kPanels];
-                RIVER_UNROLL
-                for (size_t p = 0; p < kPanels; ++p)
-                {
-                    if (kBits == 8 || half == 0)
-                        prefetch(codes[p] + kAhead);
-                    w[p] = four_inputs<kBits>(codes[p]);
-                    codes[p] += kBytes;
-                }
-                size_t const chain = half % kChains * kTile;
-                RIVER_UNROLL
-                for (size_t r = 0; r < kRows; ++r)
-                {
-                    __m512i const values = four_values(x[r].codes + k + 4 * half);
-                    RIVER_UNROLL
-                    for (size_t p = 0; p < kPanels; ++p)
-                    {
-                        __m512i& to = dots[chain + r * kPanels + p];
-                        to = in_place(_mm512_dpbusd_epi32(to, w[p], values));
-                    }
-                }
-            }
-        }
+        __m512i dots[kTile];
+        multiply_group<kBits, kRows, kPanels>(weight, g, codes, true, dots);
         RIVER_UNROLL
         for (size_t p = 0; p < kPanels; ++p)
         {
@@ -220,12 +176,9 @@ void rounded_tile(QuantisedPanels const* weight, RoundedRow const* x, float* y, 
             for (size_t r = 0; r < kRows; ++r)
             {
                 size_t const i = r * kPanels + p;
-                __m512i whole = dots[i];
-                if (kChains == 2)
-                    whole = _mm512_add_epi32(whole, dots[(kChains - 1) * kTile + i]);
                 // Exact: both terms are whole numbers below 2^24.
-                __m512 const centred =
-                    _mm512_fnmadd_ps(zero, _mm512_set1_ps(x[r].sums[g]), _mm512_cvtepi32_ps(whole));
+                __m512 const centred = _mm512_fnmadd_ps(
+                    zero, _mm512_set1_ps(x[r].sums[g]), _mm512_cvtepi32_ps(dots[i]));
                 __m512 const scaled = _mm512_mul_ps(centred, _mm512_set1_ps(x[r].scales[g]));
                 sums[i] = _mm512_fmadd_ps(scaled, scales, sums[i]);
             }

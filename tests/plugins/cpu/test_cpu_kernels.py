@@ -34,8 +34,8 @@ def run_program(
     options += [f"-I{SOURCES}", f"-I{PLUGINS / 'torch_cpu'}"]
     options += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     made = []
-    own = {unit for unit in units if (HERE / unit).exists()}
-    for source in [HERE / test, *((HERE if unit in own else SOURCES) / unit for unit in units)]:
+    folders = [HERE if unit in EMULATED else SOURCES for unit in units]
+    for source in [HERE / test, *map(Path.joinpath, folders, units)]:
         made.append(objects / f"{source.name}.{sanitizers}.o")
         if made[-1].exists():
             continue
